@@ -1,2 +1,53 @@
-//! Skeleton.
+//! The memory service of Quarry: zones and buddy allocators on every NUMA node, per-CPU page lists, slab caches with
+//! per-CPU magazines and per-node depots, and the kmalloc family over them.
+//!
+//! `no_std`, and it knows no hardware: everything it asks of its host goes through [`Machine`]. The unikernel implements
+//! that on real CPUs; the feature `hosted` runs the same code on threads of an ordinary Linux process.
+//!
+//! A module uses only those below it:
+//!
+//! | module                       | what it is                                                  |
+//! |------------------------------|-------------------------------------------------------------|
+//! | [`kmalloc`]                  | the interface: `kmalloc`, `kfree` and their family          |
+//! | `slab`                       | depots, slabs, slow paths                                   |
+//! | [`page`]                     | `alloc_pages`: zonelists, per-CPU page lists                |
+//! | `service`, `node`, `growth`  | the whole: start, state of a node, memory taken in lazily   |
+//! | `set`, `class`               | per-CPU state; size classes and tags                        |
+//! | [`zone`]                     | buddy free areas and watermarks                             |
+//! | [`frame`]                    | frame numbers and sixteen bytes of metadata each            |
+//! | [`machine`]                  | what the service asks of its host                           |
+
 #![no_std]
+
+#[cfg(any(test, feature = "hosted"))]
+extern crate std;
+
+mod class;
+pub mod frame;
+mod gfp;
+mod growth;
+#[cfg(feature = "hosted")]
+pub mod hosted;
+pub mod kmalloc;
+mod lock;
+pub mod machine;
+mod node;
+pub mod page;
+mod service;
+mod set;
+mod slab;
+pub mod statistics;
+mod sync;
+mod tickets;
+pub mod zone;
+
+pub use class::MAX_SLAB_SIZE;
+pub use frame::{FRAME_BYTES, Order, Pfn};
+pub use gfp::Gfp;
+pub use kmalloc::{MAX_SIZE, ZERO_SIZE_PTR};
+pub use machine::Machine;
+pub use page::PageError;
+pub use quarry_topology::{CpuId, NodeId, PhysicalRange, Topology};
+pub use service::{FreeRange, Service, StartError};
+pub use set::Set;
+pub use slab::FreeError;

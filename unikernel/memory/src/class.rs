@@ -1,0 +1,259 @@
+//! Size classes of kmalloc, the geometry of their slabs, and tags.
+//!
+//! Used by the slab layer and by kmalloc. Everything here is arithmetic on constants: no state.
+//!
+//! Classes are 8, 16, 24, 32, 48 and every 16 bytes up to 128, then eight to an octave up to 8 KiB: above 128 bytes at
+//! most 12.5 % of an object is lost to rounding. Every class is a multiple of each power of two that a request rounded
+//! up to its alignment is, so an aligned request is an ordinary one.
+//!
+//! # Geometry
+//!
+//! A slab is a naturally aligned block of 2^order frames, packed *from its end*: object `i` starts `(i + 1) * size`
+//! bytes before the end. The waste lies in front and is smaller than an object, so a pointer whose distance from the
+//! end is a multiple of the size is an object, with no bounds to check; and a power-of-two object is naturally aligned.
+//!
+//! That check is one multiplication: with n = distance - 1 (which is `!address & mask`) and M = ceil(2^32 / size),
+//! n % size == size - 1 exactly when the low half of n * M is at least the low half of (size - 1) * M. (Lemire, Kaser,
+//! Kurz, "Faster remainder by direct computation", 2019; exact here since n < 2^15 and size <= 2^13.)
+
+use crate::frame::{FRAME_BYTES, Order};
+
+/// Largest size served from slabs, in bytes; larger requests are page blocks.
+pub const MAX_SLAB_SIZE: usize = 8192;
+
+/// Number of kmalloc classes, and of cache ids that have magazines: id 0 is none.
+pub(crate) const CLASSES: usize = 59;
+
+/// Cache ids from here on have no magazines: their objects go straight to the depot.
+pub(crate) const MAGAZINES: usize = 64;
+
+/// First cache id of the classes for `GFP_DMA`; powers of two from 8 bytes on.
+pub(crate) const DMA_BASE: usize = MAGAZINES;
+
+/// First cache id of the classes for `GFP_DMA32`.
+pub(crate) const DMA32_BASE: usize = DMA_BASE + POWERS;
+
+/// How many powers of two there are from 8 bytes to [`MAX_SLAB_SIZE`].
+pub(crate) const POWERS: usize = 11;
+
+/// All cache ids.
+pub(crate) const CACHES: usize = DMA32_BASE + POWERS;
+
+/// Bits of a tag that say which cache; the bits above say which node.
+pub(crate) const CACHE_BITS: u32 = 10;
+
+/// Cache part of the tag of a large allocation (a page block handed out by kmalloc).
+pub(crate) const LARGE: u16 = (1 << CACHE_BITS) - 1;
+
+/// A tag: which node and cache the objects of a frame are from.
+pub(crate) const fn tag(node: u8, cache: usize) -> u16 {
+    (node as u16) << CACHE_BITS | cache as u16
+}
+
+/// Cache id of a tag.
+pub(crate) const fn tag_cache(tag: u16) -> usize {
+    (tag & LARGE) as usize
+}
+
+/// Node of a tag.
+pub(crate) const fn tag_node(tag: u16) -> u8 {
+    (tag >> CACHE_BITS) as u8
+}
+
+/// Sizes of the classes by cache id, in bytes.
+pub(crate) const SIZES: [u16; CLASSES] = sizes();
+
+/// Geometry of every cache, by id.
+pub(crate) static GEOMETRY: [Geometry; CACHES] = geometries();
+
+/// Class of a request of up to [`MAX_SLAB_SIZE`] bytes, by (size + 7) / 8; 0 for a request of nothing.
+static CLASS_OF: [u8; MAX_SLAB_SIZE / 8 + 1] = class_table();
+
+/// Cache id of the class that serves `size` bytes, which must be at most [`MAX_SLAB_SIZE`]; 0 for 0 bytes.
+#[inline(always)]
+pub(crate) const fn class_of(size: usize) -> usize {
+    CLASS_OF[(size + 7) / 8] as usize
+}
+
+/// Where the objects of a slab are.
+#[derive(Clone, Copy)]
+pub(crate) struct Geometry {
+    /// Bytes of an object.
+    pub(crate) size: u32,
+    /// Order of a slab.
+    pub(crate) order: Order,
+    /// Objects of a slab.
+    pub(crate) objects: u32,
+    /// Bytes of a slab, less one.
+    pub(crate) mask: u32,
+    /// ceil(2^32 / size).
+    pub(crate) inverse: u32,
+    /// Low half of (size - 1) * inverse.
+    pub(crate) threshold: u32,
+}
+
+impl Geometry {
+    const fn new(size: u32) -> Self {
+        let mut order = 0;
+        loop {
+            let bytes = (FRAME_BYTES as u32) << order;
+            let waste = bytes % size;
+            // A slab has at least eight objects or is of the largest order, and wastes at most a sixteenth.
+            if order == 3 || (bytes / size >= 8 && waste * 16 <= bytes) {
+                break;
+            }
+            order += 1;
+        }
+        let bytes = (FRAME_BYTES as u32) << order;
+        let inverse = (1u64 << 32).div_ceil(size as u64) as u32;
+        let order = match Order::new(order) {
+            Some(order) => order,
+            None => panic!("at most 3"),
+        };
+        Self {
+            size,
+            order,
+            objects: bytes / size,
+            mask: bytes - 1,
+            inverse,
+            threshold: (size - 1).wrapping_mul(inverse),
+        }
+    }
+
+    /// Whether `address`, known to lie in a slab of this geometry, is the start of an object.
+    #[inline]
+    pub(crate) const fn is_object(&self, address: usize) -> bool {
+        self.inverse.wrapping_mul(!(address as u32) & self.mask) >= self.threshold
+    }
+
+    /// Number of the object at `address` in its slab, 0 being the last in memory.
+    #[inline]
+    pub(crate) const fn index(&self, address: usize) -> u32 {
+        ((!(address as u32) & self.mask) as u64 * self.inverse as u64 >> 32) as u32
+    }
+
+    /// Distance of object `index` from the start of its slab, in bytes.
+    #[inline]
+    pub(crate) const fn offset(&self, index: u32) -> u32 {
+        self.mask + 1 - (index + 1) * self.size
+    }
+
+    /// Bytes of a slab that hold no object.
+    pub(crate) const fn waste(&self) -> u32 {
+        self.mask + 1 - self.objects * self.size
+    }
+}
+
+const fn sizes() -> [u16; CLASSES] {
+    let mut sizes = [0; CLASSES];
+    let mut class = 1;
+    let mut size = 8;
+    while class < CLASSES {
+        sizes[class] = size as u16;
+        size += if size < 32 {
+            8
+        } else if size < 128 {
+            16
+        } else {
+            // An eighth of the power of two at or below it.
+            1 << (usize::BITS - 1 - (size as usize).leading_zeros() - 3)
+        };
+        class += 1;
+    }
+    assert!(sizes[CLASSES - 1] as usize == MAX_SLAB_SIZE, "the classes end at the largest slab size");
+    sizes
+}
+
+const fn geometries() -> [Geometry; CACHES] {
+    let mut table =
+        [Geometry { size: 0, order: Order::ZERO, objects: 0, mask: 0, inverse: 0, threshold: u32::MAX }; CACHES];
+    let mut class = 1;
+    while class < CLASSES {
+        table[class] = Geometry::new(SIZES[class] as u32);
+        class += 1;
+    }
+    let mut power = 0;
+    while power < POWERS {
+        table[DMA_BASE + power] = Geometry::new(8 << power);
+        table[DMA32_BASE + power] = Geometry::new(8 << power);
+        power += 1;
+    }
+    table
+}
+
+const fn class_table() -> [u8; MAX_SLAB_SIZE / 8 + 1] {
+    let mut table = [0; MAX_SLAB_SIZE / 8 + 1];
+    let mut class = 1;
+    let mut step = 1;
+    while step < table.len() {
+        if step * 8 > SIZES[class] as usize {
+            class += 1;
+        }
+        table[step] = class as u8;
+        step += 1;
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_size_gets_the_smallest_class_that_holds_it() {
+        assert_eq!(class_of(0), 0);
+        for size in 1..=MAX_SLAB_SIZE {
+            let class = class_of(size);
+            assert!(SIZES[class] as usize >= size && (SIZES[class - 1] as usize) < size, "{size}");
+        }
+    }
+
+    #[test]
+    fn above_128_bytes_at_most_an_eighth_is_lost_to_rounding() {
+        for size in 129..=MAX_SLAB_SIZE {
+            let got = SIZES[class_of(size)] as usize;
+            assert!((got - size) * 8 <= got, "{size} bytes get {got}");
+        }
+    }
+
+    #[test]
+    fn a_request_rounded_up_to_its_alignment_gets_an_aligned_class() {
+        for shift in 3..=13 {
+            let align = 1usize << shift;
+            for size in (align..=MAX_SLAB_SIZE).step_by(align) {
+                assert_eq!(SIZES[class_of(size)] as usize % align, 0, "{size} bytes aligned to {align}");
+            }
+        }
+    }
+
+    #[test]
+    fn exactly_the_objects_of_a_slab_pass_the_check_of_a_free() {
+        for (cache, geometry) in GEOMETRY.iter().enumerate().filter(|(_, geometry)| geometry.size > 0) {
+            let slab = 0x7f00_0010_0000usize;
+            let mut found = 0;
+            for offset in 0..=geometry.mask {
+                let address = slab + offset as usize;
+                let distance = geometry.mask + 1 - offset;
+                let expected = distance % geometry.size == 0;
+                assert_eq!(geometry.is_object(address), expected, "cache {cache} offset {offset}");
+                if expected {
+                    let index = geometry.index(address);
+                    assert_eq!(index, distance / geometry.size - 1);
+                    assert_eq!(geometry.offset(index), offset);
+                    found += 1;
+                }
+            }
+            assert_eq!(found, geometry.objects);
+            assert!(geometry.waste() < geometry.size);
+        }
+    }
+
+    #[test]
+    fn a_tag_keeps_node_and_cache_apart() {
+        for node in [0, 1, 63] {
+            for cache in [0, 1, CACHES - 1, LARGE as usize] {
+                assert_eq!((tag_node(tag(node, cache)), tag_cache(tag(node, cache))), (node, cache));
+            }
+        }
+    }
+}

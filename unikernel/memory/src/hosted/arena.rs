@@ -1,0 +1,83 @@
+//! Simulated RAM and its frame tables: address space reserved from the kernel; and what else the host asks of the process.
+
+use core::fmt;
+use core::ptr;
+use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
+
+use quarry_topology::Topology;
+
+use super::HostedMachine;
+use crate::frame::{FRAME_BYTES, Frame, Order};
+
+/// Address space of one instance. Never unmapped: a thread may hold a pointer to a set in it.
+pub(super) struct Arena {
+    pub(super) base: usize,
+    pub(super) bytes: usize,
+    pub(super) tags: *mut AtomicU16,
+    pub(super) states: *mut AtomicU16,
+    pub(super) frames: *mut Frame,
+}
+
+impl Arena {
+    pub(super) fn reserve(topology: &Topology) -> Option<Self> {
+        let end = topology.memory().iter().map(|memory| memory.range.end).max()?;
+        // Whole largest blocks, so that a buddy of any frame has table entries.
+        let bytes = usize::try_from(end).ok()?.next_multiple_of(Order::MAX.bytes());
+        let frames = bytes / FRAME_BYTES;
+        // Natural alignment of blocks is by simulated physical address: the base must not spoil it.
+        let base = reserve(bytes + Order::MAX.bytes())?.next_multiple_of(Order::MAX.bytes());
+        Some(Self {
+            base,
+            bytes,
+            tags: ptr::with_exposed_provenance_mut(reserve(frames * size_of::<AtomicU16>())?),
+            states: ptr::with_exposed_provenance_mut(reserve(frames * size_of::<AtomicU16>())?),
+            frames: ptr::with_exposed_provenance_mut(reserve(frames * size_of::<Frame>())?),
+        })
+    }
+}
+
+fn reserve(bytes: usize) -> Option<usize> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of anyone.
+    let address = unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    (address != libc::MAP_FAILED).then(|| address.expose_provenance())
+}
+
+/// Gives the memory behind an instance's arena back; it then reads as zeroes, so that a set in it is a detached one.
+pub(super) fn discard(machine: &HostedMachine) {
+    let frames = machine.bytes.load(Relaxed) / FRAME_BYTES;
+    let drop = |address: usize, bytes: usize| {
+        // SAFETY: the range was mapped by `reserve` and holds nothing anyone uses, as `retire` was promised.
+        unsafe { libc::madvise(ptr::with_exposed_provenance_mut(address), bytes, libc::MADV_DONTNEED) };
+    };
+    drop(machine.base.load(Relaxed), frames * FRAME_BYTES);
+    drop(machine.tags.load(Relaxed).expose_provenance(), frames * size_of::<AtomicU16>());
+    drop(machine.states.load(Relaxed).expose_provenance(), frames * size_of::<AtomicU16>());
+    drop(machine.frames.load(Relaxed).expose_provenance(), frames * size_of::<Frame>());
+}
+
+pub(super) fn random() -> u64 {
+    let mut word = 0u64;
+    // SAFETY: eight bytes are asked for and `word` has eight.
+    let got = unsafe { libc::getrandom((&raw mut word).cast(), size_of::<u64>(), 0) };
+    if got == size_of::<u64>() as isize {
+        word
+    } else {
+        // No entropy, as in a very small container: an address is random too where the kernel randomises them.
+        (&raw const word).addr() as u64 * 0x9e37_79b9_7f4a_7c15
+    }
+}
+
+/// Writes a line to standard error without allocating.
+pub(super) fn write_error_line(message: fmt::Arguments<'_>) {
+    struct StandardError;
+    impl fmt::Write for StandardError {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            // SAFETY: the bytes are those of `text`. A short write loses the rest of a diagnostic, no more.
+            unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
+            Ok(())
+        }
+    }
+    let written = fmt::Write::write_fmt(&mut StandardError, format_args!("quarry-memory: {message}\n"));
+    debug_assert!(written.is_ok(), "StandardError never fails");
+}

@@ -1,0 +1,382 @@
+//! The service on threads of an ordinary Linux process: [`Hosted`].
+//!
+//! Users: the tests and benchmarks of every rule of the service, on any simulated topology; and programs that want it as
+//! their allocator:
+//!
+//! ```no_run
+//! use quarry_memory::hosted::Hosted;
+//!
+//! #[global_allocator]
+//! static ALLOCATOR: Hosted = Hosted::new();
+//!
+//! fn main() {
+//!     println!("{:?}", vec![1, 2, 3]);
+//! }
+//! ```
+//!
+//! Each thread is one simulated CPU from its first call on. Many instances may live in one process; each has simulated
+//! RAM of its own, an address range reserved from the kernel and paid for only where it is touched.
+//!
+//! # Theory
+//!
+//! An instance gets a *slot*, an index of a per-thread array of set pointers, when it starts; before that its slot is 0,
+//! whose pointer is always the detached set. So the fast path finds its set with two loads and no branch, and a call
+//! before the start, or a thread's first, takes the slow path because its set is empty. There
+//! [`Machine::attach`] starts the instance if need be and gives the thread a set: a recycled one, else a new one.
+//!
+//! When a thread ends, a `pthread` key's destructor (they run after all of Rust's and C++'s thread locals are gone) puts
+//! its sets back into the pools of their instances, with what they cache. Should something still free later in the
+//! thread's end, it finds the detached set, and works on the depots directly.
+//!
+//! A fork takes every lock of every instance first, so the child finds consistent state; the sets of threads that do not
+//! exist in the child are put into the pool there.
+//!
+//! Nothing here allocates from an allocator: memory comes from `mmap`, state lives in statics, sets and thread locals.
+//! Threads and fork handlers hold on to an instance, so it must be a static (or leaked): all methods want `&'static self`.
+
+mod arena;
+mod fork;
+mod threads;
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::fmt;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering, Ordering::Relaxed};
+
+use quarry_topology::{CpuId, NodeId, PhysicalRange, Topology};
+
+use crate::frame::{FRAME_SHIFT, Frame, Order, Pfn};
+use crate::gfp::Gfp;
+use crate::kmalloc::aligned_size;
+use crate::machine::{FrameTables, Machine, OutOfFrames};
+use crate::service::{FreeRange, Service};
+use crate::set::Set;
+
+use arena::Arena;
+
+/// The memory service in an ordinary process; see the module head.
+pub struct Hosted {
+    service: Service<HostedMachine>,
+}
+
+/// The process as a machine: threads are CPUs, interrupts do not exist, reserved addresses are RAM.
+pub struct HostedMachine {
+    topology: Topology,
+    /// Index of this instance in every thread's array of sets; 0 before the start.
+    slot: AtomicU32,
+    state: AtomicU8,
+    /// Address of simulated physical address 0.
+    base: AtomicUsize,
+    /// Bytes of simulated physical addresses; 0 before the start, so that no address is in range.
+    bytes: AtomicUsize,
+    tags: AtomicPtr<AtomicU16>,
+    states: AtomicPtr<AtomicU16>,
+    frames: AtomicPtr<Frame>,
+    cpus_given: AtomicU32,
+    pool: threads::Pool,
+}
+
+/// The machine of [`Hosted::new`].
+const DEFAULT_TOPOLOGY: Topology = match Topology::builder().node(64 << 30, 64).build() {
+    Ok(topology) => topology,
+    Err(_) => panic!("one node with memory and CPUs is a machine"),
+};
+
+const UNSTARTED: u8 = 0;
+const STARTING: u8 = 1;
+const READY: u8 = 2;
+const FAILED: u8 = 3;
+
+/// Most instances that live at once in a process.
+pub const MAX_INSTANCES: usize = 64;
+
+/// Why an instance could not start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostedError {
+    /// The kernel refused the address range.
+    NoAddressSpace,
+    /// There are [`MAX_INSTANCES`] already.
+    TooManyInstances,
+    /// The service refused; see [`crate::StartError`].
+    Start(crate::StartError),
+}
+
+impl fmt::Display for HostedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAddressSpace => f.write_str(
+                "the kernel refused the address space for the simulated RAM: raise `ulimit -v`, or simulate less",
+            ),
+            Self::TooManyInstances => write!(f, "{MAX_INSTANCES} hosted memory services live already: drop one first"),
+            Self::Start(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for HostedError {}
+
+impl Hosted {
+    /// A service on one node with 64 GiB of simulated RAM, paid for only where touched. Starts with its first allocation.
+    pub const fn new() -> Self {
+        Self::with_topology(DEFAULT_TOPOLOGY)
+    }
+
+    /// A service on a machine of that shape. Starts with its first allocation.
+    pub const fn with_topology(topology: Topology) -> Self {
+        Self {
+            service: Service::new(HostedMachine {
+                topology,
+                slot: AtomicU32::new(0),
+                state: AtomicU8::new(UNSTARTED),
+                base: AtomicUsize::new(0),
+                bytes: AtomicUsize::new(0),
+                tags: AtomicPtr::new(ptr::null_mut()),
+                states: AtomicPtr::new(ptr::null_mut()),
+                frames: AtomicPtr::new(ptr::null_mut()),
+                cpus_given: AtomicU32::new(0),
+                pool: threads::Pool::new(),
+            }),
+        }
+    }
+
+    /// A started service on a machine of that shape that lives as long as the process: for tests and tools, which make many.
+    ///
+    /// # Errors
+    ///
+    /// [`HostedError`].
+    pub fn leak(topology: Topology) -> Result<&'static Self, HostedError> {
+        let hosted: &'static Self = std::boxed::Box::leak(std::boxed::Box::new(Self::with_topology(topology)));
+        hosted.start()?;
+        Ok(hosted)
+    }
+
+    /// Starts the service now, rather than at its first allocation, and tells whether it could.
+    ///
+    /// # Errors
+    ///
+    /// [`HostedError`]; allocations of this instance then fail.
+    pub fn start(&'static self) -> Result<(), HostedError> {
+        self.service.machine().start(&self.service)
+    }
+
+    /// The service: the kmalloc family, pages, statistics. Its first call starts it.
+    #[inline(always)]
+    pub fn service(&'static self) -> &'static Service<HostedMachine> {
+        &self.service
+    }
+
+    /// Allocates 2^`order` contiguous frames; `None` when there are none.
+    #[inline]
+    pub fn alloc_pages(&'static self, order: Order) -> Option<Pfn> {
+        self.service.alloc_pages(Gfp::KERNEL, order)
+    }
+
+    /// Frees what [`Self::alloc_pages`] gave.
+    ///
+    /// # Panics
+    ///
+    /// As [`Service::__free_pages`].
+    #[inline]
+    pub fn free_pages(&'static self, block: Pfn, order: Order) {
+        self.service.__free_pages(block, order);
+    }
+
+    /// The simulated machine.
+    pub fn topology(&self) -> &Topology {
+        &self.service.machine().topology
+    }
+
+    /// Makes the calling thread the given CPU from now on, with a set of its own; what its former set cached stays there
+    /// for whoever is that CPU next. `false` when there is no such CPU or no memory for its set.
+    pub fn run_on(&'static self, cpu: CpuId) -> bool {
+        self.start().is_ok() && self.service.machine().run_on(&self.service, cpu)
+    }
+
+    /// Ends the calling thread's time as a CPU of this instance, as its exit would.
+    pub fn leave(&'static self) {
+        threads::leave(self.service.machine());
+    }
+
+    /// Gives the simulated RAM back to the kernel.
+    ///
+    /// # Safety
+    ///
+    /// Nobody uses the instance, or anything it allocated, any more.
+    pub unsafe fn retire(&'static self) {
+        let machine = self.service.machine();
+        threads::unregister(machine.slot());
+        arena::discard(machine);
+        machine.bytes.store(0, Relaxed);
+        machine.state.store(FAILED, Relaxed);
+    }
+}
+
+impl Default for Hosted {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl HostedMachine {
+    fn start(&self, service: &'static Service<Self>) -> Result<(), HostedError> {
+        loop {
+            // Acquire on failure: pairs with the Release stores below, so READY means that all of the start is visible.
+            match self.state.compare_exchange(UNSTARTED, STARTING, Ordering::Acquire, Ordering::Acquire) {
+                Ok(_) => {
+                    let result = self.start_once(service);
+                    // Release: pairs with the Acquire loads above and in `topology`.
+                    self.state.store(if result.is_ok() { READY } else { FAILED }, Ordering::Release);
+                    return result;
+                }
+                Err(READY) => return Ok(()),
+                Err(FAILED) => return Err(HostedError::NoAddressSpace),
+                Err(_) => threads::yield_thread(),
+            }
+        }
+    }
+
+    fn start_once(&self, service: &'static Service<Self>) -> Result<(), HostedError> {
+        let topology = &self.topology;
+        let arena = Arena::reserve(topology).ok_or(HostedError::NoAddressSpace)?;
+        self.tags.store(arena.tags, Relaxed);
+        self.states.store(arena.states, Relaxed);
+        self.frames.store(arena.frames, Relaxed);
+        self.base.store(arena.base, Relaxed);
+        let slot = threads::register(service).ok_or(HostedError::TooManyInstances)?;
+        self.bytes.store(arena.bytes, Relaxed);
+        let free = topology.memory().iter().map(|memory| FreeRange {
+            range: PhysicalRange { start: memory.range.start, end: memory.range.end },
+            node: memory.node,
+        });
+        // SAFETY: the ranges lie in the arena just reserved, which nobody else uses; other threads wait for `state`.
+        unsafe { service.start(topology, free) }.map_err(HostedError::Start)?;
+        self.slot.store(slot, Relaxed);
+        Ok(())
+    }
+
+    /// The CPU and node of the next thread that asks.
+    fn next_cpu(&self) -> (CpuId, NodeId) {
+        let cpus = self.topology.cpus();
+        let cpu = self.cpus_given.fetch_add(1, Relaxed) as usize % cpus.len().max(1);
+        (CpuId(cpu as u16), cpus.get(cpu).map_or(NodeId(0), |cpu| cpu.node))
+    }
+
+    fn run_on(&self, service: &'static Service<Self>, cpu: CpuId) -> bool {
+        let Some(node) = self.topology.cpus().get(cpu.index()).map(|cpu| cpu.node) else {
+            return false;
+        };
+        threads::leave(self);
+        let set = self.pool.take(Some(cpu)).or_else(|| threads::new_set(service, cpu, node));
+        set.is_some_and(|set| threads::enter(self, set))
+    }
+
+    fn slot(&self) -> usize {
+        self.slot.load(Relaxed) as usize
+    }
+}
+
+// SAFETY: a thread's set is its own (threads.rs gives each to one thread at a time); the arena's mappings are never
+// removed; they are anonymous memory, readable and writable and zero everywhere, so `back` has nothing to do.
+unsafe impl Machine for HostedMachine {
+    type InterruptState = ();
+
+    #[inline(always)]
+    fn set(&self) -> *mut Set {
+        threads::set(self.slot())
+    }
+
+    #[cold]
+    fn attach(service: &Service<Self>) -> *mut Set {
+        // SAFETY: a service of this machine lives in a `Hosted`, whose methods want it static, or is a global allocator, which
+        // is.
+        threads::attach(unsafe { &*ptr::from_ref(service) })
+    }
+
+    #[inline(always)]
+    fn tag(&self, address: usize) -> u16 {
+        let offset = address.wrapping_sub(self.base.load(Relaxed));
+        if offset >= self.bytes.load(Relaxed) {
+            return 0;
+        }
+        let tags = self.tags.load(Relaxed);
+        // SAFETY: the table has an entry for each frame of the arena, and the address was found to lie in it.
+        unsafe { &*tags.add(offset >> FRAME_SHIFT) }.load(Relaxed)
+    }
+
+    #[inline(always)]
+    fn tables(&self) -> FrameTables {
+        FrameTables {
+            tags: self.tags.load(Relaxed),
+            states: self.states.load(Relaxed),
+            frames: self.frames.load(Relaxed),
+        }
+    }
+
+    #[inline(always)]
+    fn frame_limit(&self) -> u32 {
+        (self.bytes.load(Relaxed) >> FRAME_SHIFT) as u32
+    }
+
+    fn back(&self, _page: usize, _frames: &mut dyn FnMut() -> Option<Pfn>) -> Result<(), OutOfFrames> {
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn direct_map(&self) -> usize {
+        self.base.load(Relaxed)
+    }
+
+    #[inline(always)]
+    fn disable_interrupts(&self) {}
+
+    #[inline(always)]
+    fn restore_interrupts(&self, (): ()) {}
+
+    fn cpu(&self) -> CpuId {
+        // SAFETY: a thread's set is valid.
+        unsafe { (*self.set()).cpu() }
+    }
+
+    fn relax(&self, rounds: u32) {
+        // The holder may be a thread that is not running: let it.
+        if rounds % 64 == 63 {
+            threads::yield_thread();
+        } else {
+            core::hint::spin_loop();
+        }
+    }
+
+    fn random(&self) -> u64 {
+        arena::random()
+    }
+
+    fn warn(&self, message: fmt::Arguments<'_>) {
+        arena::write_error_line(message);
+    }
+}
+
+// SAFETY: blocks come from the service's kmalloc, which hands out memory nobody else has, of at least the size asked
+// for, aligned as `aligned_size` promises; nothing unwinds.
+unsafe impl GlobalAlloc for Hosted {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.service.kmalloc(aligned_size(layout.size(), layout.align()), Gfp::KERNEL | Gfp::NOWARN)
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, block: *mut u8, _layout: Layout) {
+        // SAFETY: the caller gives the block up.
+        unsafe { self.service.kfree(block) };
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        self.service.kzalloc(aligned_size(layout.size(), layout.align()), Gfp::KERNEL | Gfp::NOWARN)
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        unsafe { self.service.krealloc(block, aligned_size(size, layout.align()), Gfp::KERNEL | Gfp::NOWARN) }
+    }
+}

@@ -1,0 +1,220 @@
+//! Threads as CPUs: who has which set, and what happens when a thread ends.
+//!
+//! # Theory
+//!
+//! `SETS` is an array of set pointers in every thread, one a slot; a null-free array, for slot 0 and every slot not used yet
+//! hold the detached set. A set is in exactly one place: the `SETS` of one thread, or its instance's pool. The pool is a
+//! stack under a spin lock (never taken on a fast path). The key's value only has to be non-null for its destructor to run.
+//!
+//! Slot numbers come from `INSTANCES`. A retired instance's slot can be given again: its memory reads as zeroes, so a
+//! stale pointer in some thread finds a detached set, and its thread asks [`attach`] for one of the new instance.
+
+use core::cell::Cell;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+use quarry_topology::{CpuId, NodeId};
+
+use super::{HostedMachine, MAX_INSTANCES};
+use crate::service::Service;
+use crate::set::Set;
+use crate::tickets::Tickets;
+
+static DETACHED: Set = Set::detached();
+
+/// Slot 0 is never given: it stands for "not started".
+static INSTANCES: [AtomicPtr<Service<HostedMachine>>; MAX_INSTANCES + 1] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; MAX_INSTANCES + 1];
+
+/// The key whose destructor returns a thread's sets, plus one; 0 before it is made.
+static KEY: AtomicU32 = AtomicU32::new(0);
+
+std::thread_local! {
+    static SETS: [Cell<*mut Set>; MAX_INSTANCES + 1] =
+        const { [const { Cell::new((&raw const DETACHED).cast_mut()) }; MAX_INSTANCES + 1] };
+    /// While a set is made for the thread, and once its end has begun, it works without one.
+    static WITHOUT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Makes a set for the calling thread, which meanwhile works without one.
+pub(super) fn new_set(service: &'static Service<HostedMachine>, cpu: CpuId, node: NodeId) -> Option<*mut Set> {
+    let before = WITHOUT.replace(true);
+    let set = service.new_set(cpu, node, false);
+    WITHOUT.set(before);
+    set.map(|set| &raw mut *set)
+}
+
+/// Sets of threads that ended, for threads to come.
+pub(super) struct Pool {
+    lock: Tickets,
+    head: AtomicPtr<Set>,
+}
+
+impl Pool {
+    pub(super) const fn new() -> Self {
+        Self { lock: Tickets::new(AtomicU32::new(0), AtomicU32::new(0)), head: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    fn locked<R>(&self, work: impl FnOnce() -> R) -> R {
+        let ticket = self.lock.acquire(|_| yield_thread());
+        let result = work();
+        self.lock.release(ticket);
+        result
+    }
+
+    fn put(&self, set: *mut Set) {
+        self.locked(|| {
+            // SAFETY: the set was its thread's until now; its pool link is only touched under this lock.
+            unsafe { (*set).pooled.store(self.head.load(Ordering::Relaxed), Ordering::Relaxed) };
+            self.head.store(set, Ordering::Relaxed);
+        });
+    }
+
+    /// Takes a set, of that CPU if one is named.
+    pub(super) fn take(&self, cpu: Option<CpuId>) -> Option<*mut Set> {
+        self.locked(|| {
+            let mut link = &self.head;
+            loop {
+                let pointer = link.load(Ordering::Relaxed);
+                // SAFETY: sets in the pool are valid, and nobody's, and their links are ours under the lock.
+                let set = unsafe { pointer.as_ref() }?;
+                if cpu.is_none_or(|cpu| set.cpu() == cpu) {
+                    link.store(set.pooled.load(Ordering::Relaxed), Ordering::Relaxed);
+                    return Some(pointer);
+                }
+                link = &set.pooled;
+            }
+        })
+    }
+
+    pub(super) fn tickets(&self) -> &Tickets {
+        &self.lock
+    }
+}
+
+/// The calling thread's set of the instance with that slot.
+#[inline(always)]
+pub(super) fn set(slot: usize) -> *mut Set {
+    SETS.with(|sets| sets[slot % (MAX_INSTANCES + 1)].get())
+}
+
+/// Gives the calling thread a set, starting the instance if need be.
+pub(super) fn attach(service: &'static Service<HostedMachine>) -> *mut Set {
+    let machine = service.machine();
+    if WITHOUT.get() || machine.start(service).is_err() {
+        return (&raw const DETACHED).cast_mut();
+    }
+    let current = machine.slot();
+    // SAFETY: a thread's set is valid.
+    if unsafe { (*set(current)).is_attached() } {
+        return set(current);
+    }
+    let found = machine.pool.take(None).or_else(|| {
+        let (cpu, node) = machine.next_cpu();
+        new_set(service, cpu, node)
+    });
+    if let Some(found) = found {
+        enter(machine, found);
+    }
+    set(current)
+}
+
+/// Makes `set`, which is nobody's, the calling thread's. `false` (and the set back in the pool) when the thread is ending.
+pub(super) fn enter(machine: &HostedMachine, set: *mut Set) -> bool {
+    if WITHOUT.get() || !arrange_exit() {
+        machine.pool.put(set);
+        return false;
+    }
+    SETS.with(|sets| sets[machine.slot()].set(set));
+    true
+}
+
+/// Puts the calling thread's set of an instance back into its pool.
+pub(super) fn leave(machine: &HostedMachine) {
+    let slot = machine.slot();
+    let set = SETS.with(|sets| sets[slot].replace((&raw const DETACHED).cast_mut()));
+    // SAFETY: a thread's set is valid.
+    if unsafe { (*set).is_attached() } {
+        machine.pool.put(set);
+    }
+}
+
+/// Notes an instance and gives it a slot; `None` when there are too many.
+pub(super) fn register(service: &'static Service<HostedMachine>) -> Option<u32> {
+    super::fork::install_handlers();
+    let pointer = ptr::from_ref(service).cast_mut();
+    // AcqRel: pairs with the Acquire loads of `instances`, which then see the instance initialised.
+    let free = |slot: &AtomicPtr<_>| {
+        slot.compare_exchange(ptr::null_mut(), pointer, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    };
+    (1..=MAX_INSTANCES).find(|&slot| free(&INSTANCES[slot])).map(|slot| slot as u32)
+}
+
+pub(super) fn unregister(slot: usize) {
+    if slot != 0 {
+        SETS.with(|sets| sets[slot].set((&raw const DETACHED).cast_mut()));
+        INSTANCES[slot].store(ptr::null_mut(), Ordering::Release);
+    }
+}
+
+/// All instances that live.
+pub(super) fn instances() -> impl Iterator<Item = &'static Service<HostedMachine>> {
+    // SAFETY: what is stored came from a `&'static` in `register`.
+    INSTANCES.iter().filter_map(|slot| unsafe { slot.load(Ordering::Acquire).as_ref() })
+}
+
+/// Whether the calling thread has that set.
+pub(super) fn is_mine(set: &Set) -> bool {
+    SETS.with(|sets| sets.iter().any(|mine| ptr::eq(mine.get(), set)))
+}
+
+/// Puts a set whose thread does not exist any more into its instance's pool.
+pub(super) fn adopt(machine: &HostedMachine, set: &Set) {
+    machine.pool.put(ptr::from_ref(set).cast_mut());
+}
+
+/// Forgets what is in the pool, without touching the sets: for the child of a fork, which adopts all sets anew.
+pub(super) fn forget_pool(machine: &HostedMachine) {
+    machine.pool.lock.reset();
+    machine.pool.head.store(ptr::null_mut(), Ordering::Relaxed);
+}
+
+pub(super) fn yield_thread() {
+    // SAFETY: has no preconditions; it cannot fail on Linux.
+    unsafe { libc::sched_yield() };
+}
+
+/// Makes sure that this thread's end returns its sets.
+fn arrange_exit() -> bool {
+    let Some(key) = exit_key() else { return false };
+    // SAFETY: the key exists. For the first 32 keys of a process this does not allocate, and Hosted's is made early.
+    unsafe { libc::pthread_setspecific(key, ptr::without_provenance(1)) == 0 }
+}
+
+fn exit_key() -> Option<libc::pthread_key_t> {
+    let known = KEY.load(Ordering::Acquire);
+    if known != 0 {
+        return Some(known - 1);
+    }
+    let mut key = 0;
+    // SAFETY: `key` is ours to write; the destructor has the signature asked for.
+    if unsafe { libc::pthread_key_create(&raw mut key, Some(thread_ends)) } != 0 {
+        return None;
+    }
+    // AcqRel and Acquire: pair with each other, so a key is known only once it exists.
+    match KEY.compare_exchange(0, key + 1, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => Some(key),
+        Err(earlier) => {
+            // SAFETY: nobody else knows this key.
+            unsafe { libc::pthread_key_delete(key) };
+            Some(earlier - 1)
+        }
+    }
+}
+
+extern "C" fn thread_ends(_value: *mut libc::c_void) {
+    WITHOUT.set(true);
+    for instance in instances() {
+        leave(instance.machine());
+    }
+}

@@ -1,0 +1,338 @@
+//! The kmalloc family, as methods of [`Service`].
+//!
+//! Users: everybody in the guest, and the global allocators. Source: the kernel's `kmalloc(9)`, `kcalloc(9)`, `kzalloc(9)`.
+//!
+//! All of it may be called in an interrupt handler. In this version nothing sleeps: a request that cannot be met fails at
+//! once, also with `GFP_KERNEL`.
+//!
+//! What Linux defines at the edges holds here: a request of 0 bytes returns [`ZERO_SIZE_PTR`], which is not null, must not
+//! be dereferenced, and may be freed; freeing null does nothing; a product that overflows, a size beyond
+//! [`MAX_SIZE`] and an unknown node fail.
+//!
+//! # The fast paths
+//!
+//! `kmalloc` takes the top object off the magazine of its class, `kfree` finds the class in the tag of the object's frame,
+//! checks that the pointer is an object and not free already, and puts it on top. Both touch only the CPU's active
+//! [`Set`], the tag and the object, execute no locked instruction and mask no interrupt: an interrupt handler has
+//! a set of its own. See [`set`](crate::set) for the theory.
+
+use core::ptr;
+use core::sync::atomic::Ordering::Relaxed;
+
+use quarry_topology::NodeId;
+
+use crate::class::{DMA_BASE, DMA32_BASE};
+use crate::class::{GEOMETRY, LARGE, MAGAZINES, MAX_SLAB_SIZE, POWERS, class_of, tag_cache};
+use crate::frame::{FRAME_BYTES, Frames, Order};
+use crate::gfp::Gfp;
+use crate::machine::Machine;
+use crate::service::Service;
+use crate::slab::{FreeError, LINK_MASK};
+
+/// What a request of 0 bytes gets: not null, not to be dereferenced, may be freed.
+pub const ZERO_SIZE_PTR: *mut u8 = ptr::without_provenance_mut(16);
+
+/// The largest kmalloc request in bytes: 4 MiB. Linux's `KMALLOC_MAX_SIZE`.
+pub const MAX_SIZE: usize = Order::MAX.bytes();
+
+impl<M: Machine> Service<M> {
+    /// Allocates at least `size` bytes, aligned to 8 bytes; to `size` where that is a power of two. Null on failure,
+    /// [`ZERO_SIZE_PTR`] for 0 bytes. The contents are undefined unless [`Gfp::ZERO`] is given.
+    #[inline(always)]
+    pub fn kmalloc(&self, size: usize, gfp: Gfp) -> *mut u8 {
+        if size > MAX_SLAB_SIZE || gfp.intersects(Gfp::OFF_THE_FAST_PATH) {
+            return self.kmalloc_special(size, gfp);
+        }
+        self.object(class_of(size), gfp)
+    }
+
+    #[inline(always)]
+    fn object(&self, class: usize, gfp: Gfp) -> *mut u8 {
+        // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
+        let set = unsafe { &*self.machine().set() };
+        // Class 0, for requests of nothing, has an empty magazine. The mask tells the compiler what is true anyway.
+        let magazine = &set.magazines[class % MAGAZINES];
+        let count = magazine.count.load(Relaxed) as usize;
+        if count == 0 {
+            return self.kmalloc_slow(class, gfp);
+        }
+        magazine.count.store(count as u32 - 1, Relaxed);
+        // SAFETY: `count` is at most the capacity of the magazine, which is at most its slots.
+        let object = unsafe { magazine.slots.get_unchecked(count - 1) }.load(Relaxed);
+        // SAFETY: a cached object is at least eight bytes, aligned to eight, and this caller's alone since it left the
+        // magazine. The word must not keep the secret, or its first free would look like the second.
+        unsafe { object.cast::<u64>().write(0) };
+        object
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn kmalloc_slow(&self, class: usize, gfp: Gfp) -> *mut u8 {
+        if class == 0 { ZERO_SIZE_PTR } else { self.object_slow(class, None, gfp) }
+    }
+
+    /// Requests that are large, want a low zone or want zeroes.
+    #[inline(never)]
+    fn kmalloc_special(&self, size: usize, gfp: Gfp) -> *mut u8 {
+        let address = if size == 0 {
+            ZERO_SIZE_PTR
+        } else if size > MAX_SLAB_SIZE {
+            return self.kmalloc_large(size, None, gfp);
+        } else if let Some(cache) = low_zone_cache(size, gfp) {
+            self.object_slow(cache, None, gfp)
+        } else {
+            self.object(class_of(size), gfp)
+        };
+        // SAFETY: a non-null result for `size` > 0 is the start of at least `size` bytes nobody else has.
+        unsafe { zeroed(address, size, gfp) }
+    }
+
+    #[cold]
+    fn kmalloc_large(&self, size: usize, node: Option<NodeId>, gfp: Gfp) -> *mut u8 {
+        let Some(order) = Order::for_bytes(size) else { return ptr::null_mut() };
+        let block = match node {
+            Some(node) => self.alloc_pages_node(node, gfp, order),
+            None => self.alloc_pages(gfp, order),
+        };
+        let Some(block) = block else { return ptr::null_mut() };
+        Frames::of(self.machine()).set_tag(block, LARGE);
+        self.claim_frames(order.frames());
+        self.large_frames().fetch_add(u64::from(order.frames()), Relaxed);
+        self.page_address(block)
+    }
+
+    /// As [`Self::kmalloc`], the memory set to zero.
+    #[inline(always)]
+    pub fn kzalloc(&self, size: usize, gfp: Gfp) -> *mut u8 {
+        if size > MAX_SLAB_SIZE || gfp.intersects(Gfp::OFF_THE_FAST_PATH) {
+            return self.kmalloc_special(size, gfp | Gfp::ZERO);
+        }
+        let object = self.object(class_of(size), gfp);
+        // SAFETY: a non-null result for `size` > 0 is the start of at least `size` bytes nobody else has.
+        unsafe { zeroed(object, size, Gfp::ZERO) }
+    }
+
+    /// Allocates an array of `count` elements of `size` bytes; null also when the product overflows.
+    #[inline(always)]
+    pub fn kmalloc_array(&self, count: usize, size: usize, gfp: Gfp) -> *mut u8 {
+        count.checked_mul(size).map_or(ptr::null_mut(), |bytes| self.kmalloc(bytes, gfp))
+    }
+
+    /// As [`Self::kmalloc_array`], the memory set to zero.
+    #[inline(always)]
+    pub fn kcalloc(&self, count: usize, size: usize, gfp: Gfp) -> *mut u8 {
+        count.checked_mul(size).map_or(ptr::null_mut(), |bytes| self.kzalloc(bytes, gfp))
+    }
+
+    /// As [`Self::kmalloc`], from the given node if it has memory to spare, else (without [`Gfp::THISNODE`]) from the nearest
+    /// that has. Null for a node that does not exist.
+    pub fn kmalloc_node(&self, size: usize, gfp: Gfp, node: NodeId) -> *mut u8 {
+        // SAFETY: as in `object`.
+        let set = unsafe { &*self.machine().set() };
+        if node == set.zone.node() && node == set.node && set.attached {
+            return self.kmalloc(size, gfp);
+        }
+        if node.index() >= self.nodes().count() {
+            return ptr::null_mut();
+        }
+        if size > MAX_SLAB_SIZE {
+            return self.kmalloc_large(size, Some(node), gfp);
+        }
+        let address = if size == 0 {
+            ZERO_SIZE_PTR
+        } else {
+            self.object_slow(low_zone_cache(size, gfp).unwrap_or_else(|| class_of(size)), Some(node), gfp)
+        };
+        // SAFETY: as in `kmalloc_special`.
+        unsafe { zeroed(address, size, gfp) }
+    }
+
+    /// As [`Self::kmalloc_node`], the memory set to zero.
+    pub fn kzalloc_node(&self, size: usize, gfp: Gfp, node: NodeId) -> *mut u8 {
+        self.kmalloc_node(size, gfp | Gfp::ZERO, node)
+    }
+
+    /// Frees what any of the family allocated; null and [`ZERO_SIZE_PTR`] are ignored.
+    ///
+    /// # Safety
+    ///
+    /// Nobody uses the object any more. That it *is* one, and is not free already, is checked.
+    ///
+    /// # Panics
+    ///
+    /// When it is no object, points inside one, or is free already; in every build.
+    #[inline(always)]
+    pub unsafe fn kfree(&self, object: *mut u8) {
+        let tag = self.machine().tag(object.addr());
+        // SAFETY: as in `object`.
+        let set = unsafe { &*self.machine().set() };
+        let cache = (u32::from(tag) ^ set.node_tag) as usize;
+        if cache < MAGAZINES {
+            let magazine = &set.magazines[cache];
+            let distance = !(object.addr() as u32) & magazine.mask;
+            if distance.wrapping_mul(magazine.inverse) >= magazine.threshold {
+                let first = object.cast::<u64>();
+                // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it.
+                let word = unsafe { first.read() };
+                let count = magazine.count.load(Relaxed);
+                if word ^ set.secret > LINK_MASK && count < magazine.limit.load(Relaxed) {
+                    // SAFETY: as for the read; the caller gives the object up.
+                    unsafe { first.write(set.secret) };
+                    // SAFETY: `count` is below the limit, which is at most the slots.
+                    unsafe { magazine.slots.get_unchecked(count as usize) }.store(object, Relaxed);
+                    magazine.count.store(count + 1, Relaxed);
+                    return;
+                }
+            }
+        }
+        self.kfree_slow(object);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn kfree_slow(&self, object: *mut u8) {
+        if let Err(error) = self.free_slow(object) {
+            panic!("{error}");
+        }
+    }
+
+    /// As [`Self::kfree`], telling what was wrong instead of panicking.
+    ///
+    /// # Errors
+    ///
+    /// [`FreeError`] when it is no object, points inside one, or is free already; nothing was freed.
+    ///
+    /// # Safety
+    ///
+    /// As [`Self::kfree`].
+    pub unsafe fn try_kfree(&self, object: *mut u8) -> Result<(), FreeError> {
+        self.free_slow(object)
+    }
+
+    /// Sets the object's memory to zero, then frees it: for what held secrets. Null is ignored.
+    ///
+    /// # Safety
+    ///
+    /// As [`Self::kfree`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::kfree`].
+    pub unsafe fn kfree_sensitive(&self, object: *mut u8) {
+        let size = self.ksize(object);
+        if size > 0 {
+            // SAFETY: the object has `size` bytes and is the caller's to write.
+            unsafe { object.write_bytes(0, size) };
+            core::hint::black_box(object);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.kfree(object) };
+    }
+
+    /// How many bytes an object really has: at least what was asked for. 0 for null and [`ZERO_SIZE_PTR`].
+    ///
+    /// # Panics
+    ///
+    /// When the pointer is not the start of an object.
+    pub fn ksize(&self, object: *const u8) -> usize {
+        if object.addr() <= ZERO_SIZE_PTR.addr() {
+            return 0;
+        }
+        let tag = self.current_tag(object.addr());
+        if tag == LARGE && object.addr().is_multiple_of(FRAME_BYTES) {
+            let block = self.virt_to_page(object).expect("a tagged frame is managed");
+            return Frames::of(self.machine()).state(block).order().bytes();
+        }
+        let geometry = GEOMETRY.get(tag_cache(tag)).filter(|geometry| geometry.size > 0);
+        match geometry {
+            Some(geometry) if geometry.is_object(object.addr()) => geometry.size as usize,
+            _ => panic!("ksize of {object:p}, which is not the start of an object"),
+        }
+    }
+
+    /// Makes an object at least `size` bytes large, moving it if need be; the contents up to the smaller of the two sizes
+    /// are kept. Null allocates; 0 bytes frees and returns [`ZERO_SIZE_PTR`]. On failure null is returned and the
+    /// object is as it was. Linux's `krealloc`.
+    ///
+    /// # Safety
+    ///
+    /// `object` is null or an object of the family that nobody else uses; after success only the result may be used.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::kfree`].
+    pub unsafe fn krealloc(&self, object: *mut u8, size: usize, gfp: Gfp) -> *mut u8 {
+        if size == 0 {
+            // SAFETY: the caller's promise.
+            unsafe { self.kfree(object) };
+            return ZERO_SIZE_PTR;
+        }
+        let old = self.ksize(object);
+        if old >= size {
+            return object;
+        }
+        let new = self.kmalloc(size, gfp);
+        if !new.is_null() && old > 0 {
+            // SAFETY: both objects have at least `old` bytes, and a new object overlaps no other.
+            unsafe { ptr::copy_nonoverlapping(object, new, old) };
+            // SAFETY: the caller's promise.
+            unsafe { self.kfree(object) };
+        }
+        new
+    }
+
+    /// A copy of `bytes` in memory of its own; null on failure. Linux's `kmemdup`.
+    pub fn kmemdup(&self, bytes: &[u8], gfp: Gfp) -> *mut u8 {
+        let copy = self.kmalloc(bytes.len(), gfp);
+        if !copy.is_null() {
+            // SAFETY: the object has at least that many bytes and is new. For no bytes nothing is copied.
+            unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len()) };
+        }
+        copy
+    }
+
+    /// Allocates `size` bytes aligned to `align`, a power of two of at most [`MAX_SIZE`]; null on failure. What the global
+    /// allocators use: free it with [`Self::kfree`].
+    #[inline(always)]
+    pub fn kmalloc_aligned(&self, size: usize, align: usize, gfp: Gfp) -> *mut u8 {
+        self.kmalloc(aligned_size(size, align), gfp)
+    }
+}
+
+/// A size whose natural alignment is at least `align`.
+#[inline(always)]
+pub(crate) const fn aligned_size(size: usize, align: usize) -> usize {
+    if align <= 8 {
+        return size;
+    }
+    // Every class is a multiple of each power of two that its requests are; page blocks are aligned to their size.
+    match size.checked_add(align - 1) {
+        Some(sum) => sum & !(align - 1),
+        None => usize::MAX,
+    }
+}
+
+/// The cache for a small request that must come from a low zone.
+fn low_zone_cache(size: usize, gfp: Gfp) -> Option<usize> {
+    let base = if gfp.contains(Gfp::DMA) {
+        DMA_BASE
+    } else if gfp.contains(Gfp::DMA32) {
+        DMA32_BASE
+    } else {
+        return None;
+    };
+    let power = size.next_power_of_two().max(8).trailing_zeros() as usize - 3;
+    (power < POWERS).then_some(base + power)
+}
+
+/// # Safety
+///
+/// `address` is null, or the start of `size` bytes that are the caller's alone; with `size` 0 it may be anything.
+#[inline(always)]
+unsafe fn zeroed(address: *mut u8, size: usize, gfp: Gfp) -> *mut u8 {
+    if gfp.contains(Gfp::ZERO) && !address.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { address.write_bytes(0, size) };
+    }
+    address
+}

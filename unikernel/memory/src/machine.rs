@@ -1,0 +1,100 @@
+//! [`Machine`]: the only door from the memory service to whatever hosts it.
+//!
+//! The unikernel implements it on real CPUs, [`hosted`](crate::hosted) on threads of an ordinary process. The service is
+//! generic over it, never `dyn`: what the fast paths ask (the active [`Set`], the tag of an address) inlines to one
+//! or two instructions.
+
+use core::fmt;
+use core::sync::atomic::AtomicU16;
+
+use quarry_topology::CpuId;
+
+use crate::frame::{Frame, Pfn};
+use crate::service::Service;
+use crate::set::Set;
+
+/// Where the metadata of frame 0 would lie in each of the three frame tables; a frame's entry is found by its number.
+///
+/// The tables are windows of address space over every possible frame. Only the parts that describe filled sections
+/// have memory behind them ([`Machine::back`]).
+#[derive(Clone, Copy)]
+pub struct FrameTables {
+    /// Two bytes a frame: which node and cache its objects are from.
+    pub tags: *const AtomicU16,
+    /// Two bytes a frame: kind, order and zone.
+    pub states: *const AtomicU16,
+    /// Twelve bytes a frame: list links and a word.
+    pub frames: *const Frame,
+}
+
+/// No frame was left to back a table with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfFrames;
+
+/// What the service asks of its host.
+///
+/// # Safety
+///
+/// The implementor vouches that [`Machine::set`] is exclusively the caller's until it returns to its scheduler: no other
+/// thread of execution touches that set's private parts meanwhile (an interrupt handler sees another set); that the
+/// direct map and the frame tables are where it says and stay there; and that [`Machine::back`] makes the page it is
+/// asked for readable and writable.
+pub unsafe trait Machine: Sync + Sized + 'static {
+    /// What [`Machine::disable_interrupts`] must remember.
+    type InterruptState: Copy;
+
+    /// The active set of this CPU: the thread's, or the interrupt handler's inside one. Never null; before a CPU has
+    /// one it is [`Set::detached`]. On the fast path of every call.
+    fn set(&self) -> *mut Set;
+
+    /// Called on slow paths while [`Machine::set`] is detached: the host may give this CPU a set now. Returns the
+    /// active set, possibly still detached.
+    fn attach(service: &Service<Self>) -> *mut Set {
+        service.machine().set()
+    }
+
+    /// The tag of the frame that holds `address`, 0 where there is none. Any value of `address` is allowed. On the fast
+    /// path of `kfree`.
+    fn tag(&self, address: usize) -> u16;
+
+    /// The frame tables. Tags and states must read as 0 where [`Machine::back`] was not asked for memory.
+    fn tables(&self) -> FrameTables;
+
+    /// How many frames the tables have room for.
+    fn frame_limit(&self) -> u32;
+
+    /// Makes this CPU see the page of a frame table that holds the address `entry`, should it have been
+    /// [backed](Machine::back) since this CPU last looked. Called before the service believes a tag or state of 0.
+    fn refresh(&self, _entry: usize) {}
+
+    /// Makes sure the 4 KiB page at `page`, which lies in one of the frame tables, has memory of its own, zeroed.
+    /// Takes the frames it needs (for the page and for page tables) from `frames`; none when the page had memory.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfFrames`] when `frames` ran dry; what it gave is used up all the same.
+    fn back(&self, page: usize, frames: &mut dyn FnMut() -> Option<Pfn>) -> Result<(), OutOfFrames>;
+
+    /// Virtual address at which physical address 0 appears (or would appear) in the direct map.
+    fn direct_map(&self) -> usize;
+
+    /// Keeps interrupt handlers of this CPU from running until [`Machine::restore_interrupts`]; nests.
+    fn disable_interrupts(&self) -> Self::InterruptState;
+
+    /// Back to what it was before the matching [`Machine::disable_interrupts`].
+    fn restore_interrupts(&self, state: Self::InterruptState);
+
+    /// The calling CPU.
+    fn cpu(&self) -> CpuId;
+
+    /// Called while spinning for a lock, with the number of rounds so far.
+    fn relax(&self, _rounds: u32) {
+        core::hint::spin_loop();
+    }
+
+    /// 64 bits nobody can guess, or as near as the host comes; asked once, at start.
+    fn random(&self) -> u64;
+
+    /// A line for people: an allocation failed, a caller asked for the impossible. Must not allocate.
+    fn warn(&self, message: fmt::Arguments<'_>);
+}

@@ -1,0 +1,484 @@
+//! The page layer: `alloc_pages` and `free_pages`, per-CPU page lists, zonelists, reference counts.
+//!
+//! Users: the slab layer, large kmalloc requests, and callers who want pages.
+//!
+//! # Theory
+//!
+//! A CPU's set keeps a stack of free blocks for each order up to 3, all from the highest zone of its local node; other
+//! requests go to a zone. A block on a stack is `Listed`, one handed out is `Page`, and the change between the two is a
+//! plain store by the CPU that owns the set. Blocks move between stack and zone in batches, one lock acquisition a batch.
+//!
+//! An allocation tries the nodes in order of distance, and on each the zones from the highest it may use downward, but
+//! leaves DMA memory (below 16 MiB) to those who asked for it until nothing else is left. A zone below its *min*
+//! watermark is passed over (half of that for `__GFP_HIGH`). A zone out of blocks grows by a deferred section first.
+
+use core::fmt;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use quarry_topology::NodeId;
+
+use crate::frame::{FRAME_BYTES, FRAME_SHIFT, Frames, Kind, Order, Pfn, State};
+use crate::gfp::Gfp;
+use crate::growth::for_each_block;
+use crate::machine::Machine;
+use crate::node::Node;
+use crate::service::Service;
+use crate::set::{LIST_BLOCKS, LISTED_ORDERS, PageList, Set, bump};
+use crate::zone::{Zone, ZoneKind};
+
+/// Why a block could not be freed. The frame is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageError {
+    /// The frame heads no block that the page layer handed out: it is free already, part of a slab, or inside a block.
+    NotAllocated {
+        /// Which frame.
+        frame: Pfn,
+        /// What it is.
+        kind: Kind,
+    },
+    /// The block has another order.
+    WrongOrder {
+        /// Which frame.
+        frame: Pfn,
+        /// The order it was allocated with.
+        allocated: Order,
+        /// The order it was freed with.
+        freed: Order,
+    },
+}
+
+impl fmt::Display for PageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAllocated { frame, kind } => {
+                write!(
+                    f,
+                    "free_pages of {frame}, which heads no allocated block (it is {kind:?}): a double free, or not from alloc_pages"
+                )
+            }
+            Self::WrongOrder { frame, allocated, freed } => {
+                write!(f, "free_pages of {frame} with {freed}, but it was allocated with {allocated}")
+            }
+        }
+    }
+}
+
+impl core::error::Error for PageError {}
+
+impl<M: Machine> Service<M> {
+    /// Allocates 2^`order` contiguous, naturally aligned frames near the calling CPU; `None` when there are none.
+    ///
+    /// The block has one reference. May be called in an interrupt handler; never sleeps in this version. Linux's
+    /// `alloc_pages`.
+    #[inline]
+    pub fn alloc_pages(&self, gfp: Gfp, order: Order) -> Option<Pfn> {
+        // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
+        let set = unsafe { &*self.machine().set() };
+        if order.index() < LISTED_ORDERS && !gfp.intersects(Gfp::OFF_THE_FAST_PATH) {
+            if let Some(block) = set.pages[order.index()].pop() {
+                set.add_frames(order.frames() as usize);
+                return Some(self.hand_out(block, State::new(Kind::Page, order, set.zone)));
+            }
+        }
+        self.alloc_pages_slow(set.node, gfp, order)
+    }
+
+    /// As [`Self::alloc_pages`], near (with [`Gfp::THISNODE`]: on) the given node. `None` also for a node that does not
+    /// exist. Linux's `alloc_pages_node`.
+    pub fn alloc_pages_node(&self, node: NodeId, gfp: Gfp, order: Order) -> Option<Pfn> {
+        // SAFETY: as in `alloc_pages`.
+        let set = unsafe { &*self.machine().set() };
+        if node == set.zone.node() && set.attached {
+            self.alloc_pages(gfp, order)
+        } else {
+            self.alloc_pages_slow(node, gfp, order)
+        }
+    }
+
+    /// Gives up one reference to a block; the last frees it. Linux's `__free_pages`.
+    ///
+    /// May be called in an interrupt handler; never sleeps.
+    ///
+    /// # Panics
+    ///
+    /// When the frame heads no allocated block of that order: see [`Self::try_free_pages`].
+    #[inline]
+    pub fn __free_pages(&self, block: Pfn, order: Order) {
+        if let Err(error) = self.try_free_pages(block, order) {
+            page_fault(error);
+        }
+    }
+
+    /// As [`Self::__free_pages`], telling what was wrong instead of panicking.
+    ///
+    /// # Errors
+    ///
+    /// [`PageError`] when the frame heads no allocated block of that order; nothing was freed.
+    #[inline]
+    pub fn try_free_pages(&self, block: Pfn, order: Order) -> Result<(), PageError> {
+        let frames = Frames::of(self.machine());
+        if !self.manages(block) {
+            return Err(PageError::NotAllocated { frame: block, kind: Kind::Absent });
+        }
+        let state = frames.state(block);
+        if state.kind() != Kind::Page || state.order() != order {
+            return Err(refusal(block, state, order));
+        }
+        let references = &frames.frame(block).word;
+        // One reference is the caller's own, so nobody can add another: no locked instruction then. The Acquire pairs with
+        // the Release of whoever gave up a reference before.
+        if references.load(Acquire) != 1 && references.fetch_sub(1, Release) != 1 {
+            return Ok(());
+        }
+        self.free_block(block, state);
+        Ok(())
+    }
+
+    /// Adds a reference to an allocated block. Linux's `get_page`.
+    ///
+    /// # Panics
+    ///
+    /// When the frame heads no allocated block.
+    pub fn get_page(&self, block: Pfn) {
+        self.expect_page(block);
+        // Relaxed: the caller has a reference already, so the block cannot go away.
+        Frames::of(self.machine()).frame(block).word.fetch_add(1, Relaxed);
+    }
+
+    /// Gives up a reference, whatever the block's order. Linux's `put_page`.
+    ///
+    /// # Panics
+    ///
+    /// When the frame heads no allocated block.
+    pub fn put_page(&self, block: Pfn) {
+        let state = self.expect_page(block);
+        self.__free_pages(block, state.order());
+    }
+
+    /// How many references a block has; 0 when it heads no allocated block. Linux's `page_count`.
+    pub fn page_count(&self, block: Pfn) -> u32 {
+        let frames = Frames::of(self.machine());
+        let allocated = self.manages(block) && frames.state(block).kind() == Kind::Page;
+        if allocated { frames.frame(block).word.load(Relaxed) } else { 0 }
+    }
+
+    /// [`Self::alloc_pages`], as an address; null when there is none. Linux's `__get_free_pages`.
+    pub fn get_free_pages(&self, gfp: Gfp, order: Order) -> *mut u8 {
+        self.alloc_pages(gfp, order).map_or(core::ptr::null_mut(), |block| self.page_address(block))
+    }
+
+    /// Frees what [`Self::get_free_pages`] gave; null is ignored. Linux's `free_pages`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::__free_pages`], and when the address is not that of a frame.
+    pub fn free_pages(&self, address: *mut u8, order: Order) {
+        if address.is_null() {
+            return;
+        }
+        let Some(block) = self.virt_to_page(address).filter(|_| address.addr().is_multiple_of(FRAME_BYTES)) else {
+            panic!("free_pages of {address:p}, which is not the address of a frame the service manages");
+        };
+        self.__free_pages(block, order);
+    }
+
+    /// Allocates the frames that `bytes` need and no more, contiguous; free each with order 0, or all with
+    /// [`Self::free_pages_exact`]. Linux's `alloc_pages_exact`.
+    pub fn alloc_pages_exact_node(&self, node: NodeId, bytes: usize, gfp: Gfp) -> Option<Pfn> {
+        let order = Order::for_bytes(bytes)?;
+        let block = self.alloc_pages_node(node, gfp, order)?;
+        let frames = Frames::of(self.machine());
+        let kept = block.offset(bytes.div_ceil(FRAME_BYTES).max(1) as u32);
+        let end = block.offset(order.frames());
+        let zone = frames.state(block).zone();
+        for frame in block.0..kept.0 {
+            frames.frame(Pfn(frame)).word.store(1, Relaxed);
+            frames.set_state(Pfn(frame), State::new(Kind::Page, Order::ZERO, zone));
+        }
+        let zone = self.nodes().zone(zone).expect("an allocated frame is of a zone that exists");
+        self.claim_frames(end.0 - kept.0);
+        for_each_block(kept, end, |tail, order| zone.free(self.machine(), order, core::iter::once(tail)));
+        Some(block)
+    }
+
+    /// Frees what [`Self::alloc_pages_exact_node`] gave for as many bytes.
+    pub fn free_pages_exact(&self, first: Pfn, bytes: usize) {
+        for frame in 0..bytes.div_ceil(FRAME_BYTES).max(1) as u32 {
+            self.__free_pages(first.offset(frame), Order::ZERO);
+        }
+    }
+
+    /// Address of a frame in the direct map. Linux's `page_address`.
+    #[inline]
+    pub fn page_address(&self, frame: Pfn) -> *mut u8 {
+        core::ptr::with_exposed_provenance_mut(self.machine().direct_map() + (frame.index() << FRAME_SHIFT))
+    }
+
+    /// Frame an address of the direct map lies in; `None` when the service does not manage it. Linux's `virt_to_page`.
+    #[inline]
+    pub fn virt_to_page(&self, address: *const u8) -> Option<Pfn> {
+        let physical = address.addr().checked_sub(self.machine().direct_map())?;
+        let frame = Pfn(u32::try_from(physical >> FRAME_SHIFT).ok()?);
+        self.manages(frame).then_some(frame)
+    }
+
+    /// Node a frame belongs to; `None` when the service does not manage it. Linux's `page_to_nid`.
+    pub fn page_to_node(&self, frame: Pfn) -> Option<NodeId> {
+        self.manages(frame).then(|| Frames::of(self.machine()).state(frame).zone().node())
+    }
+
+    /// Notes that frames just handed out are not a caller's but became part of the service: a slab, a stack, a large
+    /// allocation.
+    pub(crate) fn claim_frames(&self, frames: u32) {
+        // SAFETY: as in `alloc_pages`.
+        self.note_frames(unsafe { &*self.machine().set() }, (frames as usize).wrapping_neg());
+    }
+
+    /// Notes that frames of the service are about to be given back.
+    pub(crate) fn return_frames(&self, frames: u32) {
+        // SAFETY: as in `alloc_pages`.
+        self.note_frames(unsafe { &*self.machine().set() }, frames as usize);
+    }
+
+    #[inline]
+    fn hand_out(&self, block: Pfn, state: State) -> Pfn {
+        let frames = Frames::of(self.machine());
+        frames.set_state(block, state);
+        frames.frame(block).word.store(1, Relaxed);
+        block
+    }
+
+    #[inline]
+    fn free_block(&self, block: Pfn, state: State) {
+        // SAFETY: as in `alloc_pages`.
+        let set = unsafe { &*self.machine().set() };
+        if state.order().index() < LISTED_ORDERS && state.zone() == set.zone {
+            let list = &set.pages[state.order().index()];
+            if list.count.load(Relaxed) < list.limit.load(Relaxed) {
+                Frames::of(self.machine()).set_state(block, state.with_kind(Kind::Listed));
+                list.push(block);
+                set.add_frames((state.order().frames() as usize).wrapping_neg());
+                return;
+            }
+        }
+        self.free_block_slow(block, state);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn free_block_slow(&self, block: Pfn, state: State) {
+        // SAFETY: as in `alloc_pages`.
+        let set = unsafe { &*self.machine().set() };
+        self.note_frames(set, (state.order().frames() as usize).wrapping_neg());
+        let zone = self.nodes().zone(state.zone()).expect("an allocated frame is of a zone that exists");
+        if !set.attached || state.order().index() >= LISTED_ORDERS || state.zone() != set.zone {
+            Frames::of(self.machine()).set_state(block, state.with_kind(Kind::Inner));
+            zone.free(self.machine(), state.order(), core::iter::once(block));
+            return;
+        }
+        let list = &set.pages[state.order().index()];
+        let capacity = list_capacity(state.order());
+        let drained = if list.limit.load(Relaxed) == 0 { LIST_BLOCKS as u32 } else { capacity / 2 };
+        list.limit.store(capacity, Relaxed);
+        self.drain_list(set, list, zone, state.order(), drained);
+        Frames::of(self.machine()).set_state(block, state.with_kind(Kind::Listed));
+        list.push(block);
+    }
+
+    /// Gives the blocks put on a list first back to the zone.
+    fn drain_list(&self, set: &Set, list: &PageList, zone: &Zone, order: Order, blocks: u32) {
+        let frames = Frames::of(self.machine());
+        let count = list.count.load(Relaxed);
+        let drained = blocks.min(count) as usize;
+        if drained == 0 {
+            return;
+        }
+        bump(&set.counters.page_drains);
+        let oldest = list.blocks[..drained].iter().map(|slot| {
+            let block = Pfn(slot.load(Relaxed));
+            frames.set_state(block, State::new(Kind::Inner, Order::ZERO, zone.id()));
+            block
+        });
+        zone.free(self.machine(), order, oldest);
+        for index in drained..count as usize {
+            list.blocks[index - drained].store(list.blocks[index].load(Relaxed), Relaxed);
+        }
+        list.count.store(count - drained as u32, Relaxed);
+    }
+
+    /// Empties this set's page lists.
+    pub(crate) fn drain_page_lists(&self, set: &Set) {
+        if let Some(zone) = self.nodes().zone(set.zone).filter(|_| set.attached) {
+            for order in Order::all().take(LISTED_ORDERS) {
+                self.drain_list(set, &set.pages[order.index()], zone, order, LIST_BLOCKS as u32);
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn alloc_pages_slow(&self, node: NodeId, gfp: Gfp, order: Order) -> Option<Pfn> {
+        // SAFETY: `attach` returns a set as `set` does.
+        let set = unsafe { &*self.attached_set() };
+        if node.index() >= self.nodes().count() {
+            return None;
+        }
+        let wanted = self.nodes().local(node);
+        if gfp.contains(Gfp::THISNODE) && wanted != node {
+            return self.allocation_failed(node, gfp, order);
+        }
+        let plain = !gfp.intersects(Gfp::DMA | Gfp::DMA32);
+        let mut block = None;
+        if plain && set.attached && order.index() < LISTED_ORDERS && wanted == set.zone.node() {
+            block = self.refill_list(set, gfp, order);
+        }
+        let block = block.or_else(|| self.walk_zonelist(wanted, gfp, order));
+        let Some((block, state)) = block else { return self.allocation_failed(node, gfp, order) };
+        self.note_frames(set, order.frames() as usize);
+        self.hand_out(block, state);
+        if gfp.contains(Gfp::ZERO) {
+            // SAFETY: the block is this caller's alone since it left the free lists, and the direct map covers all of it.
+            unsafe { self.page_address(block).write_bytes(0, order.bytes()) };
+        }
+        Some(block)
+    }
+
+    fn refill_list(&self, set: &Set, gfp: Gfp, order: Order) -> Option<(Pfn, State)> {
+        let list = &set.pages[order.index()];
+        if list.count.load(Relaxed) == 0 {
+            let zone = self.nodes().zone(set.zone)?;
+            let batch = list_capacity(order) / 2;
+            let frames = Frames::of(self.machine());
+            if self.may_take(zone, gfp, batch << order.get()) {
+                bump(&set.counters.page_refills);
+                list.limit.store(list_capacity(order), Relaxed);
+                self.take_blocks(zone, order, batch as usize, |block| {
+                    frames.set_state(block, State::new(Kind::Listed, order, zone.id()));
+                    list.push(block);
+                });
+            }
+        }
+        list.pop().map(|block| (block, State::new(Kind::Page, order, set.zone)))
+    }
+
+    fn walk_zonelist(&self, wanted: NodeId, gfp: Gfp, order: Order) -> Option<(Pfn, State)> {
+        let home = self.nodes().get(wanted)?;
+        let nodes = if gfp.contains(Gfp::THISNODE) { &home.fallback_order()[..1] } else { home.fallback_order() };
+        // DMA memory in a second round, unless it was asked for.
+        let rounds: &[&[ZoneKind]] = if gfp.contains(Gfp::DMA) {
+            &[&[ZoneKind::Dma]]
+        } else if gfp.contains(Gfp::DMA32) {
+            &[&[ZoneKind::Dma32], &[ZoneKind::Dma]]
+        } else {
+            &[&[ZoneKind::Normal, ZoneKind::Dma32], &[ZoneKind::Dma]]
+        };
+        let candidates = rounds
+            .iter()
+            .flat_map(|kinds| nodes.iter().flat_map(move |&node| kinds.iter().map(move |&kind| (node, kind))));
+        for (node, kind) in candidates {
+            let Some(state) = self.nodes().get(node) else { continue };
+            let zone = state.zone(kind);
+            if !self.may_take(zone, gfp, order.frames()) {
+                continue;
+            }
+            let mut found = None;
+            self.take_blocks(zone, order, 1, |block| found = Some(block));
+            if let Some(block) = found {
+                count_numa(home, state, node == wanted);
+                return Some((block, State::new(Kind::Page, order, zone.id())));
+            }
+        }
+        None
+    }
+
+    /// Takes blocks from a zone, growing it while it has none of that size.
+    fn take_blocks(&self, zone: &Zone, order: Order, wanted: usize, mut take: impl FnMut(Pfn)) {
+        while zone.allocate(self.machine(), order, wanted, &mut take) == 0 {
+            if !self.grow(zone, order) {
+                return;
+            }
+        }
+    }
+
+    /// Whether the watermark lets this allocation take that many frames of the zone.
+    fn may_take(&self, zone: &Zone, gfp: Gfp, frames: u32) -> bool {
+        let min = zone.min_watermark();
+        let floor = if gfp.contains(Gfp::HIGH) { min / 2 } else { min };
+        zone.available_frames() >= floor + frames
+    }
+
+    #[cold]
+    fn allocation_failed(&self, node: NodeId, gfp: Gfp, order: Order) -> Option<Pfn> {
+        if !gfp.contains(Gfp::NOWARN) && self.may_report() {
+            self.machine().warn(format_args!(
+                "page allocation failure: order:{}, mode:{:#x}({gfp}), {node}, {} frames free of {}",
+                order.get(),
+                gfp.bits(),
+                self.nodes().with_memory().flat_map(|(_, node)| &node.zones).map(Zone::available_frames).sum::<u32>(),
+                self.nodes()
+                    .with_memory()
+                    .flat_map(|(_, node)| &node.zones)
+                    .map(|zone| zone.managed.load(Relaxed))
+                    .sum::<u32>(),
+            ));
+        }
+        None
+    }
+
+    fn expect_page(&self, block: Pfn) -> State {
+        let kind = |kind| PageError::NotAllocated { frame: block, kind };
+        if !self.manages(block) {
+            page_fault(kind(Kind::Absent));
+        }
+        let state = Frames::of(self.machine()).state(block);
+        if state.kind() != Kind::Page {
+            page_fault(kind(state.kind()));
+        }
+        state
+    }
+}
+
+impl PageList {
+    #[inline]
+    fn push(&self, block: Pfn) {
+        let count = self.count.load(Relaxed);
+        self.blocks[count as usize % LIST_BLOCKS].store(block.0, Relaxed);
+        self.count.store(count + 1, Relaxed);
+    }
+
+    #[inline]
+    fn pop(&self) -> Option<Pfn> {
+        let count = self.count.load(Relaxed).checked_sub(1)?;
+        self.count.store(count, Relaxed);
+        Some(Pfn(self.blocks[count as usize % LIST_BLOCKS].load(Relaxed)))
+    }
+}
+
+/// Blocks a CPU's list of that order may hold: at most 248 KiB an order.
+fn list_capacity(order: Order) -> u32 {
+    (LIST_BLOCKS as u32 >> order.get()).max(8)
+}
+
+fn count_numa(home: &Node, from: &Node, hit: bool) {
+    if hit {
+        home.counters.hit.fetch_add(1, Relaxed);
+    } else {
+        home.counters.foreign.fetch_add(1, Relaxed);
+        from.counters.miss.fetch_add(1, Relaxed);
+    }
+}
+
+#[cold]
+fn refusal(frame: Pfn, state: State, freed: Order) -> PageError {
+    if state.kind() == Kind::Page {
+        PageError::WrongOrder { frame, allocated: state.order(), freed }
+    } else {
+        PageError::NotAllocated { frame, kind: state.kind() }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn page_fault(error: PageError) -> ! {
+    panic!("{error}");
+}

@@ -1,0 +1,384 @@
+//! [`Service`]: the memory service as a whole: how it is started, and the state all layers share.
+//!
+//! Users: the host, which keeps one in a static, starts it once and gives each CPU its sets; everybody else through the
+//! methods the layers add to it.
+//!
+//! # Theory
+//!
+//! Before [`Service::start`] every CPU's set is [`Set::detached`] and no node has memory: all calls fail cleanly. The start
+//! runs on one CPU before any other uses the service. Sets are added by [`Service::new_set`] and never go; the list of
+//! them is a stack pushed to with one compare-and-swap whose `Release` pairs with the `Acquire` loads of its readers.
+
+use core::fmt;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed};
+
+use quarry_topology::{CpuId, NodeId, PhysicalRange, Topology};
+
+use crate::class::{GEOMETRY, MAGAZINES};
+use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn};
+use crate::gfp::Gfp;
+use crate::growth::{Growth, for_each_zone};
+use crate::lock::Lock;
+use crate::machine::Machine;
+use crate::node::{Node, Nodes};
+use crate::set::{SLOTS, Set};
+use crate::slab::magazine_capacity;
+use crate::zone::{Watermarks, Zone, ZoneKind};
+
+/// Reports of failed allocations that are written out before they are only counted.
+const MAX_REPORTS: u32 = 10;
+
+/// A range of free RAM on one node, given to the service at its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FreeRange {
+    /// Where; what is not a whole frame at its ends is not used.
+    pub range: PhysicalRange,
+    /// Whose.
+    pub node: NodeId,
+}
+
+/// Why the service could not start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartError {
+    /// No node has enough free memory to hold its own state.
+    NoMemory,
+    /// More separate free ranges than the service can note.
+    TooManyRanges,
+    /// It runs already.
+    AlreadyStarted,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoMemory => "no node has enough free memory for the memory service: give the machine more",
+            Self::TooManyRanges => "the free memory is in more pieces than the memory service can note",
+            Self::AlreadyStarted => "the memory service runs already",
+        })
+    }
+}
+
+impl core::error::Error for StartError {}
+
+/// The memory service of one machine.
+pub struct Service<M: Machine> {
+    machine: M,
+    secret: AtomicU64,
+    nodes: Nodes,
+    growth: Lock<Growth>,
+    sets: AtomicPtr<Set>,
+    /// Frames of large kmalloc allocations.
+    large_frames: AtomicU64,
+    /// Frames that hold sets.
+    set_frames: AtomicU64,
+    /// Frames that hold nodes' state.
+    node_frames: AtomicU64,
+    /// Net frames and bytes (see [`Set`]) of calls made on CPUs that had no set.
+    detached_frames: AtomicUsize,
+    detached_bytes: AtomicUsize,
+    reports: AtomicU32,
+}
+
+impl<M: Machine> Service<M> {
+    /// A service that has no memory yet.
+    pub const fn new(machine: M) -> Self {
+        Self {
+            machine,
+            secret: AtomicU64::new(0),
+            nodes: Nodes::new(),
+            growth: Lock::new(Growth::new()),
+            sets: AtomicPtr::new(ptr::null_mut()),
+            large_frames: AtomicU64::new(0),
+            set_frames: AtomicU64::new(0),
+            node_frames: AtomicU64::new(0),
+            detached_frames: AtomicUsize::new(0),
+            detached_bytes: AtomicUsize::new(0),
+            reports: AtomicU32::new(0),
+        }
+    }
+
+    /// Takes over every free frame of the machine.
+    ///
+    /// `free` are the ranges nobody uses, each wholly on its node; RAM of the topology outside them counts as reserved.
+    /// No frame table is filled yet: that happens section by section on first use.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; the service then has no memory.
+    ///
+    /// # Safety
+    ///
+    /// The ranges are RAM, reachable in the direct map, and used by nobody; no other CPU calls the service until this
+    /// has returned.
+    pub unsafe fn start(
+        &self,
+        topology: &Topology,
+        free: impl IntoIterator<Item = FreeRange>,
+    ) -> Result<(), StartError> {
+        if self.nodes.count() != 0 {
+            return Err(StartError::AlreadyStarted);
+        }
+        // The lower 16 bits belong to the slabs' free lists; 0 would make every zeroed object look free.
+        self.secret.store((self.machine.random() | 1 << 63) & !0xffff, Relaxed);
+        let mut growth = self.growth.lock(&self.machine);
+        for piece in free {
+            let start = Pfn::containing(piece.range.start.next_multiple_of(FRAME_BYTES as u64)).max(Pfn(1));
+            let end = Pfn::containing(piece.range.end).min(Pfn(self.machine.frame_limit()));
+            let mut room = true;
+            for_each_zone(start, end.max(start), |kind, start, end| {
+                room &= growth.add(crate::frame::ZoneId::new(piece.node, kind), start, end);
+            });
+            if !room {
+                return Err(StartError::TooManyRanges);
+            }
+        }
+        let frames = size_of::<Node>().div_ceil(FRAME_BYTES) as u32;
+        let mut carved = [None; quarry_topology::MAX_NODES];
+        for node in topology.nodes() {
+            carved[node.index()] = growth.carve(node, frames);
+        }
+        let has_memory = |node: NodeId| carved[node.index()].is_some();
+        if !topology.nodes().any(has_memory) {
+            return Err(StartError::NoMemory);
+        }
+        self.nodes.set_count(topology.node_count());
+        for node in topology.nodes() {
+            let Some(first) = carved[node.index()] else { continue };
+            let place = self.page_address(first).cast::<Node>();
+            // SAFETY: the frames were carved out of free RAM just now, are enough for a `Node`, and page-aligned.
+            unsafe { place.write(Node::new(node, topology, has_memory)) };
+            // SAFETY: initialised above, and the frames are never given back.
+            unsafe { self.nodes.install(node, place) };
+            self.node_frames.fetch_add(u64::from(frames), Relaxed);
+            let highest = ZoneKind::of(first);
+            self.zone_of(node, highest).managed.fetch_add(frames, Relaxed);
+        }
+        for node in topology.nodes() {
+            let nearest = topology
+                .nodes()
+                .filter(|&other| has_memory(other))
+                .min_by_key(|&other| (other != node, topology.distance(node, other)));
+            self.nodes.set_local(node, nearest.expect("some node has memory"));
+        }
+        self.count_frames(topology, &growth);
+        drop(growth);
+        Ok(())
+    }
+
+    /// Makes the set of a CPU for threads, or (`interrupt`) for its handlers, in memory of the CPU's node. The host makes
+    /// it active. `None` when there is no memory for it. May be called in parallel; not in a handler.
+    pub fn new_set(&self, cpu: CpuId, node: NodeId, interrupt: bool) -> Option<&'static mut Set> {
+        let first = self.alloc_pages_exact_node(node, size_of::<Set>(), Gfp::KERNEL | Gfp::NOWARN)?;
+        let frames = size_of::<Set>().div_ceil(FRAME_BYTES) as u32;
+        self.claim_frames(frames);
+        self.set_frames.fetch_add(u64::from(frames), Relaxed);
+        let pointer = self.page_address(first).cast::<Set>();
+        // SAFETY: the frames are this caller's alone, enough for a `Set`, and page-aligned. All-zero bytes are a valid `Set`.
+        unsafe { pointer.write_bytes(0, 1) };
+        // SAFETY: initialised above; never freed.
+        let set = unsafe { &mut *pointer };
+        self.equip(set, cpu, node, interrupt);
+        let mut head = self.sets.load(Relaxed);
+        loop {
+            set.next.store(head, Relaxed);
+            // Release: pairs with the Acquire load in `sets`, so a reader of the list sees the set initialised.
+            match self.sets.compare_exchange_weak(head, set, Ordering::Release, Relaxed) {
+                Ok(_) => break,
+                Err(current) => head = current,
+            }
+        }
+        Some(set)
+    }
+
+    fn equip(&self, set: &mut Set, cpu: CpuId, node: NodeId, interrupt: bool) {
+        let local = self.nodes.local(node);
+        set.attached = true;
+        set.cpu = cpu;
+        set.node = node;
+        set.node_tag = u32::from(crate::class::tag(local.0, 0));
+        set.secret = self.secret();
+        set.zone = self.nodes.get(local).expect("the local node has memory").highest_zone().id();
+        for (geometry, magazine) in GEOMETRY.iter().zip(set.magazines.iter_mut()) {
+            magazine.threshold = u32::MAX;
+            if geometry.size > 0 {
+                // Handlers allocate little: a quarter of the room keeps little from the others.
+                let capacity = magazine_capacity(geometry, if interrupt { SLOTS / 4 } else { SLOTS });
+                magazine.mask = geometry.mask;
+                magazine.inverse = geometry.inverse;
+                magazine.threshold = geometry.threshold;
+                magazine.capacity = capacity;
+                magazine.limit.store(capacity, Relaxed);
+            }
+        }
+        for magazine in &mut set.magazines[GEOMETRY.len().min(MAGAZINES)..] {
+            magazine.threshold = u32::MAX;
+        }
+    }
+
+    /// Gives all that this CPU's active set caches back to the shared layers. Not on any fast path.
+    pub fn drain_local(&self) {
+        // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
+        self.drain_set(unsafe { &*self.machine.set() });
+    }
+
+    /// Gives what depots keep in reserve (stacked objects, empty slabs) back to the page layer.
+    pub fn shrink_depots(&self) {
+        self.drain_depots();
+    }
+
+    /// The host.
+    #[inline(always)]
+    pub fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    #[inline]
+    pub(crate) fn nodes(&self) -> &Nodes {
+        &self.nodes
+    }
+
+    pub(crate) fn secret(&self) -> u64 {
+        self.secret.load(Relaxed)
+    }
+
+    /// The active set, once the host had the chance to give this CPU one.
+    pub(crate) fn attached_set(&self) -> *mut Set {
+        let set = self.machine.set();
+        // SAFETY: `Machine::set` is valid.
+        if unsafe { (*set).attached } { set } else { M::attach(self) }
+    }
+
+    /// All sets ever made.
+    pub(crate) fn sets(&self) -> impl Iterator<Item = &Set> {
+        // Acquire: pairs with the Release in `new_set`.
+        let mut next = self.sets.load(Ordering::Acquire);
+        core::iter::from_fn(move || {
+            // SAFETY: sets on the list are initialised and never freed.
+            let set = unsafe { next.as_ref() }?;
+            next = set.next.load(Relaxed);
+            Some(set)
+        })
+    }
+
+    pub(crate) fn large_frames(&self) -> &AtomicU64 {
+        &self.large_frames
+    }
+
+    pub(crate) fn set_frames(&self) -> u64 {
+        self.set_frames.load(Relaxed)
+    }
+
+    pub(crate) fn node_frames(&self) -> u64 {
+        self.node_frames.load(Relaxed)
+    }
+
+    /// Whether the frame is one the service manages and has looked at.
+    #[inline]
+    pub(crate) fn manages(&self, frame: Pfn) -> bool {
+        if frame.0 >= self.machine.frame_limit() {
+            return false;
+        }
+        Frames::of(&self.machine).state(frame).kind() != Kind::Absent || self.manages_after_refresh(frame)
+    }
+
+    #[cold]
+    fn manages_after_refresh(&self, frame: Pfn) -> bool {
+        self.machine.refresh(self.machine.tables().states.wrapping_add(frame.index()).addr());
+        Frames::of(&self.machine).state(frame).kind() != Kind::Absent
+    }
+
+    /// Fills the next section of a zone that has no block of this order; `false` when it has nothing left to fill.
+    #[cold]
+    pub(crate) fn grow(&self, zone: &Zone, order: Order) -> bool {
+        if zone.deferred.load(Relaxed) == 0 {
+            return false;
+        }
+        let mut growth = self.growth.lock(&self.machine);
+        // Another CPU may have grown it while this one waited for the lock.
+        let blocks = zone.free_blocks(&self.machine);
+        blocks[order.index()..].iter().any(|&count| count > 0) || growth.grow(&self.machine, zone)
+    }
+
+    /// Whether one more failed allocation is to be reported; the first few are, then only the count goes on.
+    pub(crate) fn may_report(&self) -> bool {
+        self.reports.fetch_add(1, Relaxed) < MAX_REPORTS
+    }
+
+    pub(crate) fn report_failure(&self, node: NodeId, gfp: Gfp, order: Order) {
+        if !gfp.contains(Gfp::NOWARN) && self.may_report() {
+            self.machine.warn(format_args!("slab allocation failure: order:{}, mode:{gfp}, {node}", order.get()));
+        }
+    }
+
+    /// Every lock of the service, in lock order.
+    #[cfg(feature = "hosted")]
+    pub(crate) fn for_each_lock(&self, mut each: impl FnMut(&crate::tickets::Tickets)) {
+        let nodes = || self.nodes.with_memory().map(|(_, node)| node);
+        nodes().flat_map(|node| &node.depots).for_each(|depot| each(depot.tickets()));
+        each(self.growth.tickets());
+        nodes().flat_map(|node| &node.zones).for_each(|zone| each(zone.tickets()));
+    }
+
+    /// Notes, off the fast path, that frames went to (or, negated, came from) a caller of the page layer.
+    pub(crate) fn note_frames(&self, set: &Set, frames: usize) {
+        if !set.attached {
+            self.detached_frames.fetch_add(frames, Relaxed);
+        } else {
+            set.add_frames(frames);
+        }
+    }
+
+    /// Notes, off the fast path, that objects of that many bytes came into a set or (negated) left it.
+    pub(crate) fn note_bytes(&self, set: &Set, bytes: usize) {
+        if !set.attached {
+            self.detached_bytes.fetch_add(bytes, Relaxed);
+        } else {
+            set.add_net(bytes);
+        }
+    }
+
+    /// Net frames and bytes of calls made on CPUs that had no set.
+    pub(crate) fn detached_net(&self) -> (usize, usize) {
+        (self.detached_frames.load(Relaxed), self.detached_bytes.load(Relaxed))
+    }
+
+    fn zone_of(&self, node: NodeId, kind: ZoneKind) -> &Zone {
+        self.nodes.get(node).expect("only asked for nodes with memory").zone(kind)
+    }
+
+    fn count_frames(&self, topology: &Topology, growth: &Growth) {
+        for memory in topology.memory() {
+            // RAM of a node too small to hold its own state is nobody's; it counts where it is used next.
+            let Some(node) = self.nodes.get(memory.node) else { continue };
+            let (start, end) = (Pfn::containing(memory.range.start), Pfn::containing(memory.range.end));
+            for_each_zone(start, end, |kind, start, end| {
+                node.zone(kind).present.fetch_add(end.0 - start.0, Relaxed);
+            });
+        }
+        let mut total = 0;
+        for (_, node) in self.nodes.with_memory() {
+            for zone in &node.zones {
+                let deferred = growth.remaining(zone.id());
+                zone.deferred.store(deferred, Relaxed);
+                zone.managed.fetch_add(deferred, Relaxed);
+                total += u64::from(deferred);
+            }
+        }
+        let reserve = reserve_frames(total);
+        for (_, node) in self.nodes.with_memory() {
+            for zone in &node.zones {
+                let share = u64::from(zone.deferred.load(Relaxed)) * reserve / total.max(1);
+                let min = share as u32;
+                zone.set_watermarks(Watermarks { min, low: min + min / 4, high: min + min / 2 });
+            }
+        }
+    }
+}
+
+/// Frames kept for emergencies on a machine of that many: 4 times the root of its KiB, in KiB, at least 128 KiB and at most
+/// 256 MiB. Linux's `min_free_kbytes`.
+fn reserve_frames(frames: u64) -> u64 {
+    let kib = frames * (FRAME_BYTES as u64 / 1024);
+    (kib * 16).isqrt().clamp(128, 262_144) / (FRAME_BYTES as u64 / 1024)
+}

@@ -1,0 +1,273 @@
+//! [`Set`]: what one CPU holds for itself, so that most calls touch nothing shared.
+//!
+//! Used by the page and slab layers; hosts keep pointers to sets and switch them, but never look inside.
+//!
+//! # Theory
+//!
+//! A CPU has two sets, one for threads and one for interrupt handlers; the host's interrupt entry makes the second
+//! active and its exit the first. Threads are cooperative and handlers run with interrupts off, so whoever runs has the
+//! active set to itself until it returns: all fields but those listed below are plain memory of that CPU, and the fast
+//! paths need neither a locked instruction nor to mask interrupts.
+//!
+//! Other CPUs may, at any time,
+//! - read `count` and `slots` (relaxed), to add up statistics and to tell a double free from a coincidence: they see values
+//!   that were true a moment ago;
+//! - store 0 to a magazine's `limit` (relaxed): the owner's next free finds its magazine "full" and takes the slow path,
+//!   which drains it. Nothing else tells the fast path anything.
+//!
+//! A magazine holds objects of the CPU's *local* node only (the nearest that has memory). Objects of other nodes pass
+//! through `remote`, a small direct-mapped table of magazines named by their tag, and are taken and sent home in
+//! batches, one lock acquisition a batch.
+//!
+//! Sets are never freed while the service lives, so a pointer to one found on the list of sets stays good.
+
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering::Relaxed};
+
+use quarry_topology::{CpuId, NodeId};
+
+use crate::class::{MAGAZINES, tag_cache, tag_node};
+use crate::frame::ZoneId;
+
+/// Slots of a magazine. With its head it is 512 bytes, so finding one is a shift.
+pub(crate) const SLOTS: usize = 61;
+
+/// Slots of a magazine for objects of another node.
+pub(crate) const REMOTE_SLOTS: usize = 30;
+
+/// Magazines for objects of other nodes.
+pub(crate) const REMOTES: usize = 16;
+
+/// Orders of page blocks that have a list on every CPU: 0 to 3, as in Linux (`PAGE_ALLOC_COSTLY_ORDER`).
+pub(crate) const LISTED_ORDERS: usize = 4;
+
+/// Blocks a CPU's page list of one order can hold.
+pub(crate) const LIST_BLOCKS: usize = 62;
+
+/// The per-CPU state of the service; see the module head.
+#[repr(C, align(64))]
+pub struct Set {
+    /// Tag bits of the local node: a tag XOR this is a cache id below [`MAGAZINES`] exactly for local small objects.
+    pub(crate) node_tag: u32,
+    /// Zone the page lists hold blocks of: the highest of the local node that has memory.
+    pub(crate) zone: ZoneId,
+    /// Whether it is a CPU's. Bytes of zero are a detached set: nobody's, no room, every limit 0.
+    pub(crate) attached: bool,
+    pub(crate) cpu: CpuId,
+    /// The CPU's own node, which may have no memory.
+    pub(crate) node: NodeId,
+    /// What a freed object's first word holds in its upper 48 bits; the lower 16 are zero here.
+    pub(crate) secret: u64,
+    /// Bytes of objects that came into this set less those that left it: what its CPU handed out is this less what
+    /// it holds. Wraps, for objects are freed on other CPUs than they were allocated on.
+    pub(crate) net_bytes: AtomicUsize,
+    /// Frames the page layer handed out here to callers of its own, less those given back here. Wraps.
+    pub(crate) net_frames: AtomicUsize,
+    /// The next set of the service's list; written once.
+    pub(crate) next: AtomicPtr<Set>,
+    /// The next set of the hosted mode's pool; guarded by the pool's lock.
+    #[cfg(feature = "hosted")]
+    pub(crate) pooled: AtomicPtr<Set>,
+    pub(crate) counters: Counters,
+    pub(crate) pages: [PageList; LISTED_ORDERS],
+    pub(crate) remote: [Remote; REMOTES],
+    pub(crate) magazines: [Magazine; MAGAZINES],
+}
+
+/// What happened on the slow paths; read by statistics.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) refills: AtomicUsize,
+    pub(crate) drains: AtomicUsize,
+    pub(crate) remote_refills: AtomicUsize,
+    pub(crate) remote_drains: AtomicUsize,
+    pub(crate) page_refills: AtomicUsize,
+    pub(crate) page_drains: AtomicUsize,
+}
+
+/// Adds one to a counter only its own CPU writes: a plain load and store, no locked instruction.
+pub(crate) fn bump(counter: &AtomicUsize) {
+    counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
+}
+
+/// A stack of free objects of one cache.
+#[repr(C, align(64))]
+pub(crate) struct Magazine {
+    pub(crate) count: AtomicU32,
+    /// A free finding `count` at or above it takes the slow path. 0 (by anybody) asks the owner to drain.
+    pub(crate) limit: AtomicU32,
+    /// The cache's geometry, repeated here so that a free finds all it needs beside the count.
+    pub(crate) mask: u32,
+    pub(crate) inverse: u32,
+    pub(crate) threshold: u32,
+    /// What `limit` is when nobody asked for anything.
+    pub(crate) capacity: u32,
+    pub(crate) slots: [AtomicPtr<u8>; SLOTS],
+}
+
+const _: () = assert!(size_of::<Magazine>() == 512);
+
+/// A stack of free objects of one cache of another node.
+#[repr(C, align(64))]
+pub(crate) struct Remote {
+    /// Whose objects these are, 0 for nobody's.
+    pub(crate) tag: AtomicU32,
+    pub(crate) count: AtomicU32,
+    pub(crate) capacity: u32,
+    pub(crate) slots: [AtomicPtr<u8>; REMOTE_SLOTS],
+}
+
+const _: () = assert!(size_of::<Remote>() == 256);
+
+/// A stack of free page blocks of one order.
+#[repr(C, align(64))]
+pub(crate) struct PageList {
+    pub(crate) count: AtomicU32,
+    pub(crate) limit: AtomicU32,
+    pub(crate) blocks: [AtomicU32; LIST_BLOCKS],
+}
+
+impl Set {
+    /// The set of a CPU that has none: every allocation finds it empty and every free finds it full.
+    pub const fn detached() -> Self {
+        Self {
+            node_tag: 0,
+            zone: ZoneId(0),
+            attached: false,
+            cpu: CpuId(0),
+            node: NodeId(0),
+            secret: 0,
+            net_bytes: AtomicUsize::new(0),
+            net_frames: AtomicUsize::new(0),
+            next: AtomicPtr::new(ptr::null_mut()),
+            #[cfg(feature = "hosted")]
+            pooled: AtomicPtr::new(ptr::null_mut()),
+            counters: Counters {
+                refills: AtomicUsize::new(0),
+                drains: AtomicUsize::new(0),
+                remote_refills: AtomicUsize::new(0),
+                remote_drains: AtomicUsize::new(0),
+                page_refills: AtomicUsize::new(0),
+                page_drains: AtomicUsize::new(0),
+            },
+            pages: [const {
+                PageList {
+                    count: AtomicU32::new(0),
+                    limit: AtomicU32::new(0),
+                    blocks: [const { AtomicU32::new(0) }; LIST_BLOCKS],
+                }
+            }; LISTED_ORDERS],
+            remote: [const {
+                Remote {
+                    tag: AtomicU32::new(0),
+                    count: AtomicU32::new(0),
+                    capacity: 0,
+                    slots: [const { AtomicPtr::new(ptr::null_mut()) }; REMOTE_SLOTS],
+                }
+            }; REMOTES],
+            magazines: [const {
+                Magazine {
+                    count: AtomicU32::new(0),
+                    limit: AtomicU32::new(0),
+                    mask: 0,
+                    inverse: 0,
+                    threshold: u32::MAX,
+                    capacity: 0,
+                    slots: [const { AtomicPtr::new(ptr::null_mut()) }; SLOTS],
+                }
+            }; MAGAZINES],
+        }
+    }
+
+    /// Whether it is a CPU's, and not the one for CPUs that have none.
+    pub fn is_attached(&self) -> bool {
+        self.attached
+    }
+
+    /// The CPU this set is of.
+    pub fn cpu(&self) -> CpuId {
+        self.cpu
+    }
+
+    /// The magazine slot that objects with this tag share with others of the same remainder.
+    pub(crate) fn remote_index(tag: u16) -> usize {
+        (tag_cache(tag) + 5 * tag_node(tag) as usize) % REMOTES
+    }
+
+    /// Notes that objects of that many bytes came in (or, negated, left) through a slow path.
+    pub(crate) fn add_net(&self, bytes: usize) {
+        self.net_bytes.store(self.net_bytes.load(Relaxed).wrapping_add(bytes), Relaxed);
+    }
+
+    /// Notes that frames went to (or, negated, came from) a caller of the page layer.
+    #[inline]
+    pub(crate) fn add_frames(&self, frames: usize) {
+        self.net_frames.store(self.net_frames.load(Relaxed).wrapping_add(frames), Relaxed);
+    }
+}
+
+/// Stacks of objects differ only in where their count and slots are.
+pub(crate) trait Stack {
+    fn count(&self) -> &AtomicU32;
+    fn slots(&self) -> &[AtomicPtr<u8>];
+
+    /// Puts an object on top; there must be room.
+    #[inline]
+    fn push(&self, object: *mut u8) {
+        let count = self.count().load(Relaxed);
+        self.slots()[count as usize].store(object, Relaxed);
+        self.count().store(count + 1, Relaxed);
+    }
+
+    /// Takes the object put on last.
+    #[inline]
+    fn pop(&self) -> Option<*mut u8> {
+        let count = self.count().load(Relaxed).checked_sub(1)?;
+        self.count().store(count, Relaxed);
+        Some(self.slots()[count as usize].load(Relaxed))
+    }
+
+    /// Takes the `wanted` objects put on first (the coldest), handing each to `take`.
+    fn take_oldest(&self, wanted: usize, mut take: impl FnMut(*mut u8)) {
+        let count = self.count().load(Relaxed) as usize;
+        let wanted = wanted.min(count);
+        let slots = self.slots();
+        for slot in &slots[..wanted] {
+            take(slot.load(Relaxed));
+        }
+        for index in wanted..count {
+            slots[index - wanted].store(slots[index].load(Relaxed), Relaxed);
+        }
+        self.count().store((count - wanted) as u32, Relaxed);
+    }
+
+    /// Whether the object is in it, as far as another CPU can tell.
+    fn holds(&self, object: *mut u8) -> bool {
+        let count = (self.count().load(Relaxed) as usize).min(self.slots().len());
+        self.slots()[..count].iter().any(|slot| slot.load(Relaxed) == object)
+    }
+}
+
+impl Stack for Magazine {
+    #[inline]
+    fn count(&self) -> &AtomicU32 {
+        &self.count
+    }
+
+    #[inline]
+    fn slots(&self) -> &[AtomicPtr<u8>] {
+        &self.slots
+    }
+}
+
+impl Stack for Remote {
+    #[inline]
+    fn count(&self) -> &AtomicU32 {
+        &self.count
+    }
+
+    #[inline]
+    fn slots(&self) -> &[AtomicPtr<u8>] {
+        &self.slots
+    }
+}

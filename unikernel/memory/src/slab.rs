@@ -1,0 +1,641 @@
+//! Slabs, depots and the slow paths of object caches.
+//!
+//! Used by kmalloc. The fast paths are in [`kmalloc`](crate::kmalloc); this is where they go when a magazine is empty, full,
+//! or the wrong one.
+//!
+//! # Theory
+//!
+//! An object is, at any time, in exactly one of these states:
+//!
+//! | state      | where it is found                              | first word                                   | guarded by        |
+//! |------------|------------------------------------------------|----------------------------------------------|-------------------|
+//! | in use     | with its owner                                 | the owner's; 0 when handed out               | the owner         |
+//! | cached     | in a magazine or remote magazine of a set      | secret in the upper 48 bits, lower 16 stale  | that set's CPU    |
+//! | in a depot | on the depot's stack                           | the same                                     | the depot's lock  |
+//! | in a slab  | on the free list that starts in the slab's word| secret, lower 16 the next object of the list | the depot's lock  |
+//!
+//! A *depot* is the state of one cache on one node. Its stack holds objects that CPUs gave back in batches and will take
+//! again in batches: an exchange is one lock acquisition and a copy of pointers; objects are not touched. Slabs stand
+//! behind it. A slab with free objects is on `partial` (some in use) or `empty` (none); a full one is on no list. A few
+//! empty slabs are kept, the others' frames go back to the page layer, after the lock is released.
+//!
+//! A slab's frame word holds the number of objects not on its free list (upper half) and the first free one (lower half).
+//!
+//! A free finds the secret in an object's first word when the object is free already, or, once in 2^48, by
+//! coincidence. Only then is it searched for (depot, slab, all sets): that is exact as far as it finds, for an object seen
+//! in a free state during the call was not the caller's to free. What other CPUs move meanwhile is looked for twice.
+//!
+//! Lock order: depot, growth, zone. No depot lock is held while the page layer is asked for frames.
+
+use core::fmt;
+use core::ptr;
+use core::sync::atomic::Ordering::Relaxed;
+
+use quarry_topology::NodeId;
+
+use crate::class::{CACHES, GEOMETRY, Geometry, LARGE, MAGAZINES, tag, tag_cache, tag_node};
+use crate::frame::{FRAME_BYTES, FRAME_SHIFT, FrameList, Frames, Kind, Order, Pfn, State};
+use crate::gfp::Gfp;
+use crate::lock::Lock;
+use crate::machine::Machine;
+use crate::service::Service;
+use crate::set::{Magazine, Remote, Set, Stack, bump};
+
+/// Bits of a freed object's first word that belong to the slab's free list; the secret has the others.
+pub(crate) const LINK_MASK: u64 = 0xffff;
+
+/// End of a slab's free list.
+const NO_OBJECT: u32 = 0xffff;
+
+/// Empty slabs a depot keeps.
+const KEPT_EMPTY: u32 = 2;
+
+/// Objects a depot's stack can hold: a page of pointers.
+const STACK_OBJECTS: u32 = (FRAME_BYTES / size_of::<*mut u8>()) as u32;
+
+/// Bytes of objects a depot's stack may hold, as far as that is more than two batches.
+const STACK_BYTES: u32 = 256 << 10;
+
+/// Why a pointer could not be freed. The memory it points to is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FreeError {
+    /// It points to nothing kmalloc handed out.
+    NotAnObject(usize),
+    /// It points into an object, not to its start.
+    Misaligned(usize),
+    /// The object is free already.
+    DoubleFree(usize),
+}
+
+impl fmt::Display for FreeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAnObject(address) => write!(
+                f,
+                "kfree of {address:#x}, which is no object: kmalloc never returned it, or its memory has been given back"
+            ),
+            Self::Misaligned(address) => {
+                write!(f, "kfree of {address:#x}, which lies inside an object: free the pointer that kmalloc returned")
+            }
+            Self::DoubleFree(address) => write!(f, "kfree of {address:#x}, which is free already: a double free"),
+        }
+    }
+}
+
+impl core::error::Error for FreeError {}
+
+/// One cache on one node; see the module head.
+pub(crate) struct Depot {
+    state: Lock<DepotState>,
+}
+
+pub(crate) struct DepotState {
+    /// A page of pointers to free objects, null until the first batch comes.
+    stack: *mut *mut u8,
+    stacked: u32,
+    partial: FrameList,
+    empty: FrameList,
+    empty_slabs: u32,
+    slabs: u32,
+    free_in_slabs: u32,
+}
+
+// SAFETY: the pointers are to memory the depot owns; they are reached only under its lock.
+unsafe impl Send for DepotState {}
+
+/// What a depot holds, for statistics.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct DepotCounts {
+    pub(crate) slabs: u32,
+    pub(crate) stacked: u32,
+    pub(crate) free_in_slabs: u32,
+    pub(crate) has_stack: bool,
+}
+
+/// What a depot must know of the service to work on its slabs.
+#[derive(Clone, Copy)]
+struct SlabView {
+    frames: Frames,
+    geometry: &'static Geometry,
+    direct_map: usize,
+    secret: u64,
+}
+
+impl Depot {
+    pub(crate) const fn new() -> Self {
+        Self {
+            state: Lock::new(DepotState {
+                stack: ptr::null_mut(),
+                stacked: 0,
+                partial: FrameList::new(),
+                empty: FrameList::new(),
+                empty_slabs: 0,
+                slabs: 0,
+                free_in_slabs: 0,
+            }),
+        }
+    }
+
+    pub(crate) fn counts<M: Machine>(&self, machine: &M) -> DepotCounts {
+        let state = self.state.lock(machine);
+        DepotCounts {
+            slabs: state.slabs,
+            stacked: state.stacked,
+            free_in_slabs: state.free_in_slabs,
+            has_stack: !state.stack.is_null(),
+        }
+    }
+
+    #[cfg(feature = "hosted")]
+    pub(crate) fn tickets(&self) -> &crate::tickets::Tickets {
+        self.state.tickets()
+    }
+}
+
+impl SlabView {
+    fn address(self, slab: Pfn) -> usize {
+        self.direct_map + (slab.index() << FRAME_SHIFT)
+    }
+
+    fn slab_of(self, object: *mut u8) -> Pfn {
+        Pfn((object.addr() - self.direct_map >> FRAME_SHIFT) as u32).block(self.geometry.order)
+    }
+
+    fn word(self, slab: Pfn) -> (u32, u32) {
+        let word = self.frames.frame(slab).word.load(Relaxed);
+        (word >> 16, word & 0xffff)
+    }
+
+    fn set_word(self, slab: Pfn, out: u32, first_free: u32) {
+        self.frames.frame(slab).word.store(out << 16 | first_free, Relaxed);
+    }
+
+    fn object(self, slab: Pfn, index: u32) -> *mut u8 {
+        ptr::with_exposed_provenance_mut(self.address(slab) + self.geometry.offset(index) as usize)
+    }
+
+    /// Writes the free list of a new slab: all objects, the lowest address first.
+    fn format(self, slab: Pfn) {
+        let mut next = NO_OBJECT;
+        for index in 0..self.geometry.objects {
+            // SAFETY: the slab's frames are the caller's alone and no object of it has been handed out.
+            unsafe { self.object(slab, index).cast::<u64>().write(self.secret | u64::from(next)) };
+            next = index;
+        }
+        self.set_word(slab, 0, next);
+    }
+}
+
+impl DepotState {
+    /// Takes up to `wanted` objects off the stack, then out of slabs.
+    fn take(&mut self, view: SlabView, wanted: u32, mut take: impl FnMut(*mut u8)) -> u32 {
+        let from_stack = wanted.min(self.stacked);
+        for _ in 0..from_stack {
+            self.stacked -= 1;
+            // SAFETY: the stack is a page this depot owns, and `stacked` entries of it are valid.
+            take(unsafe { self.stack.add(self.stacked as usize).read() });
+        }
+        let mut taken = from_stack;
+        while taken < wanted {
+            let Some(slab) = self.partial.first().or_else(|| self.reopen_empty(view)) else { break };
+            taken += self.take_from_slab(view, slab, wanted - taken, &mut take);
+        }
+        taken
+    }
+
+    fn reopen_empty(&mut self, view: SlabView) -> Option<Pfn> {
+        let slab = self.empty.pop(view.frames)?;
+        self.empty_slabs -= 1;
+        self.partial.push(view.frames, slab);
+        Some(slab)
+    }
+
+    fn take_from_slab(&mut self, view: SlabView, slab: Pfn, wanted: u32, take: &mut impl FnMut(*mut u8)) -> u32 {
+        let (out, mut first) = view.word(slab);
+        let mut taken = 0;
+        while taken < wanted && first != NO_OBJECT {
+            let object = view.object(slab, first);
+            // SAFETY: the object is on the slab's free list, so its first word is the slab's to read.
+            let word = unsafe { object.cast::<u64>().read() };
+            let next = (word & LINK_MASK) as u32;
+            let written = word ^ view.secret > LINK_MASK;
+            if written || next != NO_OBJECT && next >= view.geometry.objects {
+                written_after_free(object);
+            }
+            take(object);
+            first = next;
+            taken += 1;
+        }
+        view.set_word(slab, out + taken, first);
+        self.free_in_slabs -= taken;
+        if first == NO_OBJECT {
+            self.partial.remove(view.frames, slab);
+        }
+        taken
+    }
+
+    /// Puts an object back into its slab; slabs beyond the empty ones worth keeping are put on `surplus`.
+    fn give_to_slab(&mut self, view: SlabView, object: *mut u8, surplus: &mut FrameList) {
+        let slab = view.slab_of(object);
+        let (out, first) = view.word(slab);
+        // SAFETY: the object is free and its caller's, so its first word is the service's to write.
+        unsafe { object.cast::<u64>().write(view.secret | u64::from(first)) };
+        view.set_word(slab, out - 1, view.geometry.index(object.addr()));
+        self.free_in_slabs += 1;
+        if out == 1 {
+            if first != NO_OBJECT {
+                self.partial.remove(view.frames, slab);
+            }
+            if self.empty_slabs < KEPT_EMPTY {
+                self.empty.push(view.frames, slab);
+                self.empty_slabs += 1;
+            } else {
+                self.slabs -= 1;
+                self.free_in_slabs -= view.geometry.objects;
+                surplus.push(view.frames, slab);
+            }
+        } else if first == NO_OBJECT {
+            self.partial.push(view.frames, slab);
+        }
+    }
+
+    /// Puts an object on the stack; `false` when there is no room.
+    fn stack(&mut self, object: *mut u8, capacity: u32) -> bool {
+        if self.stack.is_null() || self.stacked >= capacity {
+            return false;
+        }
+        // SAFETY: the stack is a page this depot owns, and `stacked` is below its capacity.
+        unsafe { self.stack.add(self.stacked as usize).write(object) };
+        self.stacked += 1;
+        true
+    }
+
+    /// Whether the object is on the stack or on its slab's free list.
+    fn holds(&self, view: SlabView, object: *mut u8) -> bool {
+        for index in 0..self.stacked as usize {
+            // SAFETY: the first `stacked` entries of the stack are valid.
+            if unsafe { self.stack.add(index).read() } == object {
+                return true;
+            }
+        }
+        let slab = view.slab_of(object);
+        let wanted = view.geometry.index(object.addr());
+        let mut next = view.word(slab).1;
+        for _ in 0..view.geometry.objects {
+            if next == wanted {
+                return true;
+            }
+            if next >= view.geometry.objects {
+                return false;
+            }
+            // SAFETY: the object is on the slab's free list, so its first word is the slab's to read.
+            next = (unsafe { view.object(slab, next).cast::<u64>().read() } & LINK_MASK) as u32;
+        }
+        false
+    }
+}
+
+/// Objects a magazine of this geometry may hold: bounded in number and in bytes.
+pub(crate) fn magazine_capacity(geometry: &Geometry, slots: usize) -> u32 {
+    let by_bytes = (64 << 10) / geometry.size.max(1);
+    by_bytes.clamp(8, slots as u32 - slots as u32 % 2)
+}
+
+fn stack_capacity(geometry: &Geometry) -> u32 {
+    (STACK_BYTES / geometry.size).clamp(2 * magazine_capacity(geometry, crate::set::SLOTS), STACK_OBJECTS)
+}
+
+impl<M: Machine> Service<M> {
+    fn slab_view(&self, cache: usize) -> SlabView {
+        SlabView {
+            frames: Frames::of(self.machine()),
+            geometry: &GEOMETRY[cache],
+            direct_map: self.machine().direct_map(),
+            secret: self.secret(),
+        }
+    }
+
+    /// One object of the cache, near the calling CPU or, with `node`, near that node: null when there is none. Where the
+    /// fast path goes when its magazine is empty, and where caches without magazines and other nodes' begin.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn object_slow(&self, cache: usize, node: Option<NodeId>, gfp: Gfp) -> *mut u8 {
+        // SAFETY: `attached_set` returns a set as `Machine::set` does: valid and this context's alone.
+        let set = unsafe { &*self.attached_set() };
+        let wanted = node.unwrap_or(set.node);
+        let home = self.nodes().local(wanted);
+        if wanted.index() >= self.nodes().count() || gfp.contains(Gfp::THISNODE) && home != wanted {
+            return ptr::null_mut();
+        }
+        let Some(state) = self.nodes().get(home) else { return ptr::null_mut() };
+        let candidates = if gfp.contains(Gfp::THISNODE) { 1 } else { state.fallback_order().len() };
+        for &candidate in &state.fallback_order()[..candidates] {
+            let object = self.object_on(set, cache, candidate, gfp);
+            if !object.is_null() {
+                // SAFETY: the object left the free state above and is this caller's alone; it is at least eight bytes.
+                unsafe { object.cast::<u64>().write(0) };
+                return object;
+            }
+        }
+        self.report_failure(wanted, gfp, GEOMETRY[cache].order);
+        ptr::null_mut()
+    }
+
+    /// One object of that cache on exactly that node.
+    fn object_on(&self, set: &Set, cache: usize, node: NodeId, gfp: Gfp) -> *mut u8 {
+        let tag = tag(node.0, cache);
+        if !set.attached || cache >= MAGAZINES {
+            let mut found = ptr::null_mut();
+            let taken = self.take_objects(tag, 1, gfp, |object| found = object);
+            self.note_bytes(set, taken as usize * GEOMETRY[cache].size as usize);
+            return found;
+        }
+        if u32::from(tag) ^ set.node_tag < MAGAZINES as u32 {
+            return self.refill(set, &set.magazines[cache], cache, tag, gfp).unwrap_or(ptr::null_mut());
+        }
+        let remote = self.remote_magazine(set, tag);
+        if remote.count.load(Relaxed) == 0 {
+            bump(&set.counters.remote_refills);
+            let taken = self.take_objects(tag, remote_capacity(remote, cache) / 2, gfp, |object| remote.push(object));
+            self.note_bytes(set, taken as usize * GEOMETRY[cache].size as usize);
+        }
+        remote.pop().unwrap_or(ptr::null_mut())
+    }
+
+    fn refill(&self, set: &Set, magazine: &Magazine, cache: usize, tag: u16, gfp: Gfp) -> Option<*mut u8> {
+        if magazine.count.load(Relaxed) == 0 {
+            bump(&set.counters.refills);
+            // Whoever set the limit to 0 wanted the magazine emptied, and it is.
+            magazine.limit.store(magazine.capacity, Relaxed);
+            let taken = self.take_objects(tag, magazine.capacity / 2, gfp, |object| magazine.push(object));
+            self.note_bytes(set, taken as usize * GEOMETRY[cache].size as usize);
+        }
+        magazine.pop()
+    }
+
+    /// Takes objects of a tag from its depot, with new slabs as needed; returns how many there were.
+    fn take_objects(&self, tag: u16, wanted: u32, gfp: Gfp, mut take: impl FnMut(*mut u8)) -> u32 {
+        let (cache, node) = (tag_cache(tag), NodeId(tag_node(tag)));
+        let Some(state) = self.nodes().get(node) else { return 0 };
+        let depot = &state.depots[cache];
+        let view = self.slab_view(cache);
+        loop {
+            let taken = depot.state.lock(self.machine()).take(view, wanted, &mut take);
+            if taken > 0 {
+                return taken;
+            }
+            // Another CPU may be quicker to take the new slab's objects: then a newer slab.
+            let Some(slab) = self.new_slab(tag, gfp) else { return 0 };
+            let mut depot = depot.state.lock(self.machine());
+            depot.partial.push(view.frames, slab);
+            depot.slabs += 1;
+            depot.free_in_slabs += view.geometry.objects;
+        }
+    }
+
+    fn new_slab(&self, tag: u16, gfp: Gfp) -> Option<Pfn> {
+        let view = self.slab_view(tag_cache(tag));
+        let order = view.geometry.order;
+        let zone = gfp & (Gfp::DMA | Gfp::DMA32 | Gfp::HIGH);
+        let slab = self.alloc_pages_node(NodeId(tag_node(tag)), zone | Gfp::THISNODE | Gfp::NOWARN, order)?;
+        view.format(slab);
+        let zone = view.frames.state(slab).zone();
+        for frame in (0..order.frames()).map(|page| slab.offset(page)) {
+            view.frames.set_tag(frame, tag);
+        }
+        view.frames.set_state(slab, State::new(Kind::Slab, order, zone));
+        self.claim_frames(order.frames());
+        Some(slab)
+    }
+
+    /// Where the fast path of `kfree` goes: no object, not local, no room, or suspect.
+    ///
+    /// # Errors
+    ///
+    /// [`FreeError`] for what is no object; nothing was freed.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn free_slow(&self, object: *mut u8) -> Result<(), FreeError> {
+        if object.addr() <= crate::kmalloc::ZERO_SIZE_PTR.addr() {
+            return Ok(());
+        }
+        // SAFETY: as in `object_slow`.
+        let set = unsafe { &*self.attached_set() };
+        let tag = self.current_tag(object.addr());
+        let cache = tag_cache(tag);
+        if tag == LARGE {
+            return self.free_large(object);
+        }
+        let known = cache != 0 && cache < CACHES && GEOMETRY[cache].size != 0;
+        if !known {
+            return Err(FreeError::NotAnObject(object.addr()));
+        }
+        let geometry = &GEOMETRY[cache];
+        if !geometry.is_object(object.addr()) {
+            return Err(FreeError::Misaligned(object.addr()));
+        }
+        // SAFETY: the address is that of an object of a slab, which is readable as long as its tag says so.
+        let word = unsafe { object.cast::<u64>().read() };
+        if word ^ self.secret() <= LINK_MASK && self.is_free(tag, object) {
+            return Err(FreeError::DoubleFree(object.addr()));
+        }
+        // SAFETY: the object is in use and its owner gives it up with this call.
+        unsafe { object.cast::<u64>().write(self.secret()) };
+        if !set.attached || cache >= MAGAZINES {
+            self.note_bytes(set, (geometry.size as usize).wrapping_neg());
+            self.give_objects(tag, 1, |give| give(object));
+        } else if u32::from(tag) ^ set.node_tag < MAGAZINES as u32 {
+            let magazine = &set.magazines[cache];
+            self.make_room(set, magazine, tag);
+            magazine.push(object);
+        } else {
+            let remote = self.remote_magazine(set, tag);
+            let capacity = remote_capacity(remote, cache);
+            if remote.count.load(Relaxed) >= capacity {
+                bump(&set.counters.remote_drains);
+                self.drain(set, remote, tag, (capacity / 2 + 1).max(1));
+            }
+            remote.push(object);
+        }
+        Ok(())
+    }
+
+    /// The tag of an address, looking twice before it is believed to be 0.
+    pub(crate) fn current_tag(&self, address: usize) -> u16 {
+        let tag = self.machine().tag(address);
+        if tag != 0 {
+            return tag;
+        }
+        let physical = address.wrapping_sub(self.machine().direct_map());
+        if physical >> FRAME_SHIFT >= self.machine().frame_limit() as usize {
+            return 0;
+        }
+        let entry = self.machine().tables().tags.wrapping_add(physical >> FRAME_SHIFT);
+        self.machine().refresh(entry.addr());
+        self.machine().tag(address)
+    }
+
+    fn free_large(&self, object: *mut u8) -> Result<(), FreeError> {
+        if !object.addr().is_multiple_of(FRAME_BYTES) {
+            return Err(FreeError::Misaligned(object.addr()));
+        }
+        let block = self.virt_to_page(object).ok_or(FreeError::NotAnObject(object.addr()))?;
+        let frames = Frames::of(self.machine());
+        let order = frames.state(block).order();
+        frames.set_tag(block, 0);
+        self.large_frames().fetch_sub(u64::from(order.frames()), Relaxed);
+        self.return_frames(order.frames());
+        self.try_free_pages(block, order).map_err(|_| FreeError::DoubleFree(object.addr()))
+    }
+
+    /// Makes room in a local magazine: for half of it, or all when somebody set its limit to 0.
+    fn make_room(&self, set: &Set, magazine: &Magazine, tag: u16) {
+        let drained = if magazine.limit.load(Relaxed) == 0 { magazine.capacity } else { magazine.capacity / 2 };
+        magazine.limit.store(magazine.capacity, Relaxed);
+        if magazine.count.load(Relaxed) >= magazine.capacity || drained == magazine.capacity {
+            bump(&set.counters.drains);
+            self.drain(set, magazine, tag, drained);
+        }
+    }
+
+    /// Gives the `count` coldest objects of a magazine back to their depot.
+    fn drain(&self, set: &Set, magazine: &impl Stack, tag: u16, count: u32) {
+        let count = count.min(magazine.count().load(Relaxed));
+        if count == 0 {
+            return;
+        }
+        self.note_bytes(set, (count as usize * GEOMETRY[tag_cache(tag)].size as usize).wrapping_neg());
+        self.give_objects(tag, count, |give| magazine.take_oldest(count as usize, give));
+    }
+
+    /// Gives `count` free objects, produced by `each`, to their depot: its stack, then their slabs.
+    fn give_objects(&self, tag: u16, count: u32, each: impl FnOnce(&mut dyn FnMut(*mut u8))) {
+        let (cache, node) = (tag_cache(tag), NodeId(tag_node(tag)));
+        let depot = &self.nodes().get(node).expect("an object's tag names a node with memory").depots[cache];
+        let view = self.slab_view(cache);
+        let mut surplus = FrameList::new();
+        let mut stack_page =
+            if count > 1 && !depot.counts(self.machine()).has_stack { self.stack_page(node) } else { None };
+        {
+            let mut depot = depot.state.lock(self.machine());
+            if depot.stack.is_null() {
+                if let Some(page) = stack_page.take() {
+                    depot.stack = self.page_address(page).cast();
+                    self.claim_frames(1);
+                }
+            }
+            let capacity = stack_capacity(view.geometry);
+            each(&mut |object| {
+                if !depot.stack(object, capacity) {
+                    depot.give_to_slab(view, object, &mut surplus);
+                }
+            });
+        }
+        if let Some(page) = stack_page {
+            self.__free_pages(page, Order::ZERO);
+        }
+        while let Some(slab) = surplus.pop(view.frames) {
+            self.release_slab(view, slab);
+        }
+    }
+
+    fn stack_page(&self, node: NodeId) -> Option<Pfn> {
+        self.alloc_pages_node(node, Gfp::NOWAIT | Gfp::NOWARN | Gfp::THISNODE, Order::ZERO)
+    }
+
+    fn release_slab(&self, view: SlabView, slab: Pfn) {
+        let order = view.geometry.order;
+        for frame in (0..order.frames()).map(|page| slab.offset(page)) {
+            view.frames.set_tag(frame, 0);
+        }
+        view.frames.frame(slab).word.store(1, Relaxed);
+        view.frames.set_state(slab, view.frames.state(slab).with_kind(Kind::Page));
+        self.return_frames(order.frames());
+        self.__free_pages(slab, order);
+    }
+
+    /// The remote magazine for a tag, emptied of another tag's objects.
+    fn remote_magazine<'a>(&self, set: &'a Set, tag: u16) -> &'a Remote {
+        let remote = &set.remote[Set::remote_index(tag)];
+        let current = remote.tag.load(Relaxed) as u16;
+        if current != tag {
+            if current != 0 {
+                self.drain(set, remote, current, u32::MAX);
+            }
+            remote.tag.store(u32::from(tag), Relaxed);
+        }
+        remote
+    }
+
+    /// Whether a free object's place can be found: depot, slab, or any set. See the module head.
+    fn is_free(&self, tag: u16, object: *mut u8) -> bool {
+        let Some(state) = self.nodes().get(NodeId(tag_node(tag))) else { return false };
+        let cache = tag_cache(tag);
+        let view = self.slab_view(cache);
+        let cached = |set: &Set| {
+            let magazine = cache < MAGAZINES && set.magazines[cache].holds(object);
+            magazine || set.remote.iter().any(|remote| remote.holds(object))
+        };
+        (0..2).any(|_| state.depots[cache].state.lock(self.machine()).holds(view, object) || self.sets().any(cached))
+    }
+
+    /// Gives every object and page block this CPU's active set holds back to the shared layers.
+    pub(crate) fn drain_set(&self, set: &Set) {
+        if !set.attached {
+            return;
+        }
+        for (cache, magazine) in set.magazines.iter().enumerate() {
+            self.drain(set, magazine, set.node_tag as u16 | cache as u16, u32::MAX);
+        }
+        for remote in &set.remote {
+            self.drain(set, remote, remote.tag.load(Relaxed) as u16, u32::MAX);
+            remote.tag.store(0, Relaxed);
+        }
+        self.drain_page_lists(set);
+    }
+
+    /// Gives the stacks and empty slabs of every depot back to the page layer. Linux's `kmem_cache_shrink`, for all caches.
+    pub(crate) fn drain_depots(&self) {
+        for (_, node) in self.nodes().with_memory() {
+            for (cache, depot) in node.depots.iter().enumerate().filter(|(cache, _)| GEOMETRY[*cache].size > 0) {
+                self.shrink_depot(depot, self.slab_view(cache));
+            }
+        }
+    }
+
+    fn shrink_depot(&self, depot: &Depot, view: SlabView) {
+        let mut surplus = FrameList::new();
+        let mut state = depot.state.lock(self.machine());
+        while state.stacked > 0 {
+            state.stacked -= 1;
+            // SAFETY: the first `stacked` entries of the stack are valid.
+            let object = unsafe { state.stack.add(state.stacked as usize).read() };
+            state.give_to_slab(view, object, &mut surplus);
+        }
+        while let Some(slab) = state.empty.pop(view.frames) {
+            state.empty_slabs -= 1;
+            state.slabs -= 1;
+            state.free_in_slabs -= view.geometry.objects;
+            surplus.push(view.frames, slab);
+        }
+        let stack = core::mem::replace(&mut state.stack, ptr::null_mut());
+        drop(state);
+        while let Some(slab) = surplus.pop(view.frames) {
+            self.release_slab(view, slab);
+        }
+        if !stack.is_null() {
+            self.return_frames(1);
+            self.free_pages(stack.cast(), Order::ZERO);
+        }
+    }
+}
+
+fn remote_capacity(remote: &Remote, cache: usize) -> u32 {
+    magazine_capacity(&GEOMETRY[cache], remote.slots().len())
+}
+
+#[cold]
+#[inline(never)]
+fn written_after_free(object: *mut u8) -> ! {
+    panic!("the free object at {object:p} was written to: somebody used it after kfree");
+}
