@@ -72,7 +72,7 @@ static CLASS_OF: [u8; MAX_SLAB_SIZE / 8 + 1] = class_table();
 /// Cache id of the class that serves `size` bytes, which must be at most [`MAX_SLAB_SIZE`]; 0 for 0 bytes.
 #[inline(always)]
 pub(crate) const fn class_of(size: usize) -> usize {
-    CLASS_OF[(size + 7) / 8] as usize
+    CLASS_OF[(size + 7) >> 3] as usize
 }
 
 /// Where the objects of a slab are.
@@ -106,10 +106,7 @@ impl Geometry {
         }
         let bytes = (FRAME_BYTES as u32) << order;
         let inverse = (1u64 << 32).div_ceil(size as u64) as u32;
-        let order = match Order::new(order) {
-            Some(order) => order,
-            None => panic!("at most 3"),
-        };
+        let Some(order) = Order::new(order) else { panic!("at most 3") };
         Self {
             size,
             order,
@@ -129,7 +126,7 @@ impl Geometry {
     /// Number of the object at `address` in its slab, 0 being the last in memory.
     #[inline]
     pub(crate) const fn index(&self, address: usize) -> u32 {
-        ((!(address as u32) & self.mask) as u64 * self.inverse as u64 >> 32) as u32
+        (((!(address as u32) & self.mask) as u64 * self.inverse as u64) >> 32) as u32
     }
 
     /// Distance of object `index` from the start of its slab, in bytes.

@@ -78,7 +78,7 @@ impl Node {
 /// for a host whose threads learn of the service through nothing else.
 pub(crate) struct Nodes {
     count: AtomicU8,
-    nodes: [AtomicPtr<Node>; MAX_NODES],
+    states: [AtomicPtr<Node>; MAX_NODES],
     /// The nearest node with memory, by node.
     local: [AtomicU8; MAX_NODES],
 }
@@ -87,7 +87,7 @@ impl Nodes {
     pub(crate) const fn new() -> Self {
         Self {
             count: AtomicU8::new(0),
-            nodes: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_NODES],
+            states: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_NODES],
             local: [const { AtomicU8::new(0) }; MAX_NODES],
         }
     }
@@ -105,7 +105,7 @@ impl Nodes {
     /// A node's state; `None` for one without memory or one that does not exist.
     #[inline]
     pub(crate) fn get(&self, node: NodeId) -> Option<&Node> {
-        let pointer = self.nodes.get(node.index())?.load(Ordering::Acquire);
+        let pointer = self.states.get(node.index())?.load(Ordering::Acquire);
         // SAFETY: the pointer is null or was stored by `install`, which is given a node that lives as long as the service.
         unsafe { pointer.as_ref() }
     }
@@ -114,7 +114,7 @@ impl Nodes {
     ///
     /// `state` points to an initialised `Node` that is never moved or freed while the service lives.
     pub(crate) unsafe fn install(&self, node: NodeId, state: *mut Node) {
-        self.nodes[node.index()].store(state, Ordering::Release);
+        self.states[node.index()].store(state, Ordering::Release);
     }
 
     /// The nearest node with memory.

@@ -74,11 +74,12 @@ impl<M: Machine> Service<M> {
     pub fn alloc_pages(&self, gfp: Gfp, order: Order) -> Option<Pfn> {
         // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
         let set = unsafe { &*self.machine().set() };
-        if order.index() < LISTED_ORDERS && !gfp.intersects(Gfp::OFF_THE_FAST_PATH) {
-            if let Some(block) = set.pages[order.index()].pop() {
-                set.add_frames(order.frames() as usize);
-                return Some(self.hand_out(block, State::new(Kind::Page, order, set.zone)));
-            }
+        if order.index() < LISTED_ORDERS
+            && !gfp.intersects(Gfp::OFF_THE_FAST_PATH)
+            && let Some(block) = set.pages[order.index()].pop()
+        {
+            set.add_frames(order.frames() as usize);
+            return Some(self.hand_out(block, State::new(Kind::Page, order, set.zone)));
         }
         self.alloc_pages_slow(set.node, gfp, order)
     }
@@ -349,7 +350,7 @@ impl<M: Machine> Service<M> {
             let zone = self.nodes().zone(set.zone)?;
             let batch = list_capacity(order) / 2;
             let frames = Frames::of(self.machine());
-            if self.may_take(zone, gfp, batch << order.get()) {
+            if may_take(zone, gfp, batch << order.get()) {
                 bump(&set.counters.page_refills);
                 list.limit.store(list_capacity(order), Relaxed);
                 self.take_blocks(zone, order, batch as usize, |block| {
@@ -378,7 +379,7 @@ impl<M: Machine> Service<M> {
         for (node, kind) in candidates {
             let Some(state) = self.nodes().get(node) else { continue };
             let zone = state.zone(kind);
-            if !self.may_take(zone, gfp, order.frames()) {
+            if !may_take(zone, gfp, order.frames()) {
                 continue;
             }
             let mut found = None;
@@ -398,13 +399,6 @@ impl<M: Machine> Service<M> {
                 return;
             }
         }
-    }
-
-    /// Whether the watermark lets this allocation take that many frames of the zone.
-    fn may_take(&self, zone: &Zone, gfp: Gfp, frames: u32) -> bool {
-        let min = zone.min_watermark();
-        let floor = if gfp.contains(Gfp::HIGH) { min / 2 } else { min };
-        zone.available_frames() >= floor + frames
     }
 
     #[cold]
@@ -457,6 +451,13 @@ impl PageList {
 /// Blocks a CPU's list of that order may hold: at most 248 KiB an order.
 fn list_capacity(order: Order) -> u32 {
     (LIST_BLOCKS as u32 >> order.get()).max(8)
+}
+
+/// Whether the watermark lets this allocation take that many frames of the zone.
+fn may_take(zone: &Zone, gfp: Gfp, frames: u32) -> bool {
+    let min = zone.min_watermark();
+    let floor = if gfp.contains(Gfp::HIGH) { min / 2 } else { min };
+    zone.available_frames() >= floor + frames
 }
 
 fn count_numa(home: &Node, from: &Node, hit: bool) {

@@ -322,19 +322,19 @@ impl<M: Machine> Service<M> {
 
     /// Notes, off the fast path, that frames went to (or, negated, came from) a caller of the page layer.
     pub(crate) fn note_frames(&self, set: &Set, frames: usize) {
-        if !set.attached {
-            self.detached_frames.fetch_add(frames, Relaxed);
-        } else {
+        if set.attached {
             set.add_frames(frames);
+        } else {
+            self.detached_frames.fetch_add(frames, Relaxed);
         }
     }
 
     /// Notes, off the fast path, that objects of that many bytes came into a set or (negated) left it.
     pub(crate) fn note_bytes(&self, set: &Set, bytes: usize) {
-        if !set.attached {
-            self.detached_bytes.fetch_add(bytes, Relaxed);
-        } else {
+        if set.attached {
             set.add_net(bytes);
+        } else {
+            self.detached_bytes.fetch_add(bytes, Relaxed);
         }
     }
 

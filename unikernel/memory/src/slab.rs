@@ -158,7 +158,7 @@ impl SlabView {
     }
 
     fn slab_of(self, object: *mut u8) -> Pfn {
-        Pfn((object.addr() - self.direct_map >> FRAME_SHIFT) as u32).block(self.geometry.order)
+        Pfn(((object.addr() - self.direct_map) >> FRAME_SHIFT) as u32).block(self.geometry.order)
     }
 
     fn word(self, slab: Pfn) -> (u32, u32) {
@@ -518,11 +518,11 @@ impl<M: Machine> Service<M> {
             if count > 1 && !depot.counts(self.machine()).has_stack { self.stack_page(node) } else { None };
         {
             let mut depot = depot.state.lock(self.machine());
-            if depot.stack.is_null() {
-                if let Some(page) = stack_page.take() {
-                    depot.stack = self.page_address(page).cast();
-                    self.claim_frames(1);
-                }
+            if depot.stack.is_null()
+                && let Some(page) = stack_page.take()
+            {
+                depot.stack = self.page_address(page).cast();
+                self.claim_frames(1);
             }
             let capacity = stack_capacity(view.geometry);
             each(&mut |object| {

@@ -328,7 +328,9 @@ fn all_memory_comes_back_when_caches_are_drained() {
     hosted.run_on(CpuId(0));
     // So that every section is filled and the frame tables are paid for.
     let all: Vec<_> = std::iter::from_fn(|| service.alloc_pages(Gfp::KERNEL | Gfp::NOWARN, Order::MAX)).collect();
-    all.into_iter().for_each(|block| service.__free_pages(block, Order::MAX));
+    for block in all {
+        service.__free_pages(block, Order::MAX);
+    }
     service.drain_local();
     let before = service.statistics();
     let objects: Vec<_> = (0..200_000).map(|index| service.kmalloc(index % 3000 + 1, Gfp::KERNEL)).collect();

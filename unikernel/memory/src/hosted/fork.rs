@@ -5,6 +5,7 @@
 use std::sync::Once;
 
 use super::threads;
+use crate::tickets::Tickets;
 
 /// Registers the handlers, once a process.
 pub(super) fn install_handlers() {
@@ -27,14 +28,14 @@ extern "C" fn before() {
 
 extern "C" fn after_in_parent() {
     for instance in threads::instances() {
-        instance.for_each_lock(|lock| lock.release_held());
+        instance.for_each_lock(Tickets::release_held);
         instance.machine().pool.tickets().release_held();
     }
 }
 
 extern "C" fn after_in_child() {
     for instance in threads::instances() {
-        instance.for_each_lock(|lock| lock.reset());
+        instance.for_each_lock(Tickets::reset);
         threads::forget_pool(instance.machine());
         for set in instance.sets().filter(|set| !threads::is_mine(set)) {
             threads::adopt(instance.machine(), set);

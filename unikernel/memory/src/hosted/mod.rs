@@ -88,7 +88,7 @@ const READY: u8 = 2;
 const FAILED: u8 = 3;
 
 /// Most instances that live at once in a process.
-pub const MAX_INSTANCES: usize = 64;
+pub const MAX_INSTANCES: usize = 63;
 
 /// Why an instance could not start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -95,6 +95,7 @@ impl Pool {
 /// The calling thread's set of the instance with that slot.
 #[inline(always)]
 pub(super) fn set(slot: usize) -> *mut Set {
+    // With the array's length a power of two this is a mask, and no branch.
     SETS.with(|sets| sets[slot % (MAX_INSTANCES + 1)].get())
 }
 
