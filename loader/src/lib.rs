@@ -1,24 +1,44 @@
 //! The handoff contract between the loader and an image: [`BootInfo`].
 //!
 //! The loader (this package's binary) fills it in; an image's entry code in `quarry-unikernel` reads it once at boot.
-//! Nothing else knows it. All addresses that cross the boundary are physical, so that neither side depends on the
-//! other's mappings; the image reaches them through the direct map.
+//! Nothing else knows it. The modules are the loader's logic: what can be said without touching the machine, tested on
+//! the host.
+//!
+//! All addresses that cross the boundary are physical, so that neither side depends on the other's mappings; the image
+//! reaches them through the direct map. `quarry-build-helper` links images at [`IMAGE_BASE`], where the loader maps them,
+//! so that addresses and symbols of the file are those of the running image.
 //!
 //! # State of the CPU at the image's entry
 //!
 //! The image's ELF entry point is called as `extern "sysv64" fn(boot_info_physical: u64) -> !` with
 //!
-//! - long mode, CR0.WP and EFER.NXE set, CR4.OSFXSR set, interrupts off;
-//! - the image mapped W^X at [`BootInfo::image_virtual`], every byte of RAM mapped writable and not executable at
-//!   [`DIRECT_MAP_BASE`] plus its physical address, nothing mapped at address 0;
-//! - `rsp` inside the direct map on a loader-provided stack ([`BootInfo::boot_stack`]), aligned as the SysV ABI wants;
-//! - the code that made the switch still identity-mapped at [`BootInfo::loader`]; the image unmaps it.
+//! - long mode, CR0.WP and EFER.NXE set, CR4.OSFXSR set, four levels of page tables, interrupts off;
+//! - the image mapped W^X at [`BootInfo::image_virtual`], all RAM, ACPI memory, reserved memory that
+//!   touches it, the first MiB and the RSDP mapped writable and not executable at [`DIRECT_MAP_BASE`] plus the physical
+//!   address; nothing at address 0; device memory not mapped;
+//! - `rsp` inside the direct map on a loader-provided stack ([`BootInfo::boot_stack`]), aligned as the System V ABI
+//!   wants, with a return address of 0;
+//! - the code that made the switch still identity-mapped at [`BootInfo::loader`]; the image unmaps it. Its exception
+//!   handlers, GDT and TSS are in force until the image loads its own: until then a fault ends in one clear line.
 
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate std;
+
+mod bytes;
+pub mod elf;
+pub mod memory_map;
+pub mod page_tables;
+pub mod rsdp;
+pub mod start_info;
+
 /// Virtual address at which physical address 0 would appear in the direct map.
 pub const DIRECT_MAP_BASE: u64 = 0xffff_8000_0000_0000;
+
+/// Size of the direct map in bytes. RAM beyond it is left out of the memory map.
+pub const DIRECT_MAP_SIZE: u64 = 1 << 46;
 
 /// Virtual address at which images are mapped: the top 2 GiB, so that 32-bit displacements reach everything.
 pub const IMAGE_BASE: u64 = 0xffff_ffff_8000_0000;
@@ -40,6 +60,13 @@ pub struct PhysicalRange {
     pub start: u64,
     /// One past the last byte.
     pub end: u64,
+}
+
+impl PhysicalRange {
+    /// In bytes.
+    pub const fn size(self) -> u64 {
+        self.end - self.start
+    }
 }
 
 /// What a region of physical memory holds when the image starts.
