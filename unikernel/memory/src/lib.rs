@@ -9,6 +9,7 @@
 //! | module                       | what it is                                                  |
 //! |------------------------------|-------------------------------------------------------------|
 //! | [`kmalloc`]                  | the interface: `kmalloc`, `kfree` and their family          |
+//! | `percpu`                     | a piece of memory for each CPU                              |
 //! | `slab`                       | depots, slabs, slow paths                                   |
 //! | [`page`]                     | `alloc_pages`: zonelists, per-CPU page lists                |
 //! | `service`, `node`, `growth`  | the whole: start, state of a node, memory taken in lazily   |
@@ -33,6 +34,7 @@ mod lock;
 pub mod machine;
 mod node;
 pub mod page;
+mod percpu;
 mod service;
 mod set;
 mod slab;
@@ -47,6 +49,7 @@ pub use gfp::Gfp;
 pub use kmalloc::{MAX_SIZE, ZERO_SIZE_PTR};
 pub use machine::Machine;
 pub use page::PageError;
+pub use percpu::PerCpu;
 pub use quarry_topology::{CpuId, NodeId, PhysicalRange, Topology};
 pub use service::{FreeRange, Service, StartError};
 pub use set::Set;

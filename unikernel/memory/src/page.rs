@@ -118,12 +118,12 @@ impl<M: Machine> Service<M> {
     #[inline]
     pub fn try_free_pages(&self, block: Pfn, order: Order) -> Result<(), PageError> {
         let frames = Frames::of(self.machine());
-        if !self.manages(block) {
+        if block.0 >= self.machine().frame_limit() {
             return Err(PageError::NotAllocated { frame: block, kind: Kind::Absent });
         }
-        let state = frames.state(block);
-        if state.kind() != Kind::Page || state.order() != order {
-            return Err(refusal(block, state, order));
+        let mut state = frames.state(block);
+        if !state.is_page_of(order) {
+            state = self.look_again(block, order)?;
         }
         let references = &frames.frame(block).word;
         // One reference is the caller's own, so nobody can add another: no locked instruction then. The Acquire pairs with
@@ -263,6 +263,21 @@ impl<M: Machine> Service<M> {
             }
         }
         self.free_block_slow(block, state);
+    }
+
+    /// The state of a block that did not look allocated, should this CPU have seen an old table page; else what is wrong.
+    #[cold]
+    #[inline(never)]
+    fn look_again(&self, block: Pfn, order: Order) -> Result<State, PageError> {
+        let managed = self.manages(block);
+        let state = Frames::of(self.machine()).state(block);
+        if managed && state.is_page_of(order) {
+            Ok(state)
+        } else if managed && state.kind() == Kind::Page {
+            Err(PageError::WrongOrder { frame: block, allocated: state.order(), freed: order })
+        } else {
+            Err(PageError::NotAllocated { frame: block, kind: state.kind() })
+        }
     }
 
     #[cold]
@@ -466,15 +481,6 @@ fn count_numa(home: &Node, from: &Node, hit: bool) {
     } else {
         home.counters.foreign.fetch_add(1, Relaxed);
         from.counters.miss.fetch_add(1, Relaxed);
-    }
-}
-
-#[cold]
-fn refusal(frame: Pfn, state: State, freed: Order) -> PageError {
-    if state.kind() == Kind::Page {
-        PageError::WrongOrder { frame, allocated: state.order(), freed }
-    } else {
-        PageError::NotAllocated { frame, kind: state.kind() }
     }
 }
 

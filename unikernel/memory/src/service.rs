@@ -11,9 +11,9 @@
 
 use core::fmt;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, Ordering::Relaxed};
 
-use quarry_topology::{CpuId, NodeId, PhysicalRange, Topology};
+use quarry_topology::{CpuId, MAX_CPUS, NodeId, PhysicalRange, Topology};
 
 use crate::class::{GEOMETRY, MAGAZINES};
 use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn};
@@ -66,6 +66,8 @@ pub struct Service<M: Machine> {
     machine: M,
     secret: AtomicU64,
     nodes: Nodes,
+    cpu_count: AtomicU32,
+    cpu_nodes: [AtomicU8; MAX_CPUS],
     growth: Lock<Growth>,
     sets: AtomicPtr<Set>,
     /// Frames of large kmalloc allocations.
@@ -87,6 +89,8 @@ impl<M: Machine> Service<M> {
             machine,
             secret: AtomicU64::new(0),
             nodes: Nodes::new(),
+            cpu_count: AtomicU32::new(0),
+            cpu_nodes: [const { AtomicU8::new(0) }; MAX_CPUS],
             growth: Lock::new(Growth::new()),
             sets: AtomicPtr::new(ptr::null_mut()),
             large_frames: AtomicU64::new(0),
@@ -142,6 +146,10 @@ impl<M: Machine> Service<M> {
         if !topology.nodes().any(has_memory) {
             return Err(StartError::NoMemory);
         }
+        for (cell, cpu) in self.cpu_nodes.iter().zip(topology.cpus()) {
+            cell.store(cpu.node.0, Relaxed);
+        }
+        self.cpu_count.store(topology.cpus().len() as u32, Relaxed);
         self.nodes.set_count(topology.node_count());
         for node in topology.nodes() {
             let Some(first) = carved[node.index()] else { continue };
@@ -231,6 +239,16 @@ impl<M: Machine> Service<M> {
     #[inline(always)]
     pub fn machine(&self) -> &M {
         &self.machine
+    }
+
+    /// How many CPUs the topology has; 0 before the start.
+    pub fn cpu_count(&self) -> usize {
+        self.cpu_count.load(Relaxed) as usize
+    }
+
+    /// Node of a CPU; node 0 for one that does not exist.
+    pub fn cpu_to_node(&self, cpu: CpuId) -> NodeId {
+        NodeId(self.cpu_nodes.get(cpu.index()).map_or(0, |node| node.load(Relaxed)))
     }
 
     #[inline]

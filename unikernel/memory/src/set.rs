@@ -47,6 +47,8 @@ pub(crate) const LIST_BLOCKS: usize = 64;
 /// The per-CPU state of the service; see the module head.
 #[repr(C, align(64))]
 pub struct Set {
+    /// First, so that a magazine is found by a shift and an addition.
+    pub(crate) magazines: [Magazine; MAGAZINES],
     /// Tag bits of the local node: a tag XOR this is a cache id below [`MAGAZINES`] exactly for local small objects.
     pub(crate) node_tag: u32,
     /// Zone the page lists hold blocks of: the highest of the local node that has memory.
@@ -71,7 +73,6 @@ pub struct Set {
     pub(crate) counters: Counters,
     pub(crate) pages: [PageList; LISTED_ORDERS],
     pub(crate) remote: [Remote; REMOTES],
-    pub(crate) magazines: [Magazine; MAGAZINES],
 }
 
 /// What happened on the slow paths; read by statistics.

@@ -267,6 +267,24 @@ fn objects_come_from_the_node_they_are_asked_of_and_from_the_callers_own_otherwi
 }
 
 #[test]
+fn per_cpu_memory_is_zeroed_on_the_cpus_node_and_of_its_own_cache_lines() {
+    let hosted = two_nodes();
+    let service = hosted.service();
+    let percpu = service.alloc_percpu(24, 8, Gfp::KERNEL).expect("memory is free");
+    let pieces: Vec<_> = (0..4).map(|cpu| service.per_cpu_ptr(&percpu, CpuId(cpu))).collect();
+    for (piece, cpu) in pieces.iter().zip(hosted.topology().cpus()) {
+        assert!(is_filled(*piece, 24, 0));
+        assert_eq!(service.page_to_node(service.virt_to_page(*piece).expect("in RAM")), Some(cpu.node));
+        assert!(piece.addr().is_multiple_of(64));
+        assert_eq!(pieces.iter().filter(|other| other.addr() / 64 == piece.addr() / 64).count(), 1);
+    }
+    hosted.run_on(CpuId(2));
+    assert_eq!(service.this_cpu_ptr(&percpu), pieces[2]);
+    service.free_percpu(percpu);
+    assert_books_balance(hosted);
+}
+
+#[test]
 fn low_memory_is_low_and_small_zones_end() {
     let hosted = two_nodes();
     let service = hosted.service();
