@@ -136,14 +136,20 @@ extern "sysv64" fn report(frame: &Frame, fault_address: u64) -> ! {
         18 => "machine check",
         _ => "exception",
     };
-    let whose = if instruction < addr_of!(entry::loader_end) as u64 {
-        "in the loader; please report it"
+    let (code, whose) = if instruction < addr_of!(entry::loader_end) as u64 {
+        (exit::LOADER_ERROR, "in the loader; please report it")
     } else {
-        "in the image, before it installed handlers of its own; look the instruction up with addr2line"
+        (
+            exit::IMAGE_FAULT,
+            "in the image, before it installed handlers of its own; look the instruction up with addr2line",
+        )
     };
     let fault_address = if vector == PAGE_FAULT { fault_address } else { 0 };
-    exit::fail(format_args!(
-        "{name} (vector {vector}, error code {error_code:#x}, address {fault_address:#x}) at instruction \
+    exit::fail_with(
+        code,
+        format_args!(
+            "{name} (vector {vector}, error code {error_code:#x}, address {fault_address:#x}) at instruction \
          {instruction:#x}, stack {stack_pointer:#x}, {whose}"
-    ))
+        ),
+    )
 }

@@ -11,6 +11,8 @@ use crate::serial::Serial;
 pub(crate) const PORT: u16 = 0xf4;
 /// What the loader writes there; QEMU's exit status is twice that plus one: 39.
 pub(crate) const LOADER_ERROR: u32 = 0x13;
+/// What is written there for an image that faults before it can say so itself, as for its panics: 37.
+pub(crate) const IMAGE_FAULT: u32 = 0x12;
 
 /// Prints a line that the boot goes on after.
 pub(crate) fn warn(message: fmt::Arguments<'_>) {
@@ -19,8 +21,13 @@ pub(crate) fn warn(message: fmt::Arguments<'_>) {
 
 /// Prints a line and ends the machine. Without the exit device the CPU halts for good.
 pub(crate) fn fail(message: fmt::Arguments<'_>) -> ! {
+    fail_with(LOADER_ERROR, message)
+}
+
+/// The same with an exit code of [`LOADER_ERROR`] or [`IMAGE_FAULT`].
+pub(crate) fn fail_with(code: u32, message: fmt::Arguments<'_>) -> ! {
     line("error", message);
-    ports::write_u32(PORT, LOADER_ERROR);
+    ports::write_u32(PORT, code);
     loop {
         // SAFETY: stops this CPU, the only one that runs, with interrupts off.
         unsafe { asm!("cli", "hlt", options(nomem, nostack)) }
