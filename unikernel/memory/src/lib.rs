@@ -11,6 +11,7 @@
 //! | [`kmalloc`]                  | the interface: `kmalloc`, `kfree` and their family          |
 //! | `percpu`                     | a piece of memory for each CPU                              |
 //! | `slab`                       | depots, slabs, slow paths                                   |
+//! | `vmalloc`                    | memory contiguous in addresses only                         |
 //! | [`page`]                     | `alloc_pages`: zonelists, per-CPU page lists                |
 //! | `service`, `node`, `growth`  | the whole: start, state of a node, memory taken in lazily   |
 //! | `set`, `class`               | per-CPU state; size classes and tags                        |
@@ -41,6 +42,7 @@ mod slab;
 pub mod statistics;
 mod sync;
 mod tickets;
+mod vmalloc;
 pub mod zone;
 
 pub use class::MAX_SLAB_SIZE;

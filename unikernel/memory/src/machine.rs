@@ -5,6 +5,7 @@
 //! or two instructions.
 
 use core::fmt;
+use core::ops::Range;
 use core::sync::atomic::AtomicU16;
 
 use quarry_topology::CpuId;
@@ -74,6 +75,34 @@ pub unsafe trait Machine: Sync + Sized + 'static {
     ///
     /// [`OutOfFrames`] when `frames` ran dry; what it gave is used up all the same.
     fn back(&self, page: usize, frames: &mut dyn FnMut() -> Option<Pfn>) -> Result<(), OutOfFrames>;
+
+    /// Addresses the service may map pages at, page-aligned; empty where the host offers none.
+    fn mapping_window(&self) -> Range<usize> {
+        0..0
+    }
+
+    /// Maps `frame` at `page` of the mapping window, writable and not executable. Takes zeroed frames for page tables from
+    /// `frames`.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfFrames`] when `frames` ran dry.
+    fn map(&self, _page: usize, _frame: Pfn, _frames: &mut dyn FnMut() -> Option<Pfn>) -> Result<(), OutOfFrames> {
+        Err(OutOfFrames)
+    }
+
+    /// The frame mapped at `page` of the mapping window.
+    fn translate(&self, _page: usize) -> Option<Pfn> {
+        None
+    }
+
+    /// Removes the mapping of `page` of the mapping window and returns its frame. CPUs may still remember it.
+    fn unmap(&self, _page: usize) -> Option<Pfn> {
+        None
+    }
+
+    /// Makes every CPU forget the mappings that `pages` had. Called with interrupts on and no lock held.
+    fn forget(&self, _pages: Range<usize>) {}
 
     /// Virtual address at which physical address 0 appears (or would appear) in the direct map.
     fn direct_map(&self) -> usize;

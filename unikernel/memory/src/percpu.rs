@@ -71,8 +71,7 @@ impl<M: Machine> Service<M> {
     }
 
     /// Frees every CPU's piece.
-    pub fn free_percpu(&self, percpu: PerCpu) {
-        let PerCpu { pieces } = percpu;
+    pub fn free_percpu(&self, PerCpu { pieces }: PerCpu) {
         // SAFETY: as in `per_cpu_ptr`; the handle is given up, so nobody uses the pieces any more.
         for &piece in unsafe { pieces.as_ref() } {
             // SAFETY: each piece came from `kzalloc_node`, or is null where an allocation failed.

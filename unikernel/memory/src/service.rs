@@ -24,6 +24,7 @@ use crate::machine::Machine;
 use crate::node::{Node, Nodes};
 use crate::set::{SLOTS, Set};
 use crate::slab::magazine_capacity;
+use crate::vmalloc::Window;
 use crate::zone::{Watermarks, Zone, ZoneKind};
 
 /// Reports of failed allocations that are written out before they are only counted.
@@ -70,6 +71,9 @@ pub struct Service<M: Machine> {
     cpu_nodes: [AtomicU8; MAX_CPUS],
     growth: Lock<Growth>,
     sets: AtomicPtr<Set>,
+    window: Lock<Window>,
+    /// Frames that hold headers and page tables of the mapping window.
+    mapping_frames: AtomicU64,
     /// Frames of large kmalloc allocations.
     large_frames: AtomicU64,
     /// Frames that hold sets.
@@ -93,6 +97,8 @@ impl<M: Machine> Service<M> {
             cpu_nodes: [const { AtomicU8::new(0) }; MAX_CPUS],
             growth: Lock::new(Growth::new()),
             sets: AtomicPtr::new(ptr::null_mut()),
+            window: Lock::new(Window::new()),
+            mapping_frames: AtomicU64::new(0),
             large_frames: AtomicU64::new(0),
             set_frames: AtomicU64::new(0),
             node_frames: AtomicU64::new(0),
@@ -283,6 +289,19 @@ impl<M: Machine> Service<M> {
         &self.large_frames
     }
 
+    pub(crate) fn window(&self) -> &Lock<Window> {
+        &self.window
+    }
+
+    pub(crate) fn mapping_frames(&self) -> u64 {
+        self.mapping_frames.load(Relaxed)
+    }
+
+    /// Notes that frames became part of the mapping window's own: headers, page tables.
+    pub(crate) fn note_mapping_frames(&self, frames: u64) {
+        self.mapping_frames.fetch_add(frames, Relaxed);
+    }
+
     pub(crate) fn set_frames(&self) -> u64 {
         self.set_frames.load(Relaxed)
     }
@@ -334,6 +353,7 @@ impl<M: Machine> Service<M> {
     pub(crate) fn for_each_lock(&self, mut each: impl FnMut(&crate::tickets::Tickets)) {
         let nodes = || self.nodes.with_memory().map(|(_, node)| node);
         nodes().flat_map(|node| &node.depots).for_each(|depot| each(depot.tickets()));
+        each(self.window.tickets());
         each(self.growth.tickets());
         nodes().flat_map(|node| &node.zones).for_each(|zone| each(zone.tickets()));
     }

@@ -126,7 +126,7 @@ impl<M: Machine> Service<M> {
         let mut rows = Statistics::default();
         let mut frames_out = 0usize;
         let mut bytes_out = 0usize;
-        let mut metadata = self.set_frames() + self.node_frames();
+        let mut metadata = self.set_frames() + self.node_frames() + self.mapping_frames();
         for set in self.sets() {
             let listed: u64 =
                 (0..LISTED_ORDERS).map(|order| u64::from(set.pages[order].count.load(Relaxed)) << order).sum();

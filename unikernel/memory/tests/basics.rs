@@ -285,6 +285,52 @@ fn per_cpu_memory_is_zeroed_on_the_cpus_node_and_of_its_own_cache_lines() {
 }
 
 #[test]
+fn large_memory_need_not_be_contiguous() {
+    let hosted = two_nodes();
+    let service = hosted.service();
+    let before = service.statistics();
+    for size in [1, 5000, 100 << 20] {
+        let memory = service.vmalloc(size, Gfp::KERNEL);
+        assert!(!memory.is_null() && memory.addr().is_multiple_of(4096));
+        // SAFETY: the memory has `size` bytes and is freed once.
+        unsafe {
+            memory.write_bytes(3, size);
+            assert!(is_filled(memory, size, 3));
+            assert!(service.statistics().pages_in_use >= size as u64);
+            service.vfree(memory);
+        }
+        assert_eq!(service.statistics().pages_in_use, before.pages_in_use);
+        let again = service.vmalloc(size, Gfp::KERNEL);
+        assert_eq!(again, memory, "addresses are used again");
+        // SAFETY: freed once.
+        unsafe { service.kvfree(again) };
+    }
+    assert!(service.vmalloc(0, Gfp::KERNEL).is_null());
+    assert!(service.vmalloc(2 << 30, Gfp::KERNEL | Gfp::NOWARN).is_null(), "more than there is");
+    assert!(service.vmalloc(usize::MAX, Gfp::KERNEL).is_null());
+    assert_eq!(service.statistics().pages_in_use, before.pages_in_use);
+    for size in [0, 100, 1 << 20, 50 << 20] {
+        let memory = service.kvmalloc(size, Gfp::KERNEL);
+        assert!(!memory.is_null());
+        // SAFETY: freed once.
+        unsafe { service.kvfree(memory) };
+    }
+    assert_books_balance(hosted);
+}
+
+#[test]
+#[should_panic(expected = "freed already")]
+fn a_second_vfree_is_caught() {
+    let service = two_nodes().service();
+    let memory = service.vmalloc(10_000, Gfp::KERNEL);
+    // SAFETY: the second free is what is tested.
+    unsafe {
+        service.vfree(memory);
+        service.vfree(memory);
+    }
+}
+
+#[test]
 fn low_memory_is_low_and_small_zones_end() {
     let hosted = two_nodes();
     let service = hosted.service();

@@ -25,21 +25,25 @@ impl Arena {
         let bytes = usize::try_from(end).ok()?.next_multiple_of(Order::MAX.bytes());
         let frames = bytes / FRAME_BYTES;
         // Natural alignment of blocks is by simulated physical address: the base must not spoil it.
-        let base = reserve(bytes + Order::MAX.bytes())?.next_multiple_of(Order::MAX.bytes());
+        let base = reserve(bytes + Order::MAX.bytes(), USABLE)?.next_multiple_of(Order::MAX.bytes());
         Some(Self {
             base,
             bytes,
-            tags: ptr::with_exposed_provenance_mut(reserve(frames * size_of::<AtomicU16>())?),
-            states: ptr::with_exposed_provenance_mut(reserve(frames * size_of::<AtomicU16>())?),
-            frames: ptr::with_exposed_provenance_mut(reserve(frames * size_of::<Frame>())?),
+            tags: ptr::with_exposed_provenance_mut(reserve(frames * size_of::<AtomicU16>(), USABLE)?),
+            states: ptr::with_exposed_provenance_mut(reserve(frames * size_of::<AtomicU16>(), USABLE)?),
+            frames: ptr::with_exposed_provenance_mut(reserve(frames * size_of::<Frame>(), USABLE)?),
         })
     }
 }
 
-fn reserve(bytes: usize) -> Option<usize> {
+/// Rights of memory that may be used.
+const USABLE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+
+/// Reserves address space; memory comes when it is touched.
+pub(super) fn reserve(bytes: usize, rights: libc::c_int) -> Option<usize> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of anyone.
-    let address = unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    let address = unsafe { libc::mmap(ptr::null_mut(), bytes, rights, flags, -1, 0) };
     (address != libc::MAP_FAILED).then(|| address.expose_provenance())
 }
 

@@ -36,10 +36,12 @@
 
 mod arena;
 mod fork;
+mod mapping;
 mod threads;
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::fmt;
+use core::ops::Range;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering, Ordering::Relaxed};
 
@@ -53,6 +55,7 @@ use crate::service::{FreeRange, Service};
 use crate::set::Set;
 
 use arena::Arena;
+use mapping::Mapping;
 
 /// The memory service in an ordinary process; see the module head.
 pub struct Hosted {
@@ -72,6 +75,8 @@ pub struct HostedMachine {
     tags: AtomicPtr<AtomicU16>,
     states: AtomicPtr<AtomicU16>,
     frames: AtomicPtr<Frame>,
+    mapping_start: AtomicUsize,
+    mapping_frames: AtomicPtr<AtomicU32>,
     cpus_given: AtomicU32,
     pool: threads::Pool,
 }
@@ -133,6 +138,8 @@ impl Hosted {
                 tags: AtomicPtr::new(ptr::null_mut()),
                 states: AtomicPtr::new(ptr::null_mut()),
                 frames: AtomicPtr::new(ptr::null_mut()),
+                mapping_start: AtomicUsize::new(0),
+                mapping_frames: AtomicPtr::new(ptr::null_mut()),
                 cpus_given: AtomicU32::new(0),
                 pool: threads::Pool::new(),
             }),
@@ -238,6 +245,9 @@ impl HostedMachine {
     fn start_once(&self, service: &'static Service<Self>) -> Result<(), HostedError> {
         let topology = &self.topology;
         let arena = Arena::reserve(topology).ok_or(HostedError::NoAddressSpace)?;
+        let mapping = Mapping::reserve().ok_or(HostedError::NoAddressSpace)?;
+        self.mapping_start.store(mapping.start, Relaxed);
+        self.mapping_frames.store(mapping.frames, Relaxed);
         self.tags.store(arena.tags, Relaxed);
         self.states.store(arena.states, Relaxed);
         self.frames.store(arena.frames, Relaxed);
@@ -268,6 +278,12 @@ impl HostedMachine {
         threads::leave(self);
         let set = self.pool.take(Some(cpu)).or_else(|| threads::new_set(service, cpu, node));
         set.is_some_and(|set| threads::enter(self, set))
+    }
+
+    /// The mapping window; `None` before the start.
+    fn mapping(&self) -> Option<Mapping> {
+        let start = self.mapping_start.load(Relaxed);
+        (start != 0).then(|| Mapping { start, frames: self.mapping_frames.load(Relaxed) })
     }
 
     fn slot(&self) -> usize {
@@ -319,6 +335,23 @@ unsafe impl Machine for HostedMachine {
 
     fn back(&self, _page: usize, _frames: &mut dyn FnMut() -> Option<Pfn>) -> Result<(), OutOfFrames> {
         Ok(())
+    }
+
+    fn mapping_window(&self) -> Range<usize> {
+        self.mapping().map_or(0..0, |mapping| mapping.window())
+    }
+
+    fn map(&self, page: usize, frame: Pfn, _frames: &mut dyn FnMut() -> Option<Pfn>) -> Result<(), OutOfFrames> {
+        let mapped = self.mapping().is_some_and(|mapping| mapping.map(page, frame));
+        if mapped { Ok(()) } else { Err(OutOfFrames) }
+    }
+
+    fn translate(&self, page: usize) -> Option<Pfn> {
+        self.mapping()?.translate(page)
+    }
+
+    fn unmap(&self, page: usize) -> Option<Pfn> {
+        self.mapping()?.unmap(page)
     }
 
     #[inline(always)]
