@@ -3,7 +3,7 @@
 //! Used by the loader's binary. Works on byte slices: the file, and the memory that was allocated for the image. Every number of the file
 //! is distrusted; whatever is wrong is an [`ImageError`] that says what to do, never a panic.
 //!
-//! An image is a static position-independent ELF file for `x86_64` whose loadable segments are on pages of their own, none
+//! An image is a static position-independent ELF file (or one linked for just the place it is loaded at) for `x86_64` whose loadable segments are on pages of their own, none
 //! of them both writable and executable, and whose relocations are all `R_X86_64_RELATIVE`. `quarry-build-helper` makes
 //! such files.
 //!
@@ -29,6 +29,7 @@ const SECTION_HEADER_SIZE: u64 = 64;
 const RELOCATION_SIZE: usize = 24;
 const DYNAMIC_ENTRY_SIZE: usize = 16;
 
+const TYPE_FIXED: u16 = 2;
 const TYPE_POSITION_INDEPENDENT: u16 = 3;
 const MACHINE_X86_64: u16 = 62;
 
@@ -74,6 +75,8 @@ impl Segment {
 pub struct Image<'a> {
     file: &'a [u8],
     base: u64,
+    /// GNU ld calls a position-independent file fixed when its base is not 0.
+    fixed: bool,
     segments: [Segment; MAX_SEGMENTS],
     segment_count: usize,
     /// Where the dynamic table lies, counted from the image's first byte.
@@ -93,6 +96,7 @@ impl<'a> Image<'a> {
         let mut image = Self {
             file,
             base: 0,
+            fixed: u16_at(file, 16) == Some(TYPE_FIXED),
             segments: [Segment { offset: 0, size: 0, access: Access::Read, file_offset: 0, file_size: 0 };
                 MAX_SEGMENTS],
             segment_count: 0,
@@ -133,12 +137,16 @@ impl<'a> Image<'a> {
     ///
     /// # Errors
     ///
-    /// When the image has relocations this loader does not know, or such that lie outside it.
+    /// When the image is linked for a fixed address other than `address`, when it has relocations this loader does not
+    /// know, or such that lie outside it.
     ///
     /// # Panics
     ///
     /// When `memory` is smaller than [`Self::size`].
     pub fn load(&self, memory: &mut [u8], address: u64) -> Result<u64, ImageError> {
+        if self.fixed && self.base != address {
+            return Err(ImageError::FixedAddress(self.base));
+        }
         let mut filled = 0;
         for segment in self.segments() {
             let start = segment.offset as usize;
@@ -259,7 +267,7 @@ fn check_file_header(file: &[u8]) -> Result<(), ImageError> {
     if machine != MACHINE_X86_64 {
         return Err(ImageError::WrongMachine(machine));
     }
-    if kind != TYPE_POSITION_INDEPENDENT {
+    if !matches!(kind, TYPE_POSITION_INDEPENDENT | TYPE_FIXED) {
         return Err(ImageError::WrongType(kind));
     }
     if half(54) as usize != PROGRAM_HEADER_SIZE {

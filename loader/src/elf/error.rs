@@ -25,8 +25,10 @@ pub enum ImageError {
     },
     /// For another architecture.
     WrongMachine(u16),
-    /// Not position-independent.
+    /// An object file, a core dump or the like.
     WrongType(u16),
+    /// Not position-independent, and linked for this address.
+    FixedAddress(u64),
     /// A program that wants a dynamic linker.
     NeedsInterpreter,
     /// Numbers in the file header contradict each other.
@@ -80,7 +82,10 @@ impl fmt::Display for ImageError {
                 }
             ),
             Self::WrongType(kind) => {
-                write!(f, "the image is not position-independent (ELF type {kind} instead of 3): {REBUILD}")
+                write!(f, "the image is not an executable (ELF type {kind} instead of 3): {REBUILD}")
+            }
+            Self::FixedAddress(address) => {
+                write!(f, "the image is not position-independent but linked for address {address:#x}: {REBUILD}")
             }
             Self::NeedsInterpreter => write!(f, "the image is a dynamically linked Linux program: {REBUILD}"),
             Self::DamagedHeader => write!(f, "the image's ELF header contradicts itself: build or copy it again"),

@@ -105,9 +105,19 @@ fn foreign_files_are_told_apart() {
     assert_eq!(refusal(|file| file[4] = 1), ImageError::WrongClass { class: 1, order: 1 });
     assert_eq!(refusal(|file| file[5] = 2), ImageError::WrongClass { class: 2, order: 2 });
     assert_eq!(refusal(|file| file[18] = 183), ImageError::WrongMachine(183));
-    assert_eq!(refusal(|file| file[16] = 2), ImageError::WrongType(2));
+    assert_eq!(refusal(|file| file[16] = 1), ImageError::WrongType(1));
     assert_eq!(refusal(|file| file[field(3, 0)] = 3), ImageError::NeedsInterpreter);
     assert_eq!(refusal(|file| file[54] = 32), ImageError::DamagedHeader);
+}
+
+#[test]
+fn a_fixed_image_is_taken_only_for_its_own_place() {
+    let mut file = image(IMAGE_BASE);
+    file[16] = TYPE_FIXED as u8;
+    let image = Image::parse(&file).unwrap();
+    let mut memory = vec![0; image.size() as usize];
+    assert_eq!(image.load(&mut memory, IMAGE_BASE), Ok(IMAGE_BASE + 0x10));
+    assert_eq!(image.load(&mut memory, IMAGE_BASE + 0x1000), Err(ImageError::FixedAddress(IMAGE_BASE)));
 }
 
 #[test]
@@ -177,7 +187,8 @@ fn every_error_is_one_line_that_says_what_to_do() {
         ImageError::Truncated { needed: 2, found: 1 },
         ImageError::WrongClass { class: 1, order: 1 },
         ImageError::WrongMachine(40),
-        ImageError::WrongType(2),
+        ImageError::WrongType(1),
+        ImageError::FixedAddress(0x40_0000),
         ImageError::NeedsInterpreter,
         ImageError::DamagedHeader,
         ImageError::DamagedSegment(1),

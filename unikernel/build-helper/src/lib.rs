@@ -1,10 +1,5 @@
-//! Link arguments for Quarry images. An image's whole build.rs is
-//!
-//! ```no_run
-//! fn main() {
-//!     quarry_build_helper::link_image();
-//! }
-//! ```
+//! Link arguments for Quarry images. The whole build.rs of an image is
+//! `fn main() { quarry_build_helper::link_image(); }`.
 //!
 //! Used by every image, inside and outside Quarry's workspace; the loader reads what comes out of it. An image is a
 //! static position-independent ELF whose only relocations are `R_X86_64_RELATIVE`, linked at the address the loader
@@ -67,3 +62,6 @@ fn link_arguments(script: &Path) -> Vec<String> {
 fn build_variable(name: &str) -> String {
     env::var(name).unwrap_or_else(|_| panic!("{name} is not set: call link_image() from a build.rs"))
 }
+
+#[cfg(test)]
+mod tests;
