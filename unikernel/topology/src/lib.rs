@@ -13,18 +13,37 @@
 //! | `builder` | simulated machines |
 //! | `validate` | the rules every topology keeps |
 //! | `display` | a topology as `numactl -H` prints it |
-//! | `warning` | what discovery has to say about lying firmware, and how often |
-//! | `table` | header, checksum and the walk over a table's entries |
-//! | `madt`, `srat`, `slit`, `hmat` | one table each: bytes to typed entries |
+//! | `discover` | the steps of [`Topology::discover`], in their order |
+//! | `cpus`, `memory`, `distances` | one step each |
 //! | `claims` | what the SRAT says about memory, as sorted disjoint ranges |
-//! | `assemble` | the steps of [`Topology::discover`] |
+//! | `madt`, `srat`, `slit`, `hmat` | one table each: bytes to typed entries |
+//! | `table`, `bytes` | header, checksum, the walk over entries; checked integers |
+//! | `warning`, `sentence`, `report` | what is said about lying firmware, in which words, how often |
 #![no_std]
 #![forbid(unsafe_code)]
 
 mod builder;
+mod bytes;
+mod claims;
+mod cpus;
+mod discover;
+mod display;
+mod distances;
+mod hmat;
+mod madt;
+mod memory;
 mod model;
+mod report;
+mod sentence;
+mod slit;
+mod srat;
+mod table;
 mod validate;
+mod warning;
 
 pub use builder::{BuildError, Builder, MAX_HOLES};
 pub use model::*;
+pub use report::FULL_REPORTS;
+pub use table::Tables;
 pub use validate::Invalid;
+pub use warning::{LengthAssumption, Position, Problem, Source, Warning};
