@@ -161,10 +161,12 @@ global_asm!(
     main = sym crate::main,
 );
 
-const STACK_SIZE: usize = 64 << 10;
+/// A memory map takes 6 KiB, and unoptimised code keeps many copies.
+const STACK_SIZE: usize = 256 << 10;
 
 #[repr(C, align(16))]
 struct Stack([u8; STACK_SIZE]);
 
-/// The loader's own stack. Only the assembly above refers to it, by address.
+/// The loader's own stack. Only the assembly above refers to it, by address. Not in the bss: it need not be zeroed.
+#[unsafe(link_section = ".stack")]
 static mut STACK: Stack = Stack([0; STACK_SIZE]);

@@ -62,10 +62,11 @@ impl fmt::Display for BootError {
             Self::OutOfMemory { what, needed, largest, ram } => write!(
                 f,
                 "too little memory: {what} takes {} KiB, the largest free block below 4 GiB has {} KiB of {} KiB of \
-                 RAM: give the machine more (QEMU: -m 128M)",
+                 RAM: give the machine more (QEMU: -m {}M)",
                 needed.div_ceil(1024),
                 largest >> 10,
-                ram >> 10
+                ram >> 10,
+                (ram + needed).next_power_of_two() >> 20
             ),
         }
     }
