@@ -1,2 +1,44 @@
-//! Skeleton.
+//! Allocator workloads, generic over the allocator measured ([`Subject`]) and the machine ([`Platform`]).
+//!
+//! The guest image runs them over the kernel's memory service, the tests over an arena. A workload runs on 1, 2, ... N CPUs that
+//! start together. What is timed and what is checked are two passes: the timed loops ([`loops`]) are bare, and a pass
+//! of its own ([`check`]) writes and reads every byte of every block. An empty loop is timed beside each and
+//! reported in a field of its own, so all figures are gross.
+//!
+//! Layers, each using only those below it:
+//! ```text
+//! report              rows as records
+//! suite               every case of a plan measured and checked
+//! stress, check       every byte looked at
+//! measure             samples: calibration, barriers, clock
+//! loops               what is timed
+//! case                what there is to measure, and the plan
+//! subject, platform   what is asked of allocator and machine
+//! random, pattern, sizes, statistics
+//! ```
+
 #![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod case;
+mod check;
+mod loops;
+mod measure;
+pub mod pattern;
+mod platform;
+pub mod random;
+mod sizes;
+mod statistics;
+mod stress;
+mod subject;
+mod suite;
+
+pub use case::{Case, Effort, Extent, ORDERS, Placement, Settings, UnknownWorkload, Workload};
+pub use platform::Platform;
+pub use sizes::SIZES;
+pub use statistics::Summary;
+pub use stress::{Limit, Stress, StressReport, stress};
+pub use subject::{Empty, EmptyBlock, Subject};
+pub use suite::{Row, plan, row_count, run};

@@ -1,0 +1,137 @@
+//! [`Subject`]: the allocator being measured, as the workloads see it.
+//!
+//! Implemented by the guest over the kernel's `kmalloc`, by `quarry-peers` over hosted allocators and by the tests over
+//! an arena that can be told to misbehave. [`Empty`] allocates nothing and times the loops themselves.
+
+use core::hint::black_box;
+
+use quarry_topology::NodeId;
+
+/// A handle on the allocator being measured. Cheap to copy: every CPU has its own.
+///
+/// A block is a token that stands for memory: it is not `Copy`, so that safe code can neither free one twice nor write
+/// to one it gave back, and it should be one pointer wide and have no `Drop`, so that the timed loops stay bare.
+/// Whether a call is inlined is the implementor's choice per method: `allocate` and `free` should be real calls
+/// with the size in a register, as an allocator in another crate or behind a shared library is called; the `_inlined` pair
+/// should be open to the optimiser.
+pub trait Subject: Copy + Send + Sync + 'static {
+    /// Memory handed out, to be given back by exactly one `free`.
+    type Block: Send + 'static;
+
+    /// Name of the allocator in the results.
+    const NAME: &'static str;
+
+    /// At least `size` bytes (`size` > 0), or `None` when there are none. Called.
+    fn allocate(&self, size: usize) -> Option<Self::Block>;
+
+    /// Gives a block back that came from [`Self::allocate`], [`Self::allocate_inlined`] or [`Self::allocate_on`]. Called.
+    fn free(&self, block: Self::Block);
+
+    /// Like [`Self::allocate`] with a size known at compile time. Inlined.
+    fn allocate_inlined<const SIZE: usize>(&self) -> Option<Self::Block>;
+
+    /// Like [`Self::free`]. Inlined.
+    fn free_inlined(&self, block: Self::Block);
+
+    /// At least `size` bytes on `node`, or elsewhere when that node has none.
+    fn allocate_on(&self, size: usize, node: NodeId) -> Option<Self::Block>;
+
+    /// `1 << order` contiguous pages of 4 KiB, aligned to their size.
+    fn allocate_pages(&self, order: u32) -> Option<Self::Block>;
+
+    /// Gives back a block that came from [`Self::allocate_pages`] with the same `order`.
+    fn free_pages(&self, block: Self::Block, order: u32);
+
+    /// Address of the block's first byte.
+    fn address(&self, block: &Self::Block) -> usize;
+
+    /// Writes the pattern of `seed` (see [`crate::pattern`]) to the first `length` bytes. `length` is what was asked for.
+    fn fill(&self, block: &mut Self::Block, length: usize, seed: u64);
+
+    /// Whether the first `length` bytes still hold the pattern of `seed`.
+    fn check(&self, block: &Self::Block, length: usize, seed: u64) -> bool;
+
+    /// The alignment promised for a block of `size` bytes. As Linux's `kmalloc`: a power of two is naturally
+    /// aligned, everything else to 8 bytes.
+    fn alignment(&self, size: usize) -> usize {
+        if size.is_power_of_two() { size } else { 8 }
+    }
+
+    /// The node a block's memory is on, where that is known.
+    fn node_of(&self, _block: &Self::Block) -> Option<NodeId> {
+        None
+    }
+
+    /// Bytes handed out and not given back, counted by the allocator itself, where it does so exactly and nobody else
+    /// uses it: what a check pass took must be back when it ends.
+    fn in_use(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// Allocates nothing: what is left of a timed loop run over it is the loop, and that is the baseline of the results.
+#[derive(Clone, Copy, Debug)]
+pub struct Empty;
+
+/// A block of [`Empty`]. Not null, so that loops take the branch they take over a real allocator.
+#[derive(Debug)]
+pub struct EmptyBlock(core::num::NonZeroUsize);
+
+impl EmptyBlock {
+    #[inline(always)]
+    fn new(size: usize) -> Option<Self> {
+        core::num::NonZeroUsize::new(black_box(size)).map(Self)
+    }
+}
+
+impl Subject for Empty {
+    type Block = EmptyBlock;
+
+    const NAME: &'static str = "empty";
+
+    #[inline(always)]
+    fn allocate(&self, size: usize) -> Option<EmptyBlock> {
+        EmptyBlock::new(size)
+    }
+
+    #[inline(always)]
+    fn free(&self, block: EmptyBlock) {
+        black_box(block);
+    }
+
+    #[inline(always)]
+    fn allocate_inlined<const SIZE: usize>(&self) -> Option<EmptyBlock> {
+        EmptyBlock::new(SIZE)
+    }
+
+    #[inline(always)]
+    fn free_inlined(&self, block: EmptyBlock) {
+        black_box(block);
+    }
+
+    #[inline(always)]
+    fn allocate_on(&self, size: usize, node: NodeId) -> Option<EmptyBlock> {
+        black_box(node);
+        EmptyBlock::new(size)
+    }
+
+    #[inline(always)]
+    fn allocate_pages(&self, order: u32) -> Option<EmptyBlock> {
+        EmptyBlock::new(4096 << order)
+    }
+
+    #[inline(always)]
+    fn free_pages(&self, block: EmptyBlock, _order: u32) {
+        black_box(block);
+    }
+
+    fn address(&self, block: &EmptyBlock) -> usize {
+        block.0.get()
+    }
+
+    fn fill(&self, _block: &mut EmptyBlock, _length: usize, _seed: u64) {}
+
+    fn check(&self, _block: &EmptyBlock, _length: usize, _seed: u64) -> bool {
+        true
+    }
+}
