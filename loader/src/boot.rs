@@ -106,6 +106,9 @@ fn survey(address: u64) -> Result<Surroundings, BootError> {
     let mut modules =
         modules.filter_map(ModuleEntry::parse).map(|module| module.range).filter(|range| range.size() > 0);
     let image_file = modules.next().ok_or(BootError::NoImage)?;
+    if image_file.overlaps(loader_range()) {
+        return Err(BootError::Overlap { image: image_file, loader: loader_range() });
+    }
     let command_line = find_command_line(info.command_line)?;
 
     memory.claim(loader_range());
@@ -125,8 +128,8 @@ fn list(start: u64, count: u32, entry_size: usize) -> PhysicalRange {
 
 /// The bytes of `range`, which others left in memory.
 fn reach(what: &'static str, range: PhysicalRange) -> Result<&'static [u8], BootError> {
-    // SAFETY: devices are idle, this is the only CPU, and the loader writes nowhere but in blocks it allocated, after
-    // `survey` claimed the image and avoids the rest; all this before anything is allocated.
+    // SAFETY: devices are idle, this is the only CPU, and the loader writes nowhere but to itself and to blocks it
+    // allocated; `survey` allocates nothing, and lets nothing be allocated in what it found.
     unsafe { physical::read(range) }.ok_or(BootError::OutOfReach { what, range })
 }
 

@@ -24,6 +24,13 @@ pub(crate) enum BootError {
     },
     /// No module was passed.
     NoImage,
+    /// The image file lies where the loader runs.
+    Overlap {
+        /// The image file.
+        image: PhysicalRange,
+        /// The loader.
+        loader: PhysicalRange,
+    },
     /// The command line has no end.
     CommandLineTooLong,
     /// There is no ACPI.
@@ -53,6 +60,11 @@ impl fmt::Display for BootError {
                 range.start, range.end
             ),
             Self::NoImage => write!(f, "there is no image: pass a Quarry image as the initrd (QEMU: -initrd IMAGE)"),
+            Self::Overlap { image, loader } => write!(
+                f,
+                "the image file at {:#x}..{:#x} overlaps the loader at {:#x}..{:#x}: place the initrd elsewhere",
+                image.start, image.end, loader.start, loader.end
+            ),
             Self::CommandLineTooLong => write!(f, "the command line does not end within 64 KiB: make it shorter"),
             Self::NoRsdp => write!(
                 f,

@@ -67,6 +67,11 @@ impl PhysicalRange {
     pub const fn size(self) -> u64 {
         self.end - self.start
     }
+
+    /// Whether some byte lies in both.
+    pub const fn overlaps(self, other: Self) -> bool {
+        self.start < other.end && other.start < self.end && self.start < self.end && other.start < other.end
+    }
 }
 
 /// What a region of physical memory holds when the image starts.

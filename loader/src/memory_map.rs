@@ -202,7 +202,7 @@ impl MemoryMap {
                     return None;
                 }
                 let avoided = &self.avoided[..self.avoided_count];
-                match avoided.iter().find(|avoided| intersection(**avoided, block).size() > 0) {
+                match avoided.iter().find(|avoided| avoided.overlaps(block)) {
                     None => return Some(block),
                     Some(avoided) => start = avoided.end.checked_next_multiple_of(alignment)?,
                 }

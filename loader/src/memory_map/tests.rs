@@ -216,7 +216,7 @@ proptest! {
             };
             check_shape(&map);
             prop_assert!(block.size() >= size && block.start >= LOW_MEMORY_END && block.end <= FOUR_GIB);
-            prop_assert!(taken.iter().all(|other| intersection(*other, block).size() == 0));
+            prop_assert!(!taken.iter().any(|other| other.overlaps(block)));
             let home = |region: &Region| {
                 region.kind == RegionKind::Usable && region.range.start <= block.start && block.end <= region.range.end
             };
