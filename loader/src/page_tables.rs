@@ -119,19 +119,9 @@ impl Mapping {
                     && (rest.address | rest.physical.start).is_multiple_of(size.bytes())
             };
             let size = [PageSize::Huge, PageSize::Large].into_iter().find(fits).unwrap_or(PageSize::Small);
+            // A larger page can only fit where a table of this level ends, so looking again there is enough.
             let end_of_table = ENTRIES - entry_index(rest.address, size as u32);
-            // Pages of this size until a larger one fits, the table ends, or less than a page is left.
-            let next = match size {
-                PageSize::Small if largest > PageSize::Small => Some(PageSize::Large),
-                PageSize::Large if largest > PageSize::Large => Some(PageSize::Huge),
-                _ => None,
-            };
-            let until_larger =
-                next.filter(|next| (rest.address ^ rest.physical.start).is_multiple_of(next.bytes())).map(|next| {
-                    let to_boundary = next.bytes() - rest.address % next.bytes();
-                    if left - to_boundary.min(left) >= next.bytes() { to_boundary / size.bytes() } else { u64::MAX }
-                });
-            let count = (left / size.bytes()).min(until_larger.unwrap_or(u64::MAX)).min(end_of_table as u64);
+            let count = (left / size.bytes()).min(end_of_table as u64);
             let run = Run { address: rest.address, physical: rest.physical.start, size, count: count as usize };
             // The last page of an address space ends at 2^64.
             rest.address = rest.address.wrapping_add(count * size.bytes());
