@@ -7,7 +7,7 @@
 //!
 //! Layers, each using only those below it:
 //! ```text
-//! report              rows as records
+//! report, options     rows as records; the command line
 //! suite               every case of a plan measured and checked
 //! stress, check       every byte looked at
 //! measure             samples: calibration, barriers, clock
@@ -26,6 +26,7 @@ mod case;
 mod check;
 mod loops;
 mod measure;
+mod options;
 pub mod pattern;
 mod platform;
 pub mod random;
@@ -36,6 +37,7 @@ mod subject;
 mod suite;
 
 pub use case::{Case, Effort, Extent, ORDERS, Placement, Settings, UnknownWorkload, Workload};
+pub use options::{Mode, OptionError, Options};
 pub use platform::Platform;
 pub use sizes::SIZES;
 pub use statistics::Summary;

@@ -1,0 +1,194 @@
+//! What the bench image is asked for on its command line: `key=value` words, as [`Options`].
+//!
+//! The `quarry` command writes them, the image reads them; a person at a QEMU prompt may do the same.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::RangeInclusive;
+use core::str::FromStr;
+
+use quarry_topology::MAX_CPUS;
+
+use crate::case::{Effort, ORDERS, Settings, UnknownWorkload};
+
+/// Largest size a workload may be asked for: 4 MiB, the most `kmalloc` gives.
+const MAX_SIZE: usize = 4 << 20;
+
+/// What the image is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Measure.
+    #[default]
+    Run,
+    /// Report the machine and end.
+    Boot,
+    /// Run the [stress](crate::stress()).
+    Stress,
+}
+
+/// The command line, understood.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `mode=run|boot|stress`.
+    pub mode: Mode,
+    /// `workloads=`, `sizes=`, `orders=`, `cpus=` (lists with commas), `samples=`, `seed=`; `icount=1` makes the effort fixed.
+    pub settings: Settings,
+    /// `icount=1`: the clock counts instructions.
+    pub icount: bool,
+    /// `seconds=`: length of the stress.
+    pub seconds: u64,
+    /// `git=`: revision the image was built from.
+    pub git: String,
+    /// `accel=`: what QEMU runs the guest with.
+    pub accelerator: String,
+}
+
+/// A word of the command line that cannot be followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OptionError {
+    key: &'static str,
+    value: String,
+    problem: String,
+}
+
+impl fmt::Display for OptionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}: {}", self.key, self.value, self.problem)
+    }
+}
+
+impl core::error::Error for OptionError {}
+
+impl Options {
+    /// Reads what it knows from `find`, which gives the value of a key; other words are somebody else's.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionError`] for the first value that is none.
+    pub fn read<'a>(find: impl Fn(&str) -> Option<&'a str>) -> Result<Self, OptionError> {
+        let icount = match find("icount") {
+            None | Some("0") => false,
+            Some("1") => true,
+            Some(other) => return Err(error("icount", other, "use 0 or 1")),
+        };
+        let defaults = Settings::default();
+        let settings = Settings {
+            workloads: words(find("workloads"))
+                .map(|word| word.parse().map_err(|problem: UnknownWorkload| error("workloads", word, problem)))
+                .collect::<Result<_, _>>()?,
+            sizes: numbers("sizes", find("sizes"), &(1..=MAX_SIZE))?,
+            orders: numbers("orders", find("orders"), &ORDERS)?,
+            cpus: numbers("cpus", find("cpus"), &(1..=MAX_CPUS))?,
+            // Counted instructions repeat: a few samples show that they do.
+            samples: one("samples", &find)?.unwrap_or(if icount { 5 } else { defaults.samples }),
+            effort: if icount { Effort::Fixed } else { defaults.effort },
+            seed: one("seed", &find)?.unwrap_or(defaults.seed),
+        };
+        if settings.samples == 0 {
+            return Err(error("samples", "0", "ask for at least 1"));
+        }
+        Ok(Self {
+            mode: mode(find("mode"))?,
+            settings,
+            icount,
+            seconds: one("seconds", &find)?.unwrap_or(30),
+            git: find("git").unwrap_or("unknown").to_string(),
+            accelerator: find("accel").unwrap_or("unknown").to_string(),
+        })
+    }
+}
+
+fn error(key: &'static str, value: &str, problem: impl fmt::Display) -> OptionError {
+    OptionError { key, value: value.to_string(), problem: problem.to_string() }
+}
+
+fn mode(value: Option<&str>) -> Result<Mode, OptionError> {
+    match value {
+        None => Ok(Mode::default()),
+        Some("run") => Ok(Mode::Run),
+        Some("boot") => Ok(Mode::Boot),
+        Some("stress") => Ok(Mode::Stress),
+        Some(other) => Err(error("mode", other, "use run, boot or stress")),
+    }
+}
+
+fn one<'a, T: FromStr>(key: &'static str, find: impl Fn(&str) -> Option<&'a str>) -> Result<Option<T>, OptionError> {
+    find(key).map(|value| value.parse().map_err(|_| error(key, value, "use a whole number"))).transpose()
+}
+
+fn words(list: Option<&str>) -> impl Iterator<Item = &str> {
+    list.unwrap_or_default().split(',').filter(|word| !word.is_empty())
+}
+
+fn numbers<T>(key: &'static str, value: Option<&str>, range: &RangeInclusive<T>) -> Result<Vec<T>, OptionError>
+where
+    T: FromStr + PartialOrd + fmt::Display,
+{
+    let number = |word: &str| {
+        word.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
+            error(key, word, format_args!("use whole numbers from {} to {}", range.start(), range.end()))
+        })
+    };
+    words(value).map(number).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::Workload;
+
+    fn read(line: &str) -> Result<Options, OptionError> {
+        let words: Vec<_> = line.split(' ').filter_map(|word| word.split_once('=')).collect();
+        Options::read(|key| words.iter().find(|(name, _)| *name == key).map(|(_, value)| *value))
+    }
+
+    fn complaint(line: &str) -> String {
+        read(line).expect_err("the line is wrong").to_string()
+    }
+
+    #[test]
+    fn an_empty_line_means_the_defaults() {
+        let options = read("").expect("nothing is wrong with nothing");
+        assert_eq!(options.mode, Mode::Run);
+        assert_eq!(options.settings.samples, Settings::default().samples);
+        assert!(options.settings.workloads.is_empty() && options.settings.sizes.is_empty());
+        assert_eq!((options.git.as_str(), options.icount), ("unknown", false));
+    }
+
+    #[test]
+    fn every_word_is_understood() {
+        let options = read(
+            "mode=stress workloads=pair,mix sizes=64,4096 orders=0,9 cpus=1,4 samples=7 seed=3 seconds=5 git=abc accel=tcg loglevel=debug",
+        )
+        .expect("every word is right");
+        assert_eq!(options.mode, Mode::Stress);
+        assert_eq!(options.settings.workloads, [Workload::Pair, Workload::Mix]);
+        assert_eq!(options.settings.sizes, [64, 4096]);
+        assert_eq!(options.settings.orders, [0, 9]);
+        assert_eq!(options.settings.cpus, [1, 4]);
+        assert_eq!((options.settings.samples, options.settings.seed, options.seconds), (7, 3, 5));
+        assert_eq!((options.git.as_str(), options.accelerator.as_str()), ("abc", "tcg"));
+    }
+
+    #[test]
+    fn counting_instructions_fixes_the_effort() {
+        let options = read("icount=1").expect("the word is right");
+        assert_eq!((options.settings.effort, options.settings.samples), (Effort::Fixed, 5));
+    }
+
+    #[test]
+    fn wrong_values_get_a_sentence() {
+        assert_eq!(complaint("mode=walk"), "mode=walk: use run, boot or stress");
+        assert_eq!(
+            complaint("workloads=pair,pear"),
+            "workloads=pear: there is no such workload; choose from pair, pair-inlined, batch, remote, mix, node, page"
+        );
+        assert_eq!(complaint("sizes=64,x"), "sizes=x: use whole numbers from 1 to 4194304");
+        assert_eq!(complaint("sizes=0"), "sizes=0: use whole numbers from 1 to 4194304");
+        assert_eq!(complaint("orders=10"), "orders=10: use whole numbers from 0 to 9");
+        assert_eq!(complaint("seconds=long"), "seconds=long: use a whole number");
+        assert_eq!(complaint("samples=0"), "samples=0: ask for at least 1");
+        assert_eq!(complaint("icount=yes"), "icount=yes: use 0 or 1");
+    }
+}
