@@ -2,7 +2,6 @@
 
 use crate::{DistanceSource, MemoryPerformance, MemoryRange, NodeId, NodeSource, Topology};
 use core::fmt;
-use core::num::NonZeroU32;
 
 impl fmt::Display for NodeSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,9 +99,17 @@ impl Topology {
                 if performance == MemoryPerformance::UNKNOWN {
                     continue;
                 }
+                let values = [
+                    ("read latency", performance.read_latency_ps, "ps"),
+                    ("write latency", performance.write_latency_ps, "ps"),
+                    ("read bandwidth", performance.read_bandwidth_mbps, "MB/s"),
+                    ("write bandwidth", performance.write_bandwidth_mbps, "MB/s"),
+                ];
                 write!(f, "{from} to {to}:")?;
-                fmt_pair(f, "latency", "ps", performance.read_latency_ps, performance.write_latency_ps)?;
-                fmt_pair(f, "bandwidth", "MB/s", performance.read_bandwidth_mbps, performance.write_bandwidth_mbps)?;
+                let known = values.into_iter().filter_map(|(what, value, unit)| Some((what, value?, unit)));
+                for (index, (what, value, unit)) in known.enumerate() {
+                    write!(f, "{} {what} {value} {unit}", if index > 0 { "," } else { "" })?;
+                }
                 writeln!(f)?;
             }
         }
@@ -119,19 +126,4 @@ fn fmt_flags(f: &mut fmt::Formatter<'_>, hot_pluggable: bool, non_volatile: bool
         f.write_str(" non-volatile")?;
     }
     writeln!(f)
-}
-
-fn fmt_pair(
-    f: &mut fmt::Formatter<'_>,
-    what: &str,
-    unit: &str,
-    read: Option<NonZeroU32>,
-    write: Option<NonZeroU32>,
-) -> fmt::Result {
-    for (way, value) in [("read", read), ("write", write)] {
-        if let Some(value) = value {
-            write!(f, " {way} {what} {value} {unit}")?;
-        }
-    }
-    Ok(())
 }
