@@ -1,9 +1,9 @@
 //! What all tables have in common: the header, its checksum, and the walk over the entries of MADT and SRAT.
 //!
 //! The walk is where lying lengths are dealt with. An entry states its own length, and the specification fixes it for
-//! every type that matters here, so there are two opinions on where the next entry begins. The stated length is
-//! believed if something plausible begins there; failing that, the specified one. Only where neither can be is the
-//! rest of the table given up. So one damaged length byte loses no CPU.
+//! every type that matters here, so there are two opinions on where the next entry begins. What the bytes at the two
+//! places look like decides, and only where neither can be right is the rest of the table given up. So one damaged
+//! length byte loses no CPU.
 
 use crate::bytes::{u8_at, u32_at};
 use crate::report::Reporter;
@@ -153,8 +153,9 @@ impl<'t> Entries<'t> {
         let fits = specified <= left;
         let follows = |length| self.plausible(self.offset + length);
         if believable && stated >= specified {
-            // A longer entry is how the specification grows; but not if it runs into the middle of another.
-            let overlong = stated > specified && !follows(stated) && follows(specified);
+            // A longer entry is how the specification grows; but not if it swallows the beginning of another.
+            let overlong =
+                stated > specified && (self.certain(self.offset + specified) || !follows(stated) && follows(specified));
             return if overlong { Step::Correct(specified) } else { Step::Read(stated) };
         }
         let short_but_followed = believable && follows(stated) && !(fits && follows(specified));
@@ -172,11 +173,17 @@ impl<'t> Entries<'t> {
         if offset == self.bytes.len() {
             return true;
         }
-        let (Some(kind), Some(stated)) = (u8_at(self.bytes, offset), u8_at(self.bytes, offset + 1)) else {
-            return false;
-        };
-        let least = (self.specified)(kind).unwrap_or(2);
-        usize::from(stated) >= least && offset + usize::from(stated) <= self.bytes.len()
+        let Some((kind, stated)) = self.kind_and_length(offset) else { return false };
+        stated >= (self.specified)(kind).unwrap_or(2) && offset + stated <= self.bytes.len()
+    }
+
+    /// Whether an entry begins at `offset` if anywhere: one of a known type and of exactly its length.
+    fn certain(&self, offset: usize) -> bool {
+        self.kind_and_length(offset).is_some_and(|(kind, stated)| (self.specified)(kind) == Some(stated))
+    }
+
+    fn kind_and_length(&self, offset: usize) -> Option<(u8, usize)> {
+        Some((u8_at(self.bytes, offset)?, u8_at(self.bytes, offset + 1)?.into()))
     }
 }
 
