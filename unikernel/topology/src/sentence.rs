@@ -156,6 +156,9 @@ impl Warning {
 
     fn fmt_matrix(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.problem {
+            Problem::MatrixTooLarge { localities: 0, .. } => {
+                write!(f, "a matrix of no localities tells nothing; {}", self.source.without())
+            }
             Problem::MatrixTooLarge { localities, bytes } => write!(
                 f,
                 "a matrix of {localities} localities does not fit in the {bytes} bytes there are for it; {}",

@@ -214,7 +214,7 @@ pub enum Problem {
         /// The domain it was put in: that of the nearest memory by address.
         assumed: u32,
     },
-    /// The matrix does not fit in the table.
+    /// The matrix does not fit in the table, or has no localities.
     MatrixTooLarge {
         /// Localities stated.
         localities: u64,
