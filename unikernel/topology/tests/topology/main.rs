@@ -1,0 +1,14 @@
+//! Tables in, topology out: real tables, tables that lie, random ones, and machines described and read back.
+
+mod builder;
+mod distances;
+mod entries;
+mod headers;
+mod madt;
+mod performance;
+mod properties;
+mod real;
+mod srat_cpus;
+mod srat_memory;
+mod support;
+mod tables;
