@@ -87,12 +87,24 @@ pub(crate) fn assign(topology: &mut Topology, claims: &Claims, reporter: &mut Re
             piece.hot_pluggable = stretch.covered && stretch.claim.hot_pluggable;
             piece.non_volatile = stretch.covered && stretch.claim.non_volatile;
         }
+        if let Some((node, page_end)) = page_in_use(topology, at).filter(|(node, _)| *node != piece.node) {
+            piece.node = node;
+            piece.range.end = piece.range.end.min(page_end);
+        }
         if topology.node_source == NodeSource::Srat && !stretch.is_some_and(|stretch| stretch.covered) {
             let assumed = topology.proximity_domain(piece.node);
             reporter.whole(Source::Srat, Problem::MemoryUncovered { range: piece.range, assumed });
         }
         at = place(topology, at, piece, reporter);
     }
+}
+
+/// The node of the page the range at `at` begins in, if the range before it ends in the same page, and that page's end.
+/// Claims end with pages, so the two agree, unless there was no room to split the range before.
+fn page_in_use(topology: &Topology, at: usize) -> Option<(NodeId, u64)> {
+    let before = topology.ranges[at.checked_sub(1)?];
+    let page_end = before.range.end.checked_next_multiple_of(NODE_ALIGNMENT).unwrap_or(u64::MAX);
+    (topology.ranges[at].range.start < page_end).then_some((before.node, page_end))
 }
 
 /// Puts `piece` where the range at `at` begins with it, leaving the rest of that to be assigned; returns where to go

@@ -282,6 +282,22 @@ fn ram_split_into_more_ranges_than_can_be_kept_loses_none() {
 }
 
 #[test]
+fn a_page_has_one_node_even_where_ranges_cannot_be_told_apart_any_more() {
+    // As many pieces of RAM as can be kept. A node boundary in the middle of the first cannot be drawn, and the second
+    // begins in the page the first ends in.
+    let boundary = 4 * KIB;
+    let mut ram = vec![(0, 8 * KIB + 100), (8 * KIB + 200, 12 * KIB)];
+    ram.extend((1..MAX_RANGES as u64 - 1).map(|piece| (piece * MIB, piece * MIB + 4 * KIB)));
+    let found = found(|srat| srat.memory(0, 0, boundary).memory(1, boundary, 254 * MIB + 4 * KIB), &ram);
+    assert_eq!(found.memory()[..3], [(0, 8 * KIB + 100, 0), (8 * KIB + 200, 12 * KIB, 0), (MIB, MIB + 4 * KIB, 1)]);
+    assert_eq!(
+        found.only_sentence(),
+        "SRAT: memory [0x1000-0x2063] is one more than the 256 separate ranges that can be kept; assumed the node of \
+         the memory next to it"
+    );
+}
+
+#[test]
 fn a_memory_map_of_too_many_ranges_keeps_as_many_as_it_can() {
     let ram: Vec<PhysicalRange> =
         (0..300).map(|piece| PhysicalRange::new(piece * MIB, piece * MIB + 4 * KIB)).collect();
