@@ -8,6 +8,10 @@ use crate::{
     Position, Problem, Source, Topology,
 };
 
+/// How far an entry may reach above all RAM without a word about it. Firmware keeps the top of RAM for itself (ACPI
+/// tables, system management mode) and does not carve that out of the SRAT: SeaBIOS 128 KiB, UEFI tens of MiB.
+const FIRMWARE_SHARE: u64 = 64 << 20;
+
 /// Takes over the RAM of the memory map: sorted, neighbours that touch joined, all of it node 0's for now.
 pub(crate) fn keep_ram(topology: &mut Topology, ram: &[PhysicalRange], reporter: &mut Reporter) {
     for range in ram.iter().copied().filter(|range| !range.is_empty()) {
@@ -56,7 +60,7 @@ pub(crate) fn claim(
         return false;
     }
     let ram_end = topology.memory().last().map_or(0, |last| last.range.end);
-    if range.end > ram_end && !may_be_absent {
+    if range.end.saturating_sub(ram_end) > FIRMWARE_SHARE && !may_be_absent {
         tell(Problem::MemoryBeyond { range, ram_end });
     }
     let claim = Claim { range, proximity_domain, hot_pluggable, non_volatile };

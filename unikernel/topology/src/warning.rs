@@ -179,7 +179,7 @@ pub enum Problem {
         /// The range.
         range: PhysicalRange,
     },
-    /// A memory range ends above all RAM.
+    /// A memory range ends above all RAM, and by more than firmware keeps for itself (64 MiB).
     MemoryBeyond {
         /// The range.
         range: PhysicalRange,

@@ -163,6 +163,17 @@ fn memory_beyond_the_end_of_ram_ends_with_ram() {
 }
 
 #[test]
+fn the_top_of_ram_that_firmware_keeps_for_itself_is_no_lie() {
+    let up_to = |end| found(|srat| srat.memory(0, 0, GIB).memory(1, GIB, end), &[(0, 2 * GIB)]);
+    let kept = up_to(2 * GIB + 64 * MIB);
+    assert_eq!(kept.sentences(), [""; 0]);
+    assert_eq!(kept.memory(), [(0, GIB, 0), (GIB, 2 * GIB, 1)]);
+    let beyond = up_to(2 * GIB + 64 * MIB + 1);
+    assert!(beyond.only_sentence().contains("ends above all RAM"));
+    assert_eq!(beyond.memory(), kept.memory());
+}
+
+#[test]
 fn overlapping_memory_belongs_to_the_earlier_entry() {
     let found = found(|srat| srat.memory(1, GIB, 2 * GIB).memory(0, 0, 3 * GIB), &[(0, 3 * GIB)]);
     assert_eq!(
