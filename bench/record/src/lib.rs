@@ -1,2 +1,36 @@
-//! Skeleton.
+//! The records Quarry's guest writes on its serial line and its host reads: one JSON object a line.
+//!
+//! Used by the images (which write [`Record::to_line`]), by the `quarry` command and by whoever reads the `.jsonl` files
+//! it keeps. The guest and the host share this package alone.
+//!
+//! A line that starts with `{` is a record, every other line is for people. A run is
+//!
+//! ```text
+//! run            who runs here, on what, and how many results to expect
+//! result ...     one for each row of the suite, as soon as it is measured
+//! test ...       of an image of tests: `started`, then `ok` or `failed`
+//! stress         what came of a stress
+//! statistics     where all memory is when the work is done
+//! end            the verdict; nothing follows
+//! ```
+//!
+//! Readers ignore fields they do not know, so a field may be added without a new [`SCHEMA_VERSION`]; a field that
+//! changes its meaning, or goes, needs one.
+
 #![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod line;
+mod measurement;
+mod outcome;
+mod run;
+
+pub use line::{Record, RecordError};
+pub use measurement::{Measurement, Summary};
+pub use outcome::{End, EndStatus, Statistics, StatisticsRow, Stress, Test, TestStatus};
+pub use run::{Cpu, Node, Run, Topology};
+
+/// Version of the records this package writes and reads.
+pub const SCHEMA_VERSION: u32 = 1;

@@ -1,0 +1,100 @@
+//! What a run comes to: [`Statistics`], [`Stress`], [`Test`] and [`End`].
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+/// Where all memory is. Every byte is in exactly one row.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statistics {
+    /// Bytes of RAM there are.
+    pub total: u64,
+    /// Where they are.
+    pub rows: Vec<StatisticsRow>,
+    /// Whether the guest itself finds that the rows make up the total.
+    pub adds_up: bool,
+}
+
+impl Statistics {
+    /// What the rows make up, or `None` when that is more than a `u64` holds.
+    pub fn sum(&self) -> Option<u64> {
+        self.rows.iter().try_fold(0_u64, |sum, row| sum.checked_add(row.bytes))
+    }
+}
+
+/// One row of [`Statistics`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatisticsRow {
+    /// Its name: `free`, `slab_in_use`, `metadata`.
+    pub name: String,
+    /// Bytes in it.
+    pub bytes: u64,
+}
+
+/// What came of a stress: all CPUs taking, giving, handing on and comparing blocks at random.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stress {
+    /// How long it was to take.
+    pub seconds: u64,
+    /// CPUs at work.
+    pub cpus: u32,
+    /// Steps of all CPUs together.
+    pub operations: u64,
+    /// Blocks that went from one CPU to another.
+    pub handed_on: u64,
+    /// Blocks misaligned, overlapping or with changed contents.
+    pub errors: u64,
+    /// Allocations that failed though memory was left.
+    pub failed_allocations: u64,
+    /// Bytes that did not come back.
+    pub lost_bytes: u64,
+    /// Whether something was done and nothing was wrong.
+    pub passed: bool,
+}
+
+/// How far a test has come. Two records a test, so that one that takes the guest down is known by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Test {
+    /// Name of the test.
+    pub name: String,
+    /// How far it is.
+    pub status: TestStatus,
+    /// What was wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// How far a [`Test`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TestStatus {
+    /// About to run.
+    Started,
+    /// Over, all well.
+    Ok,
+    /// Over, and not well.
+    Failed,
+}
+
+/// The last record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// The verdict.
+    pub status: EndStatus,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Errors of all records together.
+    pub errors: u64,
+}
+
+/// The verdict of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndStatus {
+    /// All was done and nothing was wrong.
+    Ok,
+    /// Something was wrong, or not all was done.
+    Failed,
+}
