@@ -1,4 +1,4 @@
-//! Tables of real machines (see `tests/tables/README.md`).
+//! Tables of real machines, and of QEMU's (see `tests/tables/README.md`).
 
 use crate::support::{Found, GIB, MIB, discover, discover_from};
 use quarry_topology::{NodeId, NodeSource, Problem, Source, Tables};
@@ -30,11 +30,16 @@ pub(crate) const PROLIANT: Tables<'static> = Tables {
     hmat: None,
 };
 
+pub(crate) const QEMU: Tables<'static> = Tables { hmat: table!("qemu-q35-hmat", "hmat"), ..machine!("qemu-q35-hmat") };
+
 // Memory maps that agree with the tables; the firmware's own are not part of the collection.
 pub(crate) const X10DAI_RAM: &[(u64, u64)] = &[(0, 0x9_d000), (0x10_0000, 0x7a00_0000), (4 * GIB, 0x28_8000_0000)];
 pub(crate) const PROLIANT_RAM: &[(u64, u64)] = &[(0, 0x9_f400), (0x10_0000, 0xdf60_0000), (4 * GIB, 0x30_2000_0000)];
 pub(crate) const H8DGU_RAM: &[(u64, u64)] = &[(0, 0xa_0000), (0x10_0000, 0xdfd0_0000), (4 * GIB, 0x12_2000_0000)];
 pub(crate) const ALL_SERIES_RAM: &[(u64, u64)] = &[(0, 0x9_c800), (0x10_0000, 0xb000_0000), (4 * GIB, 0x10_4000_0000)];
+
+/// As SeaBIOS has it: the last 128 KiB hold the tables themselves.
+pub(crate) const QEMU_RAM: &[(u64, u64)] = &[(0, 0x9_fc00), (0x10_0000, 0x2ffe_0000)];
 
 fn cpus_per_node(found: &Found) -> Vec<usize> {
     found.topology.nodes().map(|node| found.topology.cpus_of(node).count()).collect()
@@ -166,6 +171,54 @@ fn all_series_is_one_node_padded_with_empty_entries() {
     node   0
       0:  10
     ");
+}
+
+#[test]
+fn qemu_tells_of_latency_and_bandwidth_and_room_for_more_memory() {
+    let found = discover_from(&QEMU, QEMU_RAM, Some(0));
+    assert_eq!(found.sentences(), [""; 0]);
+    assert_eq!(cpus_per_node(&found), [3, 3, 0]);
+    insta::assert_snapshot!(format!("{:#}", found.topology), @r"
+    available: 3 nodes (0-2)
+    nodes from: SRAT
+    distances from: SLIT
+    local APICs at: 0xfee00000
+    node 0 cpus: 0 1 2
+    node 0 size: 255 MB
+    node 0 proximity domain: 0
+    node 0 APIC ids: 0 1 2
+    node 0 memory: [0x0-0x9fbff]
+    node 0 memory: [0x100000-0xfffffff]
+    node 1 cpus: 3 4 5
+    node 1 size: 256 MB
+    node 1 proximity domain: 1
+    node 1 APIC ids: 3 4 5
+    node 1 memory: [0x10000000-0x1fffffff]
+    node 2 cpus:
+    node 2 size: 255 MB
+    node 2 proximity domain: 2
+    node 2 APIC ids:
+    node 2 memory: [0x20000000-0x2ffdffff]
+    proximity domain 2 absent: [0x100000000-0x1cfffffff] hot-pluggable
+    node distances:
+    node   0   1   2
+      0:  10  21  31
+      1:  21  10  41
+      2:  31  41  10
+    node 0 to node 0: read latency 80000 ps, write latency 80000 ps, read bandwidth 102400 MB/s, write bandwidth 102400 MB/s
+    node 0 to node 1: read latency 160000 ps, write latency 160000 ps, read bandwidth 51200 MB/s, write bandwidth 51200 MB/s
+    node 0 to node 2: read latency 300000 ps, write latency 300000 ps, read bandwidth 20480 MB/s, write bandwidth 20480 MB/s
+    node 1 to node 0: read latency 160000 ps, write latency 160000 ps, read bandwidth 51200 MB/s, write bandwidth 51200 MB/s
+    node 1 to node 1: read latency 80000 ps, write latency 80000 ps, read bandwidth 102400 MB/s, write bandwidth 102400 MB/s
+    node 1 to node 2: read latency 340000 ps, write latency 340000 ps, read bandwidth 20480 MB/s, write bandwidth 20480 MB/s
+    ");
+}
+
+#[test]
+fn qemu_without_its_slit_has_distances_by_latency() {
+    let found = discover_from(&Tables { slit: None, ..QEMU }, QEMU_RAM, Some(0));
+    assert_eq!(found.only_sentence(), "SLIT: no such table; assumed the HMAT's latencies or distance 20 between nodes");
+    assert_eq!(found.distances(), [[10, 20, 38], [20, 10, 43], [38, 43, 10]]);
 }
 
 #[test]
