@@ -18,20 +18,19 @@
 //! - [`arm_timer`] is one write of a deadline or count; the last one holds. Who decides by looking at a queue of timers keeps
 //!   interrupts off from the look to the write.
 //!
-//! What a CPU wrote before it sends is visible to the handler on the other CPU: see [`command`].
+//! What a CPU wrote before it sends is visible to the handler on the other CPU: see [`LocalApic::command`].
 
+use core::arch::x86_64::_mm_lfence;
+use core::arch::x86_64::_mm_lfence;
 use core::ptr;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU64, fence};
 use core::time::Duration;
 
-use quarry_memory::{Gfp, Order};
-
 use raw_cpuid::CpuId;
 use spin::Once;
 
-use crate::memory::service;
-use crate::paging::{self, Access};
+use crate::paging::{self, Access, FrameSource, OutOfFrames};
 use crate::time::measure::{self, Moment, Span};
 use crate::{arch, layout, time};
 
@@ -62,6 +61,7 @@ const TSC_DEADLINE: u32 = 0x6e0;
 #[derive(Clone, Copy)]
 #[repr(u32)]
 enum Register {
+    Id = 0x20,
     Version = 0x30,
     TaskPriority = 0x80,
     EndOfInterrupt = 0xb0,
@@ -122,7 +122,7 @@ const GOOD_ENOUGH_IN_MILLIONTHS: u64 = 500;
 /// others, which orders it before all their reads.
 static TIMER_RATE: AtomicU64 = AtomicU64::new(0);
 
-static MODE: Once<Mode> = Once::new();
+static APIC: Once<LocalApic> = Once::new();
 
 /// How a CPU's registers are reached, and what its timer is.
 struct LocalApic {
@@ -132,43 +132,32 @@ struct LocalApic {
     has_deadline: bool,
 }
 
-/// Chooses how the registers are reached. Called once, on the first CPU; a later call does nothing.
+/// Chooses how the registers are reached. Called once, on the first CPU, when the memory service has started; a later call does
+/// nothing.
 ///
-/// `physical_address` is that of the registers under xAPIC (from the MADT). Under xAPIC they are mapped here, at the first page
-/// of the device window, and `frames` gives what the page tables need.
-pub(crate) fn initialise(physical_address: u64, frames: FrameSource<'_>) -> Result<(), OutOfFrames> {
-    if APIC.is_completed() {
-        return Ok(());
-    }
-    let features = CpuId::new().get_feature_info();
-    let has_x2apic = features.as_ref().is_some_and(raw_cpuid::FeatureInfo::has_x2apic);
-    let has_deadline = features.as_ref().is_some_and(raw_cpuid::FeatureInfo::has_tsc_deadline);
-    let memory = if has_x2apic {
-        None
-    } else {
-        paging::map(MAPPING, physical_address, Access::Device, frames)?;
-        Some(MAPPING)
-    };
-    APIC.call_once(|| LocalApic { memory, has_deadline });
-    Ok(())
+/// `physical_address` is that of the registers under xAPIC (from the MADT). They are mapped here, if x2APIC cannot be used.
+pub(crate) fn initialise(physical_address: u64) {
+    APIC.call_once(|| {
+        let features = CpuId::new().get_feature_info().expect("every x86_64 CPU tells its features");
+        let memory = if features.has_x2apic() {
+            None
+        } else {
+            let mut tables = || {
+                let frame = service().alloc_pages(Gfp::KERNEL | Gfp::ZERO, Order::ZERO)?;
+                Some(u64::from(frame.0) * layout::PAGE_BYTES)
+            };
+            paging::map(MAPPING, physical_address, Access::Device, &mut tables)
+                .expect("memory for three page tables is left this early in the boot");
+            Some(MAPPING)
+        };
+        LocalApic { memory, has_deadline: features.has_tsc_deadline() }
+    });
 }
 
 /// Switches the calling CPU's APIC on, with every local vector masked but the timer's, which is stopped, and no priority in
 /// the way of any interrupt. Each CPU calls it once, with interrupts off, after [`initialise`].
 pub(crate) fn enable_on_this_cpu() {
     apic().enable();
-}
-
-/// Whether CPUs are reached by x2APIC; without it only ids up to 254 can be.
-pub(crate) fn is_x2apic() -> bool {
-    apic().memory.is_none()
-}
-
-/// The calling CPU's APIC id.
-pub(crate) fn id() -> u32 {
-    let apic = apic();
-    let id = apic.read(Register::Id);
-    if apic.memory.is_some() { id >> 24 } else { id }
 }
 
 /// Ends the interrupt being handled, so that the next may come. For every vector from 32 up but [`SPURIOUS_VECTOR`].
@@ -295,7 +284,10 @@ impl LocalApic {
 
     /// Sends a command to one CPU, after everything the calling CPU wrote before.
     fn command(&self, apic_id: u32, command: u32) {
-        assert!(self.memory.is_none() || apic_id <= LARGEST_XAPIC_ID, "APIC id {apic_id} cannot be reached without x2APIC");
+        assert!(
+            self.memory.is_none() || apic_id <= LARGEST_XAPIC_ID,
+            "APIC id {apic_id} cannot be reached without x2APIC"
+        );
         let interrupts = arch::save_and_disable_interrupts();
         self.wait_until_sent();
         self.write_command(Some(apic_id), command);
@@ -363,7 +355,11 @@ const fn counts_in(ticks: u64, rate: u64) -> u32 {
 
 // This library cannot be built as a test, so the arithmetic is checked while it is compiled.
 const _: () = {
-    assert!(msr_of(Register::Id) == 0x802 && msr_of(Register::Command) == 0x830 && msr_of(Register::TimerDivisor) == 0x83e);
+    assert!(
+        msr_of(Register::Version) == 0x803
+            && msr_of(Register::Command) == 0x830
+            && msr_of(Register::TimerDivisor) == 0x83e
+    );
     // A TSC of 3 GHz and a timer of 1 GHz divided by 16: 62,500 counts in 3,000,000 ticks.
     let rate = rate_of(62_500, 3_000_000);
     assert!(counts_in(3_000_000, rate) == 62_500, "a millisecond");

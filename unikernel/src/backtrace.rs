@@ -127,6 +127,9 @@ pub(crate) fn print(start: &Registers, is_readable: IsReadable, out: &mut dyn fm
         let Some(address) = frame.registers.instruction().filter(|address| *address != 0 || number == 0) else {
             return Ok(());
         };
+        if number > 0 && !frame.returns_here {
+            writeln!(out, "     (interrupted)")?;
+        }
         match symbols::find(frame.lookup_address(address)) {
             // The offset is that of the return address itself, as debuggers have it.
             Some(symbol) => {
@@ -207,9 +210,7 @@ impl Frame {
             .ok_or(Broken::NoTable)?
             .fde_for_address(&frames, &bases, lookup, EhFrame::cie_from_offset)
             .map_err(|_| Broken::NoTable)?;
-        let row = description
-            .unwind_info_for_address(&frames, &bases, context, lookup)
-            .map_err(|_| Broken::Unusual)?;
+        let row = description.unwind_info_for_address(&frames, &bases, context, lookup).map_err(|_| Broken::Unusual)?;
         let registers = self.registers.unwound(row, is_readable)?;
         // An interrupt's entry goes back to the interrupted instruction, not behind a call.
         Ok(Self { registers, returns_here: !description.is_signal_trampoline() })

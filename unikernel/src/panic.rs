@@ -40,12 +40,7 @@ const REASON_LIMIT: usize = 200;
 fn panic(info: &PanicInfo<'_>) -> ! {
     arch::disable_interrupts();
     let registers = Registers::here();
-    die(&Death {
-        what: format_args!("{}", info.message()),
-        place: info.location(),
-        trap: None,
-        registers: &registers,
-    })
+    die(&Death { what: format_args!("{}", info.message()), place: info.location(), trap: None, registers: &registers })
 }
 
 /// Reports an exception that nobody handles, or an interrupt that nobody expects, and ends the run.
@@ -81,10 +76,12 @@ fn die(death: &Death<'_>) -> ! {
             let _ = end_record(&mut Console, death.what);
         }
         1 => {
-            let _ = writeln!(Console, "\n*** failed again while reporting the failure: {}", death.what);
-            if let Some(rip) = death.trap.map(|frame| frame.rip) {
-                let _ = writeln!(Console, "    at {rip:#x}");
-            }
+            let _ = Console.write_str("\n*** failed again while reporting the failure\n");
+            let _ = write!(Indented { out: &mut Console, at_start: true }, "{}", death.what);
+            let _ = match death.place {
+                Some(place) => writeln!(Console, ", at {place}"),
+                None => Console.write_char('\n'),
+            };
             let _ = end_record(&mut Console, death.what);
         }
         _ => {}
@@ -98,6 +95,26 @@ struct Console;
 impl Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         console::write_unlocked(format_args!("{text}"));
+        Ok(())
+    }
+}
+
+/// Moves a text's lines to the right: none may begin as a record does, whatever the message holds.
+struct Indented<'a> {
+    out: &'a mut dyn Write,
+    /// Whether a line begins with the next character.
+    at_start: bool,
+}
+
+impl Write for Indented<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for line in text.split_inclusive('\n') {
+            if self.at_start {
+                self.out.write_str("    ")?;
+            }
+            self.out.write_str(line)?;
+            self.at_start = line.ends_with('\n');
+        }
         Ok(())
     }
 }
@@ -120,7 +137,8 @@ fn report(cpu: Option<&'static CpuLocal>, death: &Death<'_>) -> fmt::Result {
             }
         }
     }
-    let _ = writeln!(out, "    {}", death.what);
+    let _ = write!(Indented { out, at_start: true }, "{}", death.what);
+    writeln!(out)?;
     if let Some(place) = death.place {
         writeln!(out, "    at {place}")?;
     }
@@ -128,13 +146,14 @@ fn report(cpu: Option<&'static CpuLocal>, death: &Death<'_>) -> fmt::Result {
     if let Some(frame) = death.trap {
         let TrapFrame { error, cs, ss, rflags, .. } = frame;
         let (cr2, cr3) = (arch::fault_address(), arch::page_table_root());
-        writeln!(out, " cr2 {cr2:016x}   cr3 {cr3:016x}  rflags {rflags:#x}  cs {cs:#x}  ss {ss:#x}  error {error:#x}")?;
+        writeln!(
+            out,
+            " cr2 {cr2:016x}   cr3 {cr3:016x}  rflags {rflags:#x}  cs {cs:#x}  ss {ss:#x}  error {error:#x}"
+        )?;
     }
     writeln!(out, "backtrace (addr2line -fie IMAGE ADDRESS... tells lines)")?;
     backtrace::print(death.registers, paging::is_readable, out)?;
-    writeln!(out, "memory service")?;
-    memory::report_for_panic(out);
-    Ok(())
+    memory::report_for_panic(out)
 }
 
 /// The host's last line: an `end` record as `quarry-record` has it, without the memory that a serializer might want.
@@ -275,7 +294,7 @@ impl PageFault {
                 _ => "the page is protected",
             }
         } else if self.address < layout::PAGE_BYTES {
-            "a null pointer"
+            "a null pointer or a field of one"
         } else if layout::STACK_WINDOW.contains(&self.address) {
             "the guard page of a stack: the stack is used up"
         } else {
@@ -286,8 +305,9 @@ impl PageFault {
     /// What lies around the address.
     fn surroundings(self) -> &'static str {
         match self.address {
-            address if address < 1 << 47 => "the lower half, where nothing is",
-            address if address < layout::DIRECT_MAP_BASE => "no canonical address",
+            address if address < layout::PAGE_BYTES => "the null page",
+            address if address < 1 << 47 => "the lower half",
+            address if address < layout::DIRECT_MAP_BASE => "the gap that is not canonical",
             address if layout::TAG_WINDOW.contains(&address) => "the tags of pages",
             address if layout::STATE_WINDOW.contains(&address) => "the states of frames",
             address if layout::FRAME_WINDOW.contains(&address) => "the frame table",
@@ -303,7 +323,7 @@ impl PageFault {
 
 impl fmt::Display for PageFault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} {:#x}, {} ({})", self.access(), self.address, self.cause(), self.surroundings())
+        write!(out, "{} {:#x} in {}: {}", self.access(), self.address, self.surroundings(), self.cause())
     }
 }
 

@@ -79,7 +79,9 @@ impl fmt::Display for Method {
 pub(crate) fn initialise(entry_tsc: u64, physical_of: impl Fn(u64) -> Option<u64>) {
     CLOCK.call_once(|| {
         let (ticks_per_second, method) = find_rate(&physical_of).unwrap_or_else(|| {
-            log::warn!("nothing tells how fast the TSC runs: 1 GHz is assumed, so durations are wrong by an unknown factor");
+            log::warn!(
+                "nothing tells how fast the TSC runs: 1 GHz is assumed, so durations are wrong by an unknown factor"
+            );
             (ASSUMED_RATE, Method::Assumed)
         });
         Clock { start: entry_tsc, ticks_per_second, method }
@@ -87,9 +89,8 @@ pub(crate) fn initialise(entry_tsc: u64, physical_of: impl Fn(u64) -> Option<u64
 }
 
 fn find_rate(physical_of: &dyn Fn(u64) -> Option<u64>) -> Option<(u64, Method)> {
-    let plausible = |rate: Option<u64>, method| {
-        rate.filter(|rate| PLAUSIBLE_RATES.contains(rate)).map(|rate| (rate, method))
-    };
+    let plausible =
+        |rate: Option<u64>, method| rate.filter(|rate| PLAUSIBLE_RATES.contains(rate)).map(|rate| (rate, method));
     plausible(cpuid::hypervisor_rate(), Method::HypervisorLeaf)
         .or_else(|| plausible(cpuid::crystal_rate(), Method::CrystalRatio))
         .or_else(|| plausible(cpuid::base_rate(), Method::BaseFrequency))
@@ -160,7 +161,9 @@ const _: () = {
     assert!(same(to_duration(u64::MAX, 1 << 36), Duration::new((1 << 28) - 1, 999_999_999)), "no overflow");
     assert!(same(to_duration(100 * YEAR * 3_000_000_000, 3_000_000_000), Duration::new(100 * YEAR, 0)), "a century");
     assert!(to_ticks(Duration::from_nanos(1), 1_500_000_000) == 2, "ticks round up");
-    assert!(to_ticks(Duration::new(100 * YEAR, 500_000_000), 3_000_000_000) == 100 * YEAR * 3_000_000_000 + 1_500_000_000);
+    assert!(
+        to_ticks(Duration::new(100 * YEAR, 500_000_000), 3_000_000_000) == 100 * YEAR * 3_000_000_000 + 1_500_000_000
+    );
     assert!(to_ticks(Duration::MAX, 10_000_000) == u64::MAX, "saturates");
     assert!(to_ticks(Duration::ZERO, 3_000_000_000) == 0);
 };

@@ -1,0 +1,125 @@
+//! [`CpuLocal`]: what belongs to one CPU, reached through the base of GS.
+//!
+//! Users: everything in the unikernel that asks "which CPU am I". A CPU's area is written by that CPU alone; others may
+//! read the fields that never change after its start. All mutable fields are cells, for a handler may interrupt any
+//! access; none is used by both without saying so.
+
+use core::arch::asm;
+use core::cell::Cell;
+use core::mem::offset_of;
+use core::ptr;
+
+use core::sync::atomic::AtomicU64;
+
+use quarry_memory::Set;
+use quarry_topology::{CpuId, NodeId};
+
+use crate::arch;
+use crate::thread::Scheduler;
+
+/// The base of GS (Intel SDM volume 4).
+const IA32_GS_BASE: u32 = 0xc000_0101;
+
+/// What belongs to one CPU.
+#[repr(C, align(64))]
+pub(crate) struct CpuLocal {
+    /// Its own address, so that one load gives a pointer.
+    this: *const CpuLocal,
+    /// The memory service's active set: the thread set, or inside a maskable interrupt's handler the interrupt set.
+    active_set: Cell<*mut Set>,
+    thread_set: Cell<*mut Set>,
+    interrupt_set: Cell<*mut Set>,
+    /// Whether a maskable interrupt is being handled.
+    pub(crate) in_interrupt: Cell<bool>,
+    pub(crate) id: CpuId,
+    pub(crate) node: NodeId,
+    pub(crate) apic_id: u32,
+    /// Who runs here, and who waits to.
+    pub(crate) scheduler: Scheduler,
+    /// The last request to forget all translations that this CPU has served; see `smp`.
+    pub(crate) flushed: AtomicU64,
+}
+
+// SAFETY: the cells are used by the CPU the area belongs to alone; other CPUs only use `id`, `node`, `apic_id`, which do
+// not change, and the locks and atomics in `scheduler` and `flushed`.
+unsafe impl Sync for CpuLocal {}
+
+/// The set of CPUs that have none yet. Its fields are never written: see `quarry_memory::Set::detached`.
+static DETACHED: Set = Set::detached();
+
+impl CpuLocal {
+    pub(crate) const fn new(id: CpuId, node: NodeId, apic_id: u32) -> Self {
+        Self {
+            this: ptr::null(),
+            active_set: Cell::new((&raw const DETACHED).cast_mut()),
+            thread_set: Cell::new((&raw const DETACHED).cast_mut()),
+            interrupt_set: Cell::new((&raw const DETACHED).cast_mut()),
+            in_interrupt: Cell::new(false),
+            id,
+            node,
+            apic_id,
+            scheduler: Scheduler::new(),
+            flushed: AtomicU64::new(0),
+        }
+    }
+
+    /// Makes this the calling CPU's area.
+    ///
+    /// # Safety
+    ///
+    /// No other CPU uses it, and its descriptor tables are loaded (that resets GS).
+    pub(crate) unsafe fn install(&'static mut self) {
+        self.this = self;
+        // SAFETY: every x86_64 CPU has the register, and the area lives for ever.
+        unsafe { arch::write_msr(IA32_GS_BASE, self.this.addr() as u64) };
+    }
+
+    /// Gives the CPU its sets of the memory service. Called on it, outside interrupts.
+    pub(crate) fn set_sets(&self, thread: *mut Set, interrupt: *mut Set) {
+        self.thread_set.set(thread);
+        self.interrupt_set.set(interrupt);
+        self.active_set.set(thread);
+    }
+
+    /// Notes that a maskable interrupt's handler begins: its allocations use the set for handlers.
+    pub(crate) fn enter_interrupt(&self) {
+        self.in_interrupt.set(true);
+        self.active_set.set(self.interrupt_set.get());
+    }
+
+    /// Notes that the handler is done.
+    pub(crate) fn leave_interrupt(&self) {
+        self.active_set.set(self.thread_set.get());
+        self.in_interrupt.set(false);
+    }
+}
+
+/// The calling CPU's area, or `None` before it has one: a CPU that was just started, or the first very early.
+pub(crate) fn try_current() -> Option<&'static CpuLocal> {
+    // SAFETY: every x86_64 CPU has the register.
+    let base = unsafe { arch::read_msr(IA32_GS_BASE) };
+    (base != 0).then(current)
+}
+
+/// The calling CPU's area.
+#[inline(always)]
+pub(crate) fn current() -> &'static CpuLocal {
+    let this: *const CpuLocal;
+    // SAFETY: `install` ran before anything asks; the area lives for ever. The address of the area of the CPU a thread runs
+    // on does not change, for threads never move.
+    unsafe {
+        asm!("mov {}, gs:[{offset}]", out(reg) this, offset = const offset_of!(CpuLocal, this), options(nostack, preserves_flags, readonly));
+        &*this
+    }
+}
+
+/// The calling CPU's active set of the memory service: one instruction.
+#[inline(always)]
+pub(crate) fn active_set() -> *mut Set {
+    let set;
+    // SAFETY: as in `current`. The field is a plain word of the calling CPU's own.
+    unsafe {
+        asm!("mov {}, gs:[{offset}]", out(reg) set, offset = const offset_of!(CpuLocal, active_set), options(nostack, preserves_flags, readonly));
+    }
+    set
+}

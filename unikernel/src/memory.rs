@@ -1,0 +1,210 @@
+//! The memory service in the guest: [`service`], and [`Guest`], which is the machine it runs on.
+//!
+//! Users: everybody who allocates. The service is one static; all Rust collections use it too, through the
+//! global allocator. What it asks of the machine comes down to a few instructions here: the active set is a word of the
+//! CPU-local area, and the tag of any address is one load from a table that has an address for every pointer ([`layout`]).
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::fmt;
+use core::ops::Range;
+use core::ptr;
+use core::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
+
+use quarry_memory::frame::Frame;
+use quarry_memory::machine::{FrameTables, OutOfFrames};
+use quarry_memory::{CpuId, Gfp, Machine, Pfn, Service, Set, StartError};
+use quarry_topology::Topology;
+
+use crate::boot_memory::BootMemory;
+use crate::layout::{self, DIRECT_MAP_BASE, FRAMES_LIMIT, PAGE_BYTES, direct};
+use crate::paging::{self, Access};
+use crate::{arch, cpu_local, smp};
+
+pub use quarry_memory::{Order, PerCpu, ZERO_SIZE_PTR};
+
+/// The machine under Quarry as the memory service sees it.
+pub struct Guest {
+    frame_limit: AtomicU32,
+}
+
+static SERVICE: Service<Guest> = Service::new(Guest { frame_limit: AtomicU32::new(0) });
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
+
+/// The memory service: `kmalloc` and its family, pages, per-CPU memory, statistics.
+#[inline(always)]
+pub fn service() -> &'static Service<Guest> {
+    &SERVICE
+}
+
+/// Gives all free memory to the service.
+///
+/// # Safety
+///
+/// As [`Service::start`]; the direct map ends at `direct_map_end`.
+pub(crate) unsafe fn start(
+    topology: &Topology,
+    memory: &mut BootMemory,
+    direct_map_end: u64,
+) -> Result<(), StartError> {
+    let node = topology.cpus().first().map_or(quarry_topology::NodeId(0), |cpu| cpu.node);
+    let mut frames = || memory.take_frame(node);
+    let windows = [layout::TAG_WINDOW, layout::STATE_WINDOW];
+    let made = windows.into_iter().try_for_each(|window| paging::make_zero_window(window, &mut frames));
+    made.map_err(|paging::OutOfFrames| StartError::NoMemory)?;
+    SERVICE.machine().frame_limit.store((direct_map_end / PAGE_BYTES).min(FRAMES_LIMIT) as u32, Relaxed);
+    // SAFETY: the caller's promise.
+    unsafe { SERVICE.start(topology, memory.ranges().iter().copied()) }
+}
+
+/// Writes the state of the service for a panic report: no locks, no allocation.
+pub(crate) fn report_for_panic(out: &mut dyn fmt::Write) -> fmt::Result {
+    if SERVICE.cpu_count() == 0 {
+        return writeln!(out, "memory: the service has not started");
+    }
+    let statistics = SERVICE.statistics();
+    write!(out, "memory (KiB): total {}", statistics.total / 1024)?;
+    statistics
+        .rows()
+        .iter()
+        .filter(|(_, bytes)| *bytes > 0)
+        .try_for_each(|(name, bytes)| write!(out, ", {name} {}", bytes / 1024))?;
+    writeln!(out)
+}
+
+/// Physical address of a frame.
+pub(crate) fn physical(frame: Pfn) -> u64 {
+    u64::from(frame.0) * PAGE_BYTES
+}
+
+/// Zeroed frames of the service, for page tables outside its own windows.
+pub(crate) fn page_table_frames() -> impl FnMut() -> Option<u64> {
+    || SERVICE.alloc_pages(Gfp::KERNEL | Gfp::ZERO, Order::ZERO).map(physical)
+}
+
+/// Frames of the service as zeroed frames for page tables.
+fn zeroed(frames: &mut dyn FnMut() -> Option<Pfn>) -> impl FnMut() -> Option<u64> {
+    move || {
+        let frame = physical(frames()?);
+        let address = ptr::with_exposed_provenance_mut::<u8>(direct(frame) as usize);
+        // SAFETY: the service gave the frame up to whoever called; it is RAM in the direct map.
+        unsafe { address.write_bytes(0, PAGE_BYTES as usize) };
+        Some(frame)
+    }
+}
+
+// SAFETY: the active set is the calling CPU's: threads are cooperative and never move, and interrupt entry switches to
+// another set. The direct map never changes, the tables' windows are mapped before `Service::start`, and
+// `paging::back` gives them writable memory.
+unsafe impl Machine for Guest {
+    type InterruptState = arch::InterruptState;
+
+    #[inline(always)]
+    fn set(&self) -> *mut Set {
+        cpu_local::active_set()
+    }
+
+    #[inline(always)]
+    fn tag(&self, address: usize) -> u16 {
+        let tags = ptr::with_exposed_provenance::<AtomicU16>(layout::TAGS as usize);
+        let tag = tags.wrapping_offset(address.cast_signed() >> 12);
+        // SAFETY: every canonical address has an entry in the window, which is readable everywhere. Another has none: the load
+        // faults, which ends the run at the call that got the bad pointer.
+        unsafe { (*tag).load(Relaxed) }
+    }
+
+    #[inline(always)]
+    fn tables(&self) -> FrameTables {
+        const FIRST_TAG: u64 = layout::TAGS.wrapping_add_signed(2 * (DIRECT_MAP_BASE.cast_signed() >> 12));
+        FrameTables {
+            tags: ptr::with_exposed_provenance(FIRST_TAG as usize),
+            states: ptr::with_exposed_provenance(layout::STATE_WINDOW.start as usize),
+            frames: ptr::with_exposed_provenance::<Frame>(layout::FRAME_WINDOW.start as usize),
+        }
+    }
+
+    #[inline(always)]
+    fn frame_limit(&self) -> u32 {
+        self.frame_limit.load(Relaxed)
+    }
+
+    fn refresh(&self, entry: usize) {
+        arch::flush_page(entry as u64);
+    }
+
+    fn back(&self, page: usize, frames: &mut dyn FnMut() -> Option<Pfn>) -> Result<(), OutOfFrames> {
+        paging::back(page as u64, &mut zeroed(frames)).map_err(|paging::OutOfFrames| OutOfFrames)
+    }
+
+    fn mapping_window(&self) -> Range<usize> {
+        layout::MAPPING_WINDOW.start as usize..layout::MAPPING_WINDOW.end as usize
+    }
+
+    fn map(&self, page: usize, frame: Pfn, frames: &mut dyn FnMut() -> Option<Pfn>) -> Result<(), OutOfFrames> {
+        paging::map(page as u64, physical(frame), Access::ReadWrite, &mut zeroed(frames))
+            .map_err(|paging::OutOfFrames| OutOfFrames)
+    }
+
+    fn translate(&self, page: usize) -> Option<Pfn> {
+        paging::translate(page as u64).map(Pfn::containing)
+    }
+
+    fn unmap(&self, page: usize) -> Option<Pfn> {
+        paging::unmap(page as u64).map(Pfn::containing)
+    }
+
+    fn forget(&self, _pages: Range<usize>) {
+        smp::flush_everywhere();
+    }
+
+    #[inline(always)]
+    fn direct_map(&self) -> usize {
+        DIRECT_MAP_BASE as usize
+    }
+
+    #[inline(always)]
+    fn disable_interrupts(&self) -> arch::InterruptState {
+        arch::save_and_disable_interrupts()
+    }
+
+    #[inline(always)]
+    fn restore_interrupts(&self, state: arch::InterruptState) {
+        arch::restore_interrupts(state);
+    }
+
+    fn cpu(&self) -> CpuId {
+        cpu_local::current().id
+    }
+
+    fn random(&self) -> u64 {
+        arch::random()
+    }
+
+    fn warn(&self, message: fmt::Arguments<'_>) {
+        log::warn!("{message}");
+    }
+}
+
+/// The service as Rust's global allocator: what `Box` and `Vec` are made of.
+struct Allocator;
+
+// SAFETY: blocks come from the service's kmalloc, which hands out memory nobody else has, of at least the size asked
+// for, aligned as `kmalloc_aligned` promises; nothing unwinds.
+unsafe impl GlobalAlloc for Allocator {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        SERVICE.kmalloc_aligned(layout.size(), layout.align(), Gfp::KERNEL | Gfp::NOWARN)
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, block: *mut u8, _layout: Layout) {
+        // SAFETY: the caller gives the block up.
+        unsafe { SERVICE.kfree(block) };
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        SERVICE.kmalloc_aligned(layout.size(), layout.align(), Gfp::KERNEL | Gfp::NOWARN | Gfp::ZERO)
+    }
+}

@@ -1,0 +1,72 @@
+//! [`Stack`]: a thread's or a handler's stack, on a node of choice, with an unmapped page below it.
+//!
+//! Users: CPUs being prepared, threads. A stack lies in the stack window; overrunning it faults at the guard page, and the panic
+//! says so. A stack given back is kept, mapped, for the next of its kind: unmapping would have to stop every CPU.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use quarry_memory::{Gfp, Order};
+use quarry_topology::NodeId;
+
+use crate::layout::{PAGE_BYTES, STACK_WINDOW};
+use crate::memory::{self, service};
+use crate::paging::{self, Access};
+use crate::sync::InterruptLock;
+
+/// A mapped stack. Given back when dropped.
+pub(crate) struct Stack {
+    start: u64,
+    bytes: u64,
+    node: NodeId,
+}
+
+/// First address no stack has had.
+static NEXT: AtomicU64 = AtomicU64::new(STACK_WINDOW.start);
+
+/// Stacks that were given back.
+static KEPT: InterruptLock<Vec<(u64, u64, NodeId)>> = InterruptLock::new(Vec::new());
+
+impl Stack {
+    /// A stack of `bytes` (a multiple of 4096) on `node`, or near it; `None` when memory or addresses are short.
+    pub(crate) fn new(bytes: u64, node: NodeId) -> Option<Self> {
+        assert!(bytes.is_multiple_of(PAGE_BYTES) && bytes > 0, "stacks are made of pages");
+        {
+            let mut kept = KEPT.lock();
+            if let Some(index) = kept.iter().position(|stack| (stack.1, stack.2) == (bytes, node)) {
+                let (start, bytes, node) = kept.swap_remove(index);
+                return Some(Self { start, bytes, node });
+            }
+        }
+        let guard = NEXT.fetch_add(PAGE_BYTES + bytes, Relaxed);
+        let start = guard + PAGE_BYTES;
+        if start + bytes > STACK_WINDOW.end {
+            return None;
+        }
+        let pages = (start..start + bytes).step_by(PAGE_BYTES as usize);
+        // What is mapped when memory runs out stays so, and the addresses are lost: the machine is about to fail anyway.
+        pages.into_iter().try_for_each(|page| {
+            let frame = service().alloc_pages_node(node, Gfp::KERNEL | Gfp::ZERO, Order::ZERO)?;
+            paging::map(page, memory::physical(frame), Access::ReadWrite, &mut memory::page_table_frames()).ok()
+        })?;
+        Some(Self { start, bytes, node })
+    }
+
+    /// One past its last byte; a multiple of 4096.
+    pub(crate) fn end(&self) -> u64 {
+        self.start + self.bytes
+    }
+
+    /// Keeps it in use for ever and returns its end.
+    pub(crate) fn leak(self) -> u64 {
+        let end = self.end();
+        core::mem::forget(self);
+        end
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        KEPT.lock().push((self.start, self.bytes, self.node));
+    }
+}
