@@ -18,9 +18,8 @@
 //! - [`arm_timer`] is one write of a deadline or count; the last one holds. Who decides by looking at a queue of timers keeps
 //!   interrupts off from the look to the write.
 //!
-//! What a CPU wrote before it sends is visible to the handler on the other CPU: see [`LocalApic::command`].
+//! What a CPU wrote before it sends is visible to the handler on the other CPU: see [`LocalApic::write_command`].
 
-use core::arch::x86_64::_mm_lfence;
 use core::arch::x86_64::_mm_lfence;
 use core::ptr;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -61,7 +60,6 @@ const TSC_DEADLINE: u32 = 0x6e0;
 #[derive(Clone, Copy)]
 #[repr(u32)]
 enum Register {
-    Id = 0x20,
     Version = 0x30,
     TaskPriority = 0x80,
     EndOfInterrupt = 0xb0,
@@ -132,26 +130,25 @@ struct LocalApic {
     has_deadline: bool,
 }
 
-/// Chooses how the registers are reached. Called once, on the first CPU, when the memory service has started; a later call does
-/// nothing.
+/// Chooses how the registers are reached. Called once, on the first CPU; a later call does nothing.
 ///
-/// `physical_address` is that of the registers under xAPIC (from the MADT). They are mapped here, if x2APIC cannot be used.
-pub(crate) fn initialise(physical_address: u64) {
-    APIC.call_once(|| {
-        let features = CpuId::new().get_feature_info().expect("every x86_64 CPU tells its features");
-        let memory = if features.has_x2apic() {
-            None
-        } else {
-            let mut tables = || {
-                let frame = service().alloc_pages(Gfp::KERNEL | Gfp::ZERO, Order::ZERO)?;
-                Some(u64::from(frame.0) * layout::PAGE_BYTES)
-            };
-            paging::map(MAPPING, physical_address, Access::Device, &mut tables)
-                .expect("memory for three page tables is left this early in the boot");
-            Some(MAPPING)
-        };
-        LocalApic { memory, has_deadline: features.has_tsc_deadline() }
-    });
+/// `physical_address` is that of the registers under xAPIC (from the MADT). Under xAPIC they are mapped here, at the first page
+/// of the device window, and `frames` gives what the page tables need.
+pub(crate) fn initialise(physical_address: u64, frames: FrameSource<'_>) -> Result<(), OutOfFrames> {
+    if APIC.is_completed() {
+        return Ok(());
+    }
+    let features = CpuId::new().get_feature_info();
+    let has_x2apic = features.as_ref().is_some_and(raw_cpuid::FeatureInfo::has_x2apic);
+    let has_deadline = features.as_ref().is_some_and(raw_cpuid::FeatureInfo::has_tsc_deadline);
+    let memory = if has_x2apic {
+        None
+    } else {
+        paging::map(MAPPING, physical_address, Access::Device, frames)?;
+        Some(MAPPING)
+    };
+    APIC.call_once(|| LocalApic { memory, has_deadline });
+    Ok(())
 }
 
 /// Switches the calling CPU's APIC on, with every local vector masked but the timer's, which is stopped, and no priority in
@@ -349,7 +346,7 @@ const fn rate_of(counts: u64, ticks: u64) -> u64 {
 
 /// The count that takes at least `ticks`, as far as the rate is exact; never 0, which would stop the timer.
 const fn counts_in(ticks: u64, rate: u64) -> u32 {
-    let counts = (ticks as u128 * rate as u128 >> 32) + 1;
+    let counts = ((ticks as u128 * rate as u128) >> 32) + 1;
     if counts > u32::MAX as u128 { u32::MAX } else { counts as u32 }
 }
 
