@@ -14,14 +14,15 @@
 //! - That CPU stops the others before it writes, so that the console is its own, whoever holds the console's lock.
 //! - [`ATTEMPTS`] counts how often that CPU came here. The report itself may fail, for memory may be damaged: the second
 //!   time only says so and ends the run, the third time just ends it.
+//! - [`REPORT_STACK`] is used by the first attempt alone.
 
+use core::arch::asm;
 use core::fmt::{self, Write};
 use core::panic::{Location, PanicInfo};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::arch::traps::TrapFrame;
 use crate::backtrace::{self, Registers};
-use crate::cpu_local::CpuLocal;
 use crate::{arch, console, cpu_local, exit, layout, memory, paging, smp, symbols, thread};
 
 /// Identity of the CPU that reports; 0 while all is well. Relaxed: it guards no data, the CPUs that lose only stop.
@@ -63,17 +64,27 @@ struct Death<'a> {
 
 /// The one way out.
 fn die(death: &Death<'_>) -> ! {
-    let cpu = cpu_local::try_current();
-    let identity = cpu.map_or(EARLY, |cpu| (&raw const *cpu).addr() as u64);
+    let identity = cpu_local::try_current().map_or(EARLY, |cpu| (&raw const *cpu).addr() as u64);
     if DYING.compare_exchange(0, identity, Relaxed, Relaxed).is_err_and(|winner| winner != identity) {
         arch::stop();
     }
-    // Errors of writing can only come from a Display of the message's, and then the rest of the report matters the more.
     match ATTEMPTS.fetch_add(1, Relaxed) {
         0 => {
             smp::stop_others();
-            let _ = report(cpu, death);
-            let _ = end_record(&mut Console, death.what);
+            // SAFETY: only the first attempt of the first CPU comes here, so the stack is unused. `last_words` takes its
+            // argument where the calling convention has it, on a stack aligned for a call, and does not return.
+            unsafe {
+                asm!(
+                    "mov rsp, {end}",
+                    "xor ebp, ebp",
+                    "call {last_words}",
+                    "ud2",
+                    end = in(reg) (&raw mut REPORT_STACK).add(1),
+                    last_words = sym last_words,
+                    in("rdi") death,
+                    options(noreturn),
+                )
+            }
         }
         1 => {
             let _ = Console.write_str("\n*** failed again while reporting the failure\n");
@@ -86,6 +97,18 @@ fn die(death: &Death<'_>) -> ! {
         }
         _ => {}
     }
+    exit::exit_after_panic()
+}
+
+/// Where the report is written from: whoever panics may have little stack left, and a build without optimization needs
+/// 16 KiB.
+static mut REPORT_STACK: [u128; 4096] = [0; 4096];
+
+/// The report in full, and the end.
+extern "sysv64" fn last_words(death: &Death<'_>) -> ! {
+    // Errors of writing can only come from a Display of the message's, and then the rest matters the more.
+    let _ = report(death);
+    let _ = end_record(&mut Console, death.what);
     exit::exit_after_panic()
 }
 
@@ -120,11 +143,11 @@ impl Write for Indented<'_> {
 }
 
 /// What people read.
-fn report(cpu: Option<&'static CpuLocal>, death: &Death<'_>) -> fmt::Result {
+fn report(death: &Death<'_>) -> fmt::Result {
     let out = &mut Console;
     // Another CPU may have been stopped in the middle of a line.
     write!(out, "\n*** {} on ", if death.trap.is_some() { "fatal trap" } else { "panic" })?;
-    match cpu {
+    match cpu_local::try_current() {
         None => writeln!(out, "a CPU that has no number yet")?,
         Some(cpu) => {
             write!(out, "CPU {} (node {}, APIC id {})", cpu.id.0, cpu.node.0, cpu.apic_id)?;
@@ -296,7 +319,7 @@ impl PageFault {
         } else if self.address < layout::PAGE_BYTES {
             "a null pointer or a field of one"
         } else if layout::STACK_WINDOW.contains(&self.address) {
-            "the guard page of a stack: the stack is used up"
+            "the guard page of a stack that is used up"
         } else {
             "not mapped"
         }

@@ -69,11 +69,11 @@ impl Table {
             match entry.st_symtype() {
                 STT_FUNC | STT_OBJECT if address - entry.st_value < entry.st_size => return self.name(&entry, address),
                 STT_FUNC | STT_NOTYPE
-                    if entry.st_size == 0 && label.as_ref().is_none_or(|best| entry.st_value >= best.st_value) =>
+                    if entry.st_size == 0
+                        && label.as_ref().is_none_or(|best| entry.st_value >= best.st_value)
+                        && self.code_section(&entry).is_some_and(|section| contains(&section, address)) =>
                 {
-                    if self.code_section(&entry).is_some_and(|section| contains(&section, address)) {
-                        label = Some(entry);
-                    }
+                    label = Some(entry);
                 }
                 _ => {}
             }
