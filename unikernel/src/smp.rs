@@ -150,6 +150,8 @@ struct Mailbox {
     descriptor_pointer: AtomicU64,
     /// Offset and selector of the code after the switch to long mode, as a far jump wants them.
     long_mode: AtomicU64,
+    /// Where the mailbox is in the direct map; in the start page itself nothing can be written.
+    mapped_at: AtomicU64,
     /// Null, 64-bit code, data: flat, as long as the CPU has no tables of its own.
     descriptors: [AtomicU64; 3],
 }
@@ -186,6 +188,7 @@ fn prepare_page(page: u64) -> Option<&'static Mailbox> {
     for (to, value) in mailbox.control.iter().zip(arch::control_registers()) {
         to.store(value, Ordering::Relaxed);
     }
+    mailbox.mapped_at.store(ptr::from_ref(mailbox).addr() as u64, Ordering::Relaxed);
     let descriptors = page + MAILBOX_OFFSET + mem::offset_of!(Mailbox, descriptors) as u64;
     mailbox
         .descriptor_pointer
@@ -235,6 +238,8 @@ global_asm!(
     "mov gs, eax",
     // rbx survives: its upper half is zero since the switch from 32-bit code only if it is made so.
     "mov ebp, ebx",
+    // From here on the mailbox is used where it is writable: in the direct map.
+    "mov rbp, [rbp + {mailbox} + {mapped_at}]",
     // The APIC id: 32 bits from leaf 0xb if the CPU has that, else 8 bits from leaf 1.
     "xor eax, eax",
     "cpuid",
@@ -255,12 +260,12 @@ global_asm!(
     "bts rax, 32",
     // Only the CPU the mailbox is for takes it; an exchange, for the first CPU may take it back.
     "xor ecx, ecx",
-    "lock cmpxchg qword ptr [rbp + {mailbox}], rcx",
+    "lock cmpxchg qword ptr [rbp], rcx",
     "jne 19f",
-    "mov rsp, [rbp + {mailbox} + {stack}]",
-    "mov rdi, [rbp + {mailbox} + {argument}]",
-    "mov rsi, [rbp + {mailbox} + {root}]",
-    "jmp qword ptr [rbp + {mailbox} + {entry}]",
+    "mov rsp, [rbp + {stack}]",
+    "mov rdi, [rbp + {argument}]",
+    "mov rsi, [rbp + {root}]",
+    "jmp qword ptr [rbp + {entry}]",
     "19:",
     "cli",
     "hlt",
@@ -280,6 +285,7 @@ global_asm!(
     entry = const mem::offset_of!(Mailbox, entry),
     control = const mem::offset_of!(Mailbox, control),
     descriptor_pointer = const mem::offset_of!(Mailbox, descriptor_pointer),
+    mapped_at = const mem::offset_of!(Mailbox, mapped_at),
     long_mode = const mem::offset_of!(Mailbox, long_mode),
     enter = sym enter,
 );
