@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// How far an entry may reach above all RAM without a word about it. Firmware keeps the top of RAM for itself (ACPI
-/// tables, system management mode) and does not carve that out of the SRAT: SeaBIOS 128 KiB, UEFI tens of MiB.
+/// tables, system management mode) and does not carve that out of the SRAT: `SeaBIOS` 128 KiB, UEFI tens of MiB.
 const FIRMWARE_SHARE: u64 = 64 << 20;
 
 /// Takes over the RAM of the memory map: sorted, neighbours that touch joined, all of it node 0's for now.
