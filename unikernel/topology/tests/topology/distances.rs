@@ -1,7 +1,7 @@
 //! Distances between nodes.
 
 use crate::support::{Found, GIB, discover};
-use crate::tables::{madt_of, slit, slit_of, srat};
+use crate::tables::{madt_of, seal, slit, slit_of, srat};
 use quarry_topology::{DistanceSource, NodeId, Source, Tables};
 
 /// Discovers on a machine with a CPU and 1 GiB in each domain; keeps what is said about the SLIT.
@@ -103,6 +103,22 @@ fn a_matrix_of_nothing_is_refused() {
         "SLIT entry 0 at offset 0x24: a matrix of no localities tells nothing; assumed the HMAT's latencies or \
          distance 20 between nodes"
     );
+    assert_eq!(found.distances(), [[10, 20], [20, 10]]);
+}
+
+#[test]
+fn a_slit_without_its_number_of_localities_is_refused() {
+    let mut slit = slit_of([[10, 50], [50, 10]]);
+    slit.truncate(43);
+    slit[4] = 43;
+    seal(&mut slit);
+    let found = found(&[0, 1], &slit);
+    assert_eq!(
+        found.only_sentence(),
+        "SLIT: the table has 43 bytes, and 44 are the least it can have; assumed the HMAT's latencies or distance 20 \
+         between nodes"
+    );
+    assert_eq!(found.distances(), [[10, 20], [20, 10]]);
 }
 
 #[test]

@@ -89,6 +89,50 @@ fn an_entry_past_the_end_ends_where_its_type_does() {
 }
 
 #[test]
+fn an_entry_that_swallows_whole_others_ends_where_its_type_does() {
+    let table = madt();
+    let broken = table.offset();
+    let bytes = (0..4).fold(table, |table, id| table.local_apic(id, ENABLED)).patch(broken + 1, &[24]).done();
+    let found = madt_only(&bytes);
+    assert_eq!(
+        found.only_sentence(),
+        "MADT entry 0 at offset 0x2c: an entry of type 0 cannot have 24 bytes here; assumed the 8 bytes of its type"
+    );
+    assert_eq!(found.apic_ids(), [0, 1, 2, 3]);
+}
+
+#[test]
+fn an_srat_entry_past_the_end_ends_where_its_type_does() {
+    let table = srat().cpu(0, 0).cpu(1, 1).memory(0, 0, GIB / 2);
+    let broken = table.offset();
+    let bytes = table.memory(1, GIB / 2, GIB).patch(broken + 1, &[41]).done();
+    let found = discover(&tables(&madt_of([0, 1]), &bytes, &slit_of([[10, 20], [20, 10]])), RAM);
+    assert_eq!(
+        found.only_sentence(),
+        "SRAT entry 3 at offset 0x78: an entry of type 1 cannot have 41 bytes here; assumed the 40 bytes of its type"
+    );
+    assert_eq!(found.memory(), [(0, GIB / 2, 0), (GIB / 2, GIB, 1)]);
+}
+
+#[test]
+fn an_srat_entry_cut_off_by_the_end_leaves_its_memory_to_the_nearest() {
+    let table = srat().cpu(0, 0).cpu(1, 1).memory(1, 0, GIB / 2);
+    let bytes = table.raw(&[1, 40, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0]).done();
+    let found = discover(&tables(&madt_of([0, 1]), &bytes, &slit_of([[10, 20], [20, 10]])), RAM);
+    assert_eq!(
+        found.sentences(),
+        [
+            "SRAT entry 3 at offset 0x78: an entry of type 1 cannot have 40 bytes here; ignored the rest of the table, \
+             16 bytes",
+            "SRAT: no entry covers RAM [0x20000000-0x3fffffff]; assumed proximity domain 1, that of the nearest memory \
+             described",
+        ]
+    );
+    assert_eq!(found.memory(), [(0, GIB, 1)]);
+    assert_eq!(found.cpu_nodes(), [0, 1]);
+}
+
+#[test]
 fn an_entry_cut_off_by_the_end_is_ignored() {
     let found = madt_only(&madt().local_apic(0, ENABLED).raw(&[0, 8, 1, 1, 1]).done());
     assert_eq!(
@@ -107,6 +151,7 @@ fn a_stray_last_byte_is_ignored() {
         "MADT entry 1 at offset 0x34: an entry of type 9 cannot have 0 bytes here; ignored the rest of the table, 1 \
          bytes"
     );
+    assert_eq!(found.apic_ids(), [0]);
 }
 
 #[test]

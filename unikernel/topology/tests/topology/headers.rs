@@ -1,8 +1,8 @@
 //! Tables that are absent or whose header cannot be believed.
 
-use crate::support::{GIB, discover, discover_from, tables};
+use crate::support::{Found, GIB, discover, discover_from, tables};
 use crate::tables::{madt, madt_of, seal, slit_of, srat};
-use quarry_topology::{DistanceSource, NodeSource, Tables};
+use quarry_topology::{DistanceSource, NodeSource, Source, Tables};
 
 const RAM: &[(u64, u64)] = &[(0, 4 * GIB)];
 
@@ -12,6 +12,17 @@ fn two_node_srat() -> Vec<u8> {
 
 fn sound_slit() -> Vec<u8> {
     slit_of([[10, 21], [21, 10]])
+}
+
+/// These CPUs, and all RAM, on the only node there is.
+#[track_caller]
+fn assert_one_node(found: &Found, apic_ids: &[u32]) {
+    assert_eq!(found.topology.node_source(), NodeSource::Assumed);
+    assert_eq!(found.domains(), [0]);
+    assert_eq!(found.apic_ids(), apic_ids);
+    assert!(found.cpu_nodes().iter().all(|node| *node == 0));
+    assert_eq!(found.memory(), [(0, 4 * GIB, 0)]);
+    assert_eq!(found.distances(), [[10]]);
 }
 
 #[test]
@@ -33,9 +44,7 @@ fn without_any_table_there_is_one_node_and_the_boot_cpu() {
     );
     assert!(!found.warnings[0].is_legal());
     assert!(found.warnings[1].is_legal());
-    assert_eq!(found.apic_ids(), [7]);
-    assert_eq!(found.memory(), [(0, 4 * GIB, 0)]);
-    assert_eq!(found.topology.node_source(), NodeSource::Assumed);
+    assert_one_node(&found, &[7]);
 }
 
 #[test]
@@ -51,7 +60,7 @@ fn without_srat_everything_is_one_node() {
     let madt = madt_of([0, 1, 2, 3]);
     let found = discover(&Tables { madt: Some(&madt), ..Tables::default() }, RAM);
     assert_eq!(found.only_sentence(), "SRAT: no such table; assumed one node");
-    assert_eq!(found.cpu_nodes(), [0; 4]);
+    assert_one_node(&found, &[0, 1, 2, 3]);
 }
 
 #[test]
@@ -69,8 +78,7 @@ fn an_srat_with_a_bad_checksum_is_refused() {
     srat[9] = srat[9].wrapping_add(1);
     let found = discover(&tables(&madt_of([0, 1]), &srat, &sound_slit()), RAM);
     assert_eq!(found.only_sentence(), "SRAT: bad checksum, the bytes add up to 0x01 instead of 0; assumed one node");
-    assert_eq!(found.cpu_nodes(), [0, 0]);
-    assert_eq!(found.memory(), [(0, 4 * GIB, 0)]);
+    assert_one_node(&found, &[0, 1]);
 }
 
 #[test]
@@ -99,12 +107,41 @@ fn a_madt_with_a_bad_checksum_is_read_all_the_same_for_no_cpu_may_be_lost() {
 }
 
 #[test]
+fn a_madt_with_the_signature_of_another_leaves_the_boot_cpu() {
+    let mut madt = madt_of([0, 1]);
+    madt[..4].copy_from_slice(b"SRAT");
+    seal(&mut madt);
+    let found = discover_from(&tables(&madt, &two_node_srat(), &sound_slit()), RAM, Some(1));
+    assert_eq!(
+        found.only_sentence(),
+        "MADT: the table begins with \"SRAT\", not its signature; assumed the boot CPU alone"
+    );
+    assert_eq!(found.apic_ids(), [1]);
+    assert_eq!(found.cpu_nodes(), [1]);
+}
+
+#[test]
+fn when_nothing_can_be_believed_there_is_one_node() {
+    let (mut srat, mut slit) = (two_node_srat(), sound_slit());
+    srat[60] ^= 0xff;
+    slit[46] ^= 0xff;
+    let mut madt = madt_of([0, 1]);
+    madt[10] ^= 0xff;
+    let tables = Tables { hmat: Some(&[0xff; 100]), ..tables(&madt, &srat, &slit) };
+    let found = discover(&tables, RAM);
+    assert_one_node(&found, &[0, 1]);
+    let told: Vec<Source> = found.warnings.iter().map(|warning| warning.source).collect();
+    assert_eq!(told, [Source::Madt, Source::Srat, Source::Hmat, Source::Slit], "{:#?}", found.sentences());
+}
+
+#[test]
 fn a_table_with_the_signature_of_another_is_refused() {
     let mut srat = two_node_srat();
     srat[..4].copy_from_slice(b"SS\xffT");
     seal(&mut srat);
     let found = discover(&tables(&madt_of([0, 1]), &srat, &sound_slit()), RAM);
     assert_eq!(found.only_sentence(), "SRAT: the table begins with \"SS\\xffT\", not its signature; assumed one node");
+    assert_one_node(&found, &[0, 1]);
 }
 
 #[test]
@@ -116,6 +153,7 @@ fn a_table_shorter_than_its_header_is_refused() {
             found.only_sentence(),
             format!("SRAT: the table has {bytes} bytes, and 48 are the least it can have; assumed one node")
         );
+        assert_one_node(&found, &[0]);
     }
 }
 
@@ -128,6 +166,7 @@ fn a_table_whose_length_is_below_its_fixed_part_is_refused() {
         found.only_sentence(),
         "SRAT: the table has 47 bytes, and 48 are the least it can have; assumed one node"
     );
+    assert_one_node(&found, &[0]);
 }
 
 #[test]
@@ -138,6 +177,7 @@ fn a_truncated_srat_is_refused() {
         found.only_sentence(),
         "SRAT: the table says it has 160 bytes, and only 100 are there; assumed one node"
     );
+    assert_one_node(&found, &[0, 1]);
 }
 
 #[test]

@@ -183,6 +183,7 @@ fn an_undefined_data_type_is_ignored() {
         found.only_sentence(),
         "HMAT entry 0 at offset 0x28: data type 6 is not defined; ignored this structure"
     );
+    assert_eq!(found.topology.performance(NodeId(0), NodeId(0)), MemoryPerformance::UNKNOWN);
 }
 
 #[test]
@@ -214,10 +215,13 @@ fn values_without_a_sensible_size_are_unknown() {
 fn a_bad_checksum_refuses_the_table() {
     let mut bytes = hmat().matrix(0, 0, 1, &[0], &[0], &[5]).done();
     bytes[9] = bytes[9].wrapping_add(2);
+    let found = found_with(&bytes, None);
     assert_eq!(
-        found_with(&bytes, None).only_sentence(),
+        found.only_sentence(),
         "HMAT: bad checksum, the bytes add up to 0x02 instead of 0; assumed nothing about latency and bandwidth"
     );
+    assert_eq!(found.topology.performance(NodeId(0), NodeId(0)), MemoryPerformance::UNKNOWN);
+    assert_eq!(found.topology.distance_source(), DistanceSource::Assumed);
 }
 
 #[test]

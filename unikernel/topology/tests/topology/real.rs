@@ -38,7 +38,7 @@ pub(crate) const PROLIANT_RAM: &[(u64, u64)] = &[(0, 0x9_f400), (0x10_0000, 0xdf
 pub(crate) const H8DGU_RAM: &[(u64, u64)] = &[(0, 0xa_0000), (0x10_0000, 0xdfd0_0000), (4 * GIB, 0x12_2000_0000)];
 pub(crate) const ALL_SERIES_RAM: &[(u64, u64)] = &[(0, 0x9_c800), (0x10_0000, 0xb000_0000), (4 * GIB, 0x10_4000_0000)];
 
-/// As SeaBIOS has it: the last 128 KiB hold the tables themselves.
+/// As `SeaBIOS` has it: the last 128 KiB hold the tables themselves.
 pub(crate) const QEMU_RAM: &[(u64, u64)] = &[(0, 0x9_fc00), (0x10_0000, 0x2ffe_0000)];
 
 fn cpus_per_node(found: &Found) -> Vec<usize> {

@@ -2,7 +2,7 @@
 
 use crate::support::{Found, GIB, KIB, MIB, discover};
 use crate::tables::{ENABLED, HOT_PLUGGABLE, NON_VOLATILE, TableWriter, madt_of, slit_of, srat};
-use quarry_topology::{AbsentRange, MAX_RANGES, NodeId, PhysicalRange, Source, Tables};
+use quarry_topology::{AbsentRange, MAX_ABSENT_RANGES, MAX_RANGES, NodeId, PhysicalRange, Source, Tables};
 
 /// Discovers on a machine with CPU 0 in domain 0 and CPU 1 in domain 1; keeps what is said about SRAT and memory map.
 fn found(memory: impl Fn(TableWriter) -> TableWriter, ram: &[(u64, u64)]) -> Found {
@@ -112,6 +112,49 @@ fn room_for_memory_to_be_plugged_in_is_kept_apart() {
 }
 
 #[test]
+fn non_volatile_memory_that_is_not_ram_is_kept_apart() {
+    let found =
+        found(|srat| srat.memory(0, 0, GIB).memory_flags(1, 4 * GIB, 8 * GIB, ENABLED | NON_VOLATILE), &[(0, GIB)]);
+    assert_eq!(found.sentences(), [""; 0]);
+    assert_eq!(found.memory(), [(0, GIB, 0)]);
+    let absent = AbsentRange {
+        range: PhysicalRange::new(4 * GIB, 12 * GIB),
+        proximity_domain: 1,
+        hot_pluggable: false,
+        non_volatile: true,
+    };
+    assert_eq!(found.topology.absent_memory(), [absent]);
+}
+
+#[test]
+fn absent_memory_is_sorted_and_as_much_is_kept_as_fits() {
+    let room = |srat: TableWriter, place: u64| srat.memory_flags(7, place * GIB, GIB, ENABLED | HOT_PLUGGABLE);
+    let last = MAX_ABSENT_RANGES as u64 + 5;
+    let found = found(|srat| (2..last).rev().fold(srat.memory(0, 0, GIB), room), &[(0, GIB)]);
+    let starts: Vec<u64> = found.topology.absent_memory().iter().map(|absent| absent.range.start / GIB).collect();
+    assert_eq!(starts, (5..last).collect::<Vec<u64>>());
+    assert_eq!(found.sentences(), [""; 0]);
+}
+
+#[test]
+fn a_node_may_have_no_cpus() {
+    let found = found(|srat| srat.memory(0, 0, GIB).memory(4, GIB, 2 * GIB), &[(0, 2 * GIB)]);
+    assert_eq!(found.sentences(), [""; 0]);
+    assert_eq!(found.domains(), [0, 1, 4]);
+    assert_eq!(found.memory(), [(0, GIB, 0), (GIB, 2 * GIB, 2)]);
+    assert!(!found.topology.has_cpus(NodeId(2)) && found.topology.has_memory(NodeId(2)));
+}
+
+#[test]
+fn a_node_may_have_no_memory() {
+    let found = found(|srat| srat.memory(1, 0, GIB), &[(0, GIB)]);
+    assert_eq!(found.sentences(), [""; 0]);
+    assert_eq!(found.domains(), [0, 1]);
+    assert_eq!(found.cpu_nodes(), [0, 1]);
+    assert!(found.topology.has_cpus(NodeId(0)) && !found.topology.has_memory(NodeId(0)));
+}
+
+#[test]
 fn disabled_memory_does_not_count_however_odd() {
     let found = found(
         |srat| srat.memory(0, 0, GIB).memory_flags(1, 0, 0, 0).memory_flags(1, u64::MAX, u64::MAX, 0),
@@ -128,6 +171,7 @@ fn enabled_memory_without_bytes_is_ignored() {
         found.only_sentence(),
         "SRAT entry 2 at offset 0x50: enabled memory at 0x40000000 has no bytes; ignored this entry"
     );
+    assert_eq!(found.memory(), [(0, GIB, 0)]);
 }
 
 #[test]
@@ -138,6 +182,7 @@ fn memory_past_the_end_of_the_address_space_is_ignored() {
         "SRAT entry 3 at offset 0x78: memory at 0x40000000 of 0xffffffffffffffff bytes reaches past the end of the \
          address space; ignored this entry"
     );
+    assert_eq!(found.memory(), [(0, GIB, 0)]);
 }
 
 #[test]
@@ -148,7 +193,8 @@ fn memory_outside_the_memory_map_is_ignored() {
         "SRAT entry 3 at offset 0x78: memory [0x80000000-0xbfffffff] is not RAM anywhere in the memory map; ignored \
          this entry"
     );
-    assert!(!found.topology.has_memory(NodeId(1)));
+    assert_eq!(found.memory(), [(0, GIB, 0)]);
+    assert_eq!(found.domains(), [0, 1], "its CPU keeps the domain a node");
 }
 
 #[test]
@@ -187,7 +233,11 @@ fn overlapping_memory_belongs_to_the_earlier_entry() {
 #[test]
 fn memory_swallowed_by_an_earlier_entry_makes_no_node() {
     let found = found(|srat| srat.memory(0, 0, 3 * GIB).memory(9, GIB, 2 * GIB), &[(0, 3 * GIB)]);
-    assert_eq!(found.warnings.len(), 1);
+    assert_eq!(
+        found.only_sentence(),
+        "SRAT entry 3 at offset 0x78: memory [0x40000000-0x7fffffff] overlaps an earlier entry's at \
+         [0x40000000-0x7fffffff]; assumed proximity domain 0, the earlier's, where they do"
+    );
     assert_eq!(found.domains(), [0, 1]);
     assert_eq!(found.memory(), [(0, 3 * GIB, 0)]);
 }
@@ -237,7 +287,15 @@ fn ram_no_entry_covers_joins_the_nearest_memory() {
 fn ram_of_a_table_about_cpus_alone_is_node_0s() {
     let found = found(|srat| srat, &[(0, GIB), (2 * GIB, 3 * GIB)]);
     assert_eq!(found.memory(), [(0, GIB, 0), (2 * GIB, 3 * GIB, 0)]);
-    assert_eq!(found.warnings.len(), 2);
+    assert_eq!(
+        found.sentences(),
+        [
+            "SRAT: no entry covers RAM [0x0-0x3fffffff]; assumed proximity domain 0, that of the nearest memory \
+             described",
+            "SRAT: no entry covers RAM [0x80000000-0xbfffffff]; assumed proximity domain 0, that of the nearest memory \
+             described",
+        ]
+    );
 }
 
 #[test]
