@@ -111,10 +111,11 @@ const PATIENCE: u32 = 100_000;
 /// The timer counts every 16th cycle of its clock: at 1 GHz 16 ns a count and 68 s at most.
 const DIVIDE_BY_16: u32 = 0b0011;
 
-/// Calibration of the timer: first span, spans tried (up to 16 ms), and an error that is good enough.
+/// Calibration of the timer: first span, spans tried (up to 8 ms), and an error that is good enough: who
+/// is woken a little early or late looks at the TSC.
 const FIRST_SPAN: Duration = Duration::from_millis(1);
-const ATTEMPTS: u32 = 5;
-const GOOD_ENOUGH_IN_MILLIONTHS: u64 = 500;
+const ATTEMPTS: u32 = 4;
+const GOOD_ENOUGH_IN_MILLIONTHS: u64 = 2500;
 
 /// Counts of the timer per tick of the TSC, times 2^32; 0 before [`calibrate_timer`]. Written by the first CPU before it starts
 /// others, which orders it before all their reads.

@@ -33,11 +33,11 @@ const FREQUENCY: u64 = 1_193_182;
 /// A millisecond's worth of counts.
 const FIRST_COUNT: u64 = FREQUENCY / 1000;
 
-/// Up to 32 ms: the counter has 16 bits.
+/// Up to 32 ms, which is what the 16 bits of the counter hold. Reached only where others take the CPU away all the time.
 const ATTEMPTS: u32 = 6;
 
 /// An error that is good enough.
-const GOOD_ENOUGH_IN_MILLIONTHS: u64 = 100;
+const GOOD_ENOUGH_IN_MILLIONTHS: u64 = 200;
 
 /// How often to look at the status at most, should the counter stand still: more than 32 ms of the fastest accesses.
 const PATIENCE: u32 = 2_000_000;
