@@ -44,7 +44,7 @@ struct Clock {
 /// How the TSC's rate was found. The first that gives a plausible rate is used, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// The hypervisor says it: CPUID leaf 0x4000_0010.
+    /// The hypervisor says it: CPUID leaf `0x4000_0010`.
     HypervisorLeaf,
     /// The CPU says its crystal's frequency and the TSC's multiple of it: CPUID leaf 0x15.
     CrystalRatio,

@@ -1,5 +1,5 @@
 //! What CPUID says about the TSC's rate. Sources: Intel SDM volume 2 (CPUID, leaves 0x15 and 0x16) and volume 3, "Determining
-//! the Processor Base Frequency"; for the hypervisor's leaf VMware's interface, which KVM and QEMU follow.
+//! the Processor Base Frequency"; for the hypervisor's leaf `VMware`'s interface, which KVM and QEMU follow.
 //!
 //! Users: [`super::initialise`]. A rate of 0 or none at all means: not told.
 
