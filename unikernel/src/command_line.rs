@@ -20,5 +20,5 @@ pub fn command_line() -> &'static str {
 /// The value of the last `key=value` word with this key.
 pub fn option(key: &str) -> Option<&'static str> {
     let values = command_line().split_ascii_whitespace().filter_map(|word| word.split_once('='));
-    values.filter(|(name, _)| *name == key).map(|(_, value)| value).last()
+    values.rev().find(|(name, _)| *name == key).map(|(_, value)| value)
 }

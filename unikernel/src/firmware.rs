@@ -108,6 +108,8 @@ macro_rules! table {
 table!(Madt, Signature::MADT);
 table!(Srat, Signature::SRAT);
 table!(Slit, Signature::SLIT);
-// The crate does not know this one, and offers no other way to name it.
+/// The crate does not know this one, and offers no other way to name it.
 // SAFETY: `Signature` is declared as a transparent wrapper of the four bytes.
-table!(Hmat, unsafe { mem::transmute::<[u8; 4], Signature>(*b"HMAT") });
+const HMAT: Signature = unsafe { mem::transmute::<[u8; 4], Signature>(*b"HMAT") };
+
+table!(Hmat, HMAT);

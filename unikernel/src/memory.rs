@@ -63,14 +63,10 @@ pub(crate) fn report_for_panic(out: &mut dyn fmt::Write) -> fmt::Result {
     if SERVICE.cpu_count() == 0 {
         return writeln!(out, "memory: the service has not started");
     }
-    let statistics = SERVICE.statistics();
-    write!(out, "memory (KiB): total {}", statistics.total / 1024)?;
-    statistics
-        .rows()
-        .iter()
-        .filter(|(_, bytes)| *bytes > 0)
-        .try_for_each(|(name, bytes)| write!(out, ", {name} {}", bytes / 1024))?;
-    writeln!(out)
+    writeln!(out, "memory")?;
+    SERVICE.available().try_for_each(|(node, kind, available, present)| {
+        writeln!(out, "  {node}, zone {kind}: {} of {} KiB to be had", available / 1024, present / 1024)
+    })
 }
 
 /// Physical address of a frame.

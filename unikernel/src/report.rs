@@ -79,7 +79,7 @@ impl fmt::Display for NodeReport {
                 f,
                 "node {}: free {} MiB, numa_hit {}, numa_miss {}, numa_foreign {}",
                 node.0,
-                pages * FRAME_BYTES as u64 >> 20,
+                (pages * FRAME_BYTES as u64) >> 20,
                 counts.hit,
                 counts.miss,
                 counts.foreign

@@ -1,2 +1,92 @@
-//! Skeleton.
-fn main() {}
+//! The bench image: the suite over the kernel's own `kmalloc`, its results as records on the serial line.
+//!
+//! Booted by the `quarry` command, or by hand with the same words on the command line ([`Options`]). What it does:
+//! `mode=run` measures, `mode=boot` shows the machine and ends, `mode=stress` has all CPUs allocate, hand on and check.
+
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod kernel;
+mod machine;
+mod records;
+
+use quarry_record::{End, EndStatus, Record};
+use quarry_suite::{Limit, Mode, Options, Platform, Stress, plan, row_count, run, stress};
+use quarry_unikernel::{BuddyReport, ExitCode, MemoryReport, NodeReport, ZoneReport, log, option, println, topology};
+
+use kernel::Kernel;
+use machine::Machine;
+
+quarry_unikernel::main!(main);
+
+fn main() -> ExitCode {
+    let options = match Options::read(option) {
+        Ok(options) => options,
+        Err(error) => {
+            log::error!("{error}");
+            return finish(1, Some(alloc::format!("the command line asks for the impossible: {error}")));
+        }
+    };
+    let machine = Machine::new();
+    let rows = if options.mode == Mode::Run { row_count(&plan(machine, &options.settings)) } else { 0 };
+    emit(&Record::Run(records::run(&options, rows as u64)));
+    let errors = match options.mode {
+        Mode::Boot => {
+            show();
+            0
+        }
+        Mode::Run => measure(machine, &options),
+        Mode::Stress => endure(machine, &options),
+    };
+    let statistics = records::statistics();
+    let adds_up = statistics.adds_up;
+    emit(&Record::Statistics(statistics));
+    let reason = if errors > 0 {
+        Some(alloc::format!("{errors} errors, see the records"))
+    } else if !adds_up {
+        Some("the memory statistics do not add up".into())
+    } else {
+        None
+    };
+    finish(errors, reason)
+}
+
+/// Prints the machine for people.
+fn show() {
+    println!("{}\n{ZoneReport}\n{BuddyReport}\n{NodeReport}\n{MemoryReport}", topology());
+}
+
+/// Runs the suite; returns how many errors there were.
+fn measure(machine: Machine, options: &Options) -> u64 {
+    let mut errors = 0;
+    run(machine, Kernel, &options.settings, &mut |row| {
+        errors += row.errors;
+        emit(&Record::Result(records::measurement(row, options.icount)));
+    });
+    errors
+}
+
+/// Runs the stress on all CPUs; returns how many errors there were.
+fn endure(machine: Machine, options: &Options) -> u64 {
+    let cpus = machine.cpu_count();
+    let task = |limit| Stress { cpus, seed: options.settings.seed, limit };
+    // Once around, so that what is made once (stacks, for example) does not look lost.
+    stress(machine, Kernel, task(Limit::Operations(100)));
+    let report = stress(machine, Kernel, task(Limit::Seconds(options.seconds)));
+    let record = records::stress(&report, cpus as u32, options.seconds);
+    let errors = if report.passed() { 0 } else { (report.errors + report.failed_allocations).max(1) };
+    emit(&Record::Stress(record));
+    errors
+}
+
+fn finish(errors: u64, reason: Option<alloc::string::String>) -> ExitCode {
+    let failed = reason.is_some();
+    emit(&Record::End(End { status: if failed { EndStatus::Failed } else { EndStatus::Ok }, reason, errors }));
+    if failed { ExitCode::Failure } else { ExitCode::Success }
+}
+
+fn emit(record: &Record) {
+    println!("{}", record.to_line());
+}

@@ -168,6 +168,17 @@ impl<M: Machine> Service<M> {
         })
     }
 
+    /// Bytes to be had in each zone, and bytes of RAM in it. Takes no lock, so a panic may ask.
+    pub fn available(&self) -> impl Iterator<Item = (NodeId, ZoneKind, u64, u64)> {
+        let bytes = |frames: u32| u64::from(frames) * FRAME_BYTES as u64;
+        self.nodes().with_memory().flat_map(move |(node, state)| {
+            let zones = state.zones.iter().filter(|zone| zone.present.load(Relaxed) > 0);
+            zones.map(move |zone| {
+                (node, zone.id().kind(), bytes(zone.available_frames()), bytes(zone.present.load(Relaxed)))
+            })
+        })
+    }
+
     fn zone_info(&self, node: NodeId, zone: &Zone) -> ZoneInfo {
         let listed = |set: &crate::set::Set| -> u32 {
             (0..LISTED_ORDERS).map(|order| set.pages[order].count.load(Relaxed) << order).sum()

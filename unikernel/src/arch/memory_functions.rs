@@ -64,7 +64,7 @@ unsafe extern "C" fn memset(to: *mut u8, value: i32, bytes: usize) -> *mut u8 {
     if bytes >= STRING_THRESHOLD && FAST_STRINGS.load(Relaxed) {
         // SAFETY: the caller's promise; the direction flag is clear by the ABI.
         unsafe {
-            asm!("rep stosb", inout("rdi") to => _, inout("rcx") bytes => _, in("al") byte, options(nostack, preserves_flags))
+            asm!("rep stosb", inout("rdi") to => _, inout("rcx") bytes => _, in("al") byte, options(nostack, preserves_flags));
         };
         return to;
     }

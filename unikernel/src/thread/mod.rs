@@ -15,8 +15,9 @@
 //!
 //! Locks: a wait queue's, then a run queue's; both are taken with interrupts off. Sleepers are their CPU's own, touched with interrupts off.
 //!
-//! A thread that is alive owns a reference to itself. When it ends, the thread that runs next on its CPU drops that
-//! reference, for a thread cannot free the stack it stands on.
+//! A thread that is alive owns a reference to itself. When it ends, the thread that runs next on its CPU clears up behind it (gives the
+//! stack back, says that it has ended, drops the reference), for a thread cannot free the stack it stands on. So who has joined a thread
+//! finds all its memory given back.
 
 mod queue;
 mod scheduler;
@@ -56,8 +57,8 @@ pub(crate) struct Thread {
     wake_at: Cell<u64>,
     /// What it is to run, until it starts. Its CPU's own.
     body: Cell<Option<Box<dyn FnOnce() + Send>>>,
-    /// Kept for as long as the thread is; the idle threads stand on stacks of their CPU.
-    _stack: Option<Stack>,
+    /// Until it has ended; the idle threads stand on stacks of their CPU. Its CPU's own.
+    stack: Cell<Option<Stack>>,
     ended: AtomicBool,
     end: WaitQueue,
 }
@@ -80,7 +81,7 @@ impl Thread {
             stack_pointer: UnsafeCell::new(stack.as_ref().map_or(0, |stack| switch::prepare(stack.end()))),
             wake_at: Cell::new(0),
             body: Cell::new(body),
-            _stack: stack,
+            stack: Cell::new(stack),
             ended: AtomicBool::new(false),
             end: WaitQueue::new(),
         }
@@ -118,6 +119,10 @@ impl<T> JoinHandle<T> {
     pub fn join(self) -> T {
         // Acquire: pairs with the Release of the thread's end.
         self.thread.end.wait_until(|| self.thread.ended.load(Ordering::Acquire));
+        // The thread's CPU said so and is about to drop its reference: then the last one is this.
+        while Arc::strong_count(&self.thread) > 1 {
+            core::hint::spin_loop();
+        }
         self.result.lock().take().expect("a thread that has ended has left its result, and only this handle takes it")
     }
 

@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 use core::cell::Cell;
 use core::ptr;
+use core::sync::atomic::Ordering;
 
 use quarry_topology::CpuId;
 
@@ -190,21 +191,22 @@ pub(super) extern "sysv64" fn begin() -> ! {
     let thread = cpu_local::current().scheduler.current().expect("a thread that begins is the running one");
     let body = thread.body.take().expect("a thread begins once");
     body();
-    // Release: pairs with the Acquire of whoever joins, who then sees the result.
-    thread.ended.store(true, core::sync::atomic::Ordering::Release);
-    thread.end.wake_all();
     let scheduler = &cpu_local::current().scheduler;
     scheduler.ended.set(thread);
     block();
     unreachable!("a thread that has ended is in no queue")
 }
 
-/// Drops the thread that ended before this one, if any.
+/// Clears up behind the thread that ended before this one, if any.
 fn reap() {
-    let scheduler = &cpu_local::current().scheduler;
-    let ended = scheduler.ended.replace(ptr::null());
-    if !ended.is_null() {
-        // SAFETY: this is the reference `spawn_with_stack` left to the thread, which has left its stack for good.
-        drop(unsafe { Arc::from_raw(ended) });
+    let ended = cpu_local::current().scheduler.ended.replace(ptr::null());
+    if ended.is_null() {
+        return;
     }
+    // SAFETY: this is the reference `spawn_with_stack` left to the thread, which has left its stack for good.
+    let thread = unsafe { Arc::from_raw(ended) };
+    drop(thread.stack.take());
+    // Release: pairs with the Acquire of whoever joins, who then sees the result.
+    thread.ended.store(true, Ordering::Release);
+    thread.end.wake_all();
 }

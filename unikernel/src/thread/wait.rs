@@ -21,6 +21,7 @@ impl WaitQueue {
     /// Waits until `condition` is true; returns at once when it is. It is evaluated with interrupts off and must neither wait nor
     /// wake. Threads only, not in an interrupt handler.
     pub fn wait_until(&self, mut condition: impl FnMut() -> bool) {
+        let thread = scheduler::current_for_waiting();
         loop {
             {
                 let mut waiters = self.waiters.lock();
@@ -28,7 +29,7 @@ impl WaitQueue {
                     return;
                 }
                 // SAFETY: a running thread is in no queue, and lives at least until it runs again.
-                unsafe { waiters.push(scheduler::current_for_waiting()) };
+                unsafe { waiters.push(thread) };
             }
             scheduler::block();
         }
