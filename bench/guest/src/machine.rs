@@ -20,7 +20,10 @@ impl Machine {
     pub(crate) fn new() -> Self {
         let rows = memory::service().statistics();
         // A quarter: one node may have the smaller part of it, and the checks need some themselves.
-        Self { memory: (rows.free + rows.deferred) / 4 }
+        let machine = Self { memory: (rows.free + rows.deferred) / 4 };
+        // Stacks are made once and kept. With that done, whatever is in use after a workload and was not before is lost.
+        machine.on_cpus(machine.cpu_count(), |_| ());
+        machine
     }
 }
 

@@ -71,10 +71,8 @@ fn measure(machine: Machine, options: &Options) -> u64 {
 /// Runs the stress on all CPUs; returns how many errors there were.
 fn endure(machine: Machine, options: &Options) -> u64 {
     let cpus = machine.cpu_count();
-    let task = |limit| Stress { cpus, seed: options.settings.seed, limit };
-    // Once around, so that what is made once (stacks, for example) does not look lost.
-    stress(machine, Kernel, task(Limit::Operations(100)));
-    let report = stress(machine, Kernel, task(Limit::Seconds(options.seconds)));
+    let task = Stress { cpus, seed: options.settings.seed, limit: Limit::Seconds(options.seconds) };
+    let report = stress(machine, Kernel, task);
     let record = records::stress(&report, cpus as u32, options.seconds);
     let errors = if report.passed() { 0 } else { (report.errors + report.failed_allocations).max(1) };
     emit(&Record::Stress(record));

@@ -99,8 +99,10 @@ pub(crate) fn check<P: Platform, S: Subject>(platform: P, subject: S, case: Case
         checker.run();
         checker.errors
     });
+    // Where the subject is everybody's allocator, the list of errors must be gone before it is asked.
+    let errors = errors.into_iter().sum::<u64>();
     let lost = before.is_some_and(|before| subject.in_use() != Some(before));
-    errors.into_iter().sum::<u64>() + u64::from(lost)
+    errors + u64::from(lost)
 }
 
 struct Team<S: Subject> {
