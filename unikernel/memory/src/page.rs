@@ -74,6 +74,12 @@ impl<M: Machine> Service<M> {
     pub fn alloc_pages(&self, gfp: Gfp, order: Order) -> Option<Pfn> {
         // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
         let set = unsafe { &*self.machine().set() };
+        self.alloc_local_pages(set, set.node, gfp, order)
+    }
+
+    /// From the CPU's own page lists, else as asked for: `node` is the CPU's, or the one whose memory its lists hold.
+    #[inline]
+    fn alloc_local_pages(&self, set: &Set, node: NodeId, gfp: Gfp, order: Order) -> Option<Pfn> {
         if order.index() < LISTED_ORDERS
             && !gfp.intersects(Gfp::OFF_THE_FAST_PATH)
             && let Some(block) = set.pages[order.index()].pop()
@@ -81,7 +87,7 @@ impl<M: Machine> Service<M> {
             set.add_frames(order.frames() as usize);
             return Some(self.hand_out(block, State::new(Kind::Page, order, set.zone)));
         }
-        self.alloc_pages_slow(set.node, gfp, order)
+        self.alloc_pages_slow(node, gfp, order)
     }
 
     /// As [`Self::alloc_pages`], near (with [`Gfp::THISNODE`]: on) the given node. `None` also for a node that does not
@@ -90,7 +96,7 @@ impl<M: Machine> Service<M> {
         // SAFETY: as in `alloc_pages`.
         let set = unsafe { &*self.machine().set() };
         if node == set.zone.node() && set.attached {
-            self.alloc_pages(gfp, order)
+            self.alloc_local_pages(set, node, gfp, order)
         } else {
             self.alloc_pages_slow(node, gfp, order)
         }
