@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use quarry_suite::Platform;
 use quarry_topology::{CpuId, NodeId};
@@ -21,8 +22,16 @@ impl Machine {
         let rows = memory::service().statistics();
         // A quarter: one node may have the smaller part of it, and the checks need some themselves.
         let machine = Self { memory: (rows.free + rows.deferred) / 4 };
-        // Stacks are made once and kept. With that done, whatever is in use after a workload and was not before is lost.
-        machine.on_cpus(machine.cpu_count(), |_| ());
+        // Stacks are made once and kept. With that done, whatever is in use after a workload and was not before is lost. All at
+        // once, or one would use the stack that another has just given back.
+        let (cpus, arrived) = (machine.cpu_count(), AtomicUsize::new(0));
+        machine.on_cpus(cpus, move |_| {
+            // Relaxed: a mere count.
+            arrived.fetch_add(1, Ordering::Relaxed);
+            while arrived.load(Ordering::Relaxed) < cpus {
+                core::hint::spin_loop();
+            }
+        });
         machine
     }
 }
