@@ -74,12 +74,6 @@ impl<M: Machine> Service<M> {
     pub fn alloc_pages(&self, gfp: Gfp, order: Order) -> Option<Pfn> {
         // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
         let set = unsafe { &*self.machine().set() };
-        self.alloc_local_pages(set, set.node, gfp, order)
-    }
-
-    /// From the CPU's own page lists, else as asked for: `node` is the CPU's, or the one whose memory its lists hold.
-    #[inline]
-    fn alloc_local_pages(&self, set: &Set, node: NodeId, gfp: Gfp, order: Order) -> Option<Pfn> {
         if order.index() < LISTED_ORDERS
             && !gfp.intersects(Gfp::OFF_THE_FAST_PATH)
             && let Some(block) = set.pages[order.index()].pop()
@@ -87,7 +81,7 @@ impl<M: Machine> Service<M> {
             set.add_frames(order.frames() as usize);
             return Some(self.hand_out(block, State::new(Kind::Page, order, set.zone)));
         }
-        self.alloc_pages_slow(node, gfp, order)
+        self.alloc_pages_slow(None, gfp, order)
     }
 
     /// As [`Self::alloc_pages`], near (with [`Gfp::THISNODE`]: on) the given node. `None` also for a node that does not
@@ -96,9 +90,9 @@ impl<M: Machine> Service<M> {
         // SAFETY: as in `alloc_pages`.
         let set = unsafe { &*self.machine().set() };
         if node == set.zone.node() && set.attached {
-            self.alloc_local_pages(set, node, gfp, order)
+            self.alloc_pages(gfp, order)
         } else {
-            self.alloc_pages_slow(node, gfp, order)
+            self.alloc_pages_slow(Some(node), gfp, order)
         }
     }
 
@@ -339,14 +333,15 @@ impl<M: Machine> Service<M> {
 
     #[cold]
     #[inline(never)]
-    fn alloc_pages_slow(&self, node: NodeId, gfp: Gfp, order: Order) -> Option<Pfn> {
+    fn alloc_pages_slow(&self, named: Option<NodeId>, gfp: Gfp, order: Order) -> Option<Pfn> {
         // SAFETY: `attach` returns a set as `set` does.
         let set = unsafe { &*self.attached_set() };
+        let node = named.unwrap_or(set.node);
         if node.index() >= self.nodes().count() {
             return None;
         }
         let wanted = self.nodes().local(node);
-        if gfp.contains(Gfp::THISNODE) && wanted != node {
+        if gfp.contains(Gfp::THISNODE) && named.is_some_and(|named| named != wanted) {
             return self.allocation_failed(node, gfp, order);
         }
         let plain = !gfp.intersects(Gfp::DMA | Gfp::DMA32);

@@ -324,7 +324,9 @@ impl<M: Machine> Service<M> {
         let set = unsafe { &*self.attached_set() };
         let wanted = node.unwrap_or(set.node);
         let home = self.nodes().local(wanted);
-        if wanted.index() >= self.nodes().count() || gfp.contains(Gfp::THISNODE) && home != wanted {
+        if wanted.index() >= self.nodes().count()
+            || gfp.contains(Gfp::THISNODE) && node.is_some_and(|node| node != home)
+        {
             return ptr::null_mut();
         }
         let Some(state) = self.nodes().get(home) else { return ptr::null_mut() };

@@ -1,7 +1,9 @@
 //! What the calls promise, hosted: edges as Linux defines them, NUMA, checks at the call, and books that balance.
 
+use std::sync::Barrier;
+
 use quarry_memory::hosted::Hosted;
-use quarry_memory::{CpuId, FreeError, Gfp, MAX_SIZE, NodeId, Order, PageError, Topology, ZERO_SIZE_PTR};
+use quarry_memory::{CpuId, FreeError, Gfp, MAX_SIZE, Machine, NodeId, Order, PageError, Topology, ZERO_SIZE_PTR};
 
 const MIB: u64 = 1 << 20;
 
@@ -264,6 +266,63 @@ fn objects_come_from_the_node_they_are_asked_of_and_from_the_callers_own_otherwi
     }
     hosted.leave();
     assert_books_balance(hosted);
+}
+
+#[test]
+fn a_cpu_without_memory_of_its_own_is_served_by_the_nearest_node() {
+    let topology = Topology::builder()
+        .node(256 * MIB, 1)
+        .node(0, 1)
+        .node(256 * MIB, 1)
+        .distance(NodeId(0), NodeId(1), 30)
+        .build()
+        .expect("a machine");
+    let hosted = Hosted::leak(topology).expect("there is address space");
+    let service = hosted.service();
+    assert!(hosted.run_on(CpuId(1)));
+    let node_of = |frame| service.page_to_node(frame);
+    for flags in [Gfp::KERNEL, Gfp::KERNEL | Gfp::THISNODE] {
+        for size in [8, 152, 4096, 8192, 100_000] {
+            for _ in 0..200 {
+                for object in [service.kmalloc(size, flags), service.kmalloc_node(size, flags, NodeId(2))] {
+                    assert!(!object.is_null(), "{size} bytes with {flags}");
+                    assert_eq!(node_of(service.virt_to_page(object).expect("in RAM")), Some(NodeId(2)), "{size} bytes");
+                    // SAFETY: freed once.
+                    unsafe { service.kfree(object) };
+                }
+            }
+        }
+        for order in Order::all() {
+            for block in [service.alloc_pages(flags, order), service.alloc_pages_node(NodeId(2), flags, order)] {
+                let block = block.expect("memory is free");
+                assert_eq!(node_of(block), Some(NodeId(2)), "{order}");
+                service.__free_pages(block, order);
+            }
+        }
+    }
+    let only_there = Gfp::KERNEL | Gfp::THISNODE | Gfp::NOWARN;
+    assert!(service.kmalloc_node(64, only_there, NodeId(1)).is_null(), "node 1 has no memory");
+    assert!(service.alloc_pages_node(NodeId(1), only_there, Order::ZERO).is_none());
+    assert_books_balance(hosted);
+}
+
+#[test]
+fn a_threads_first_pages_are_of_its_own_node() {
+    let hosted = two_nodes();
+    let together = Barrier::new(4);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let block = hosted.alloc_pages(Order::MAX).expect("memory is free");
+                // A thread that ends early would hand its CPU to the next.
+                together.wait();
+                let cpu = hosted.service().machine().cpu();
+                let own = hosted.topology().cpus()[cpu.index()].node;
+                assert_eq!(hosted.service().page_to_node(block), Some(own), "on {cpu}");
+                hosted.free_pages(block, Order::MAX);
+            });
+        }
+    });
 }
 
 #[test]
