@@ -18,7 +18,7 @@
 //! | `Reserved` | -     | -                    | -                           | 0          | growth lock            |
 //! | `Free`     | yes   | free list            | -                           | 0          | zone lock              |
 //! | `Listed`   | yes   | -                    | -                           | 0          | the set that lists it  |
-//! | `Page`     | yes   | -                    | reference count             | 0 or LARGE | its owner              |
+//! | `Page`     | yes   | its owner's          | reference count             | 0 or LARGE | its owner              |
 //! | `Slab`     | yes   | partial slabs        | objects out, first free one | object tag | depot lock             |
 //! | `Inner`    | -     | -                    | -                           | as head's  | whoever owns the head  |
 //!

@@ -50,8 +50,9 @@ impl<M: Machine> Service<M> {
     fn object(&self, class: usize, gfp: Gfp) -> *mut u8 {
         // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
         let set = unsafe { &*self.machine().set() };
-        // Class 0, for requests of nothing, has an empty magazine. The mask tells the compiler what is true anyway.
-        let magazine = &set.magazines[class % MAGAZINES];
+        // Class 0, for requests of nothing, has an empty magazine.
+        // SAFETY: classes are below `MAGAZINES`.
+        let magazine = unsafe { set.magazine(class as u32) };
         let count = magazine.count.load(Relaxed) as usize;
         if count == 0 {
             return self.kmalloc_slow(class, gfp);
@@ -166,9 +167,10 @@ impl<M: Machine> Service<M> {
         let tag = self.machine().tag(object.addr());
         // SAFETY: as in `object`.
         let set = unsafe { &*self.machine().set() };
-        let cache = (u32::from(tag) ^ set.node_tag) as usize;
-        if cache < MAGAZINES {
-            let magazine = &set.magazines[cache];
+        let cache = u32::from(tag) ^ set.node_tag;
+        if cache < MAGAZINES as u32 {
+            // SAFETY: compared just now.
+            let magazine = unsafe { set.magazine(cache) };
             let distance = !(object.addr() as u32) & magazine.mask;
             if distance.wrapping_mul(magazine.inverse) >= magazine.threshold {
                 let first = object.cast::<u64>();

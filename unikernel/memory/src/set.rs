@@ -75,6 +75,20 @@ pub struct Set {
     pub(crate) remote: [Remote; REMOTES],
 }
 
+impl Set {
+    /// The magazine of a cache. The offset is computed in 32 bits, which the processor widens for free.
+    ///
+    /// # Safety
+    ///
+    /// `cache` is below [`MAGAZINES`].
+    #[inline(always)]
+    pub(crate) unsafe fn magazine(&self, cache: u32) -> &Magazine {
+        let offset = cache.wrapping_mul(size_of::<Magazine>() as u32) as usize;
+        // SAFETY: the caller's promise; magazines come first in the set.
+        unsafe { &*self.magazines.as_ptr().byte_add(offset) }
+    }
+}
+
 /// What happened on the slow paths; read by statistics.
 #[derive(Default)]
 pub(crate) struct Counters {

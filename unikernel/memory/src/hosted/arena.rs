@@ -1,6 +1,7 @@
 //! Simulated RAM and its frame tables: address space reserved from the kernel; and what else the host asks of the process.
 
 use core::fmt;
+use core::ops::Range;
 use core::ptr;
 use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
@@ -37,7 +38,7 @@ impl Arena {
 }
 
 /// Rights of memory that may be used.
-const USABLE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+pub(super) const USABLE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 
 /// Reserves address space; memory comes when it is touched.
 pub(super) fn reserve(bytes: usize, rights: libc::c_int) -> Option<usize> {
@@ -47,17 +48,34 @@ pub(super) fn reserve(bytes: usize, rights: libc::c_int) -> Option<usize> {
     (address != libc::MAP_FAILED).then(|| address.expose_provenance())
 }
 
+/// Gives address space of [`reserve`] back; nothing happens for an empty range.
+pub(super) fn unreserve(range: Range<usize>) {
+    if !range.is_empty() {
+        // SAFETY: the range is of a mapping that its one user gives up.
+        unsafe { libc::munmap(ptr::with_exposed_provenance_mut(range.start), range.len()) };
+    }
+}
+
+/// Gives the memory behind whole pages back to the kernel; they then read as zeroes.
+pub(super) fn discard_pages(address: usize, bytes: usize) {
+    // SAFETY: the range was mapped by `reserve` and holds nothing anyone uses.
+    unsafe { libc::madvise(ptr::with_exposed_provenance_mut(address), bytes, libc::MADV_DONTNEED) };
+}
+
+/// Whether anything is mapped at the page.
+pub(super) fn is_mapped(page: usize) -> bool {
+    let mut residency = 0u8;
+    // SAFETY: the call fails where nothing is mapped, and else writes one byte for the one page.
+    unsafe { libc::mincore(ptr::with_exposed_provenance_mut(page), FRAME_BYTES, &raw mut residency) == 0 }
+}
+
 /// Gives the memory behind an instance's arena back; it then reads as zeroes, so that a set in it is a detached one.
 pub(super) fn discard(machine: &HostedMachine) {
     let frames = machine.bytes.load(Relaxed) / FRAME_BYTES;
-    let drop = |address: usize, bytes: usize| {
-        // SAFETY: the range was mapped by `reserve` and holds nothing anyone uses, as `retire` was promised.
-        unsafe { libc::madvise(ptr::with_exposed_provenance_mut(address), bytes, libc::MADV_DONTNEED) };
-    };
-    drop(machine.base.load(Relaxed), frames * FRAME_BYTES);
-    drop(machine.tags.load(Relaxed).expose_provenance(), frames * size_of::<AtomicU16>());
-    drop(machine.states.load(Relaxed).expose_provenance(), frames * size_of::<AtomicU16>());
-    drop(machine.frames.load(Relaxed).expose_provenance(), frames * size_of::<Frame>());
+    discard_pages(machine.base.load(Relaxed), frames * FRAME_BYTES);
+    discard_pages(machine.tags.load(Relaxed).expose_provenance(), frames * size_of::<AtomicU16>());
+    discard_pages(machine.states.load(Relaxed).expose_provenance(), frames * size_of::<AtomicU16>());
+    discard_pages(machine.frames.load(Relaxed).expose_provenance(), frames * size_of::<Frame>());
 }
 
 pub(super) fn random() -> u64 {

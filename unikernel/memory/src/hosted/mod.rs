@@ -36,10 +36,11 @@
 
 mod arena;
 mod fork;
+mod global;
+mod huge;
 mod mapping;
 mod threads;
 
-use core::alloc::{GlobalAlloc, Layout};
 use core::fmt;
 use core::ops::Range;
 use core::ptr;
@@ -49,7 +50,6 @@ use quarry_topology::{CpuId, NodeId, PhysicalRange, Topology};
 
 use crate::frame::{FRAME_SHIFT, Frame, Order, Pfn};
 use crate::gfp::Gfp;
-use crate::kmalloc::aligned_size;
 use crate::machine::{FrameTables, Machine, OutOfFrames};
 use crate::service::{FreeRange, Service};
 use crate::set::Set;
@@ -385,31 +385,5 @@ unsafe impl Machine for HostedMachine {
 
     fn warn(&self, message: fmt::Arguments<'_>) {
         arena::write_error_line(message);
-    }
-}
-
-// SAFETY: blocks come from the service's kmalloc, which hands out memory nobody else has, of at least the size asked
-// for, aligned as `aligned_size` promises; nothing unwinds.
-unsafe impl GlobalAlloc for Hosted {
-    #[inline]
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        self.service.kmalloc(aligned_size(layout.size(), layout.align()), Gfp::KERNEL | Gfp::NOWARN)
-    }
-
-    #[inline]
-    unsafe fn dealloc(&self, block: *mut u8, _layout: Layout) {
-        // SAFETY: the caller gives the block up.
-        unsafe { self.service.kfree(block) };
-    }
-
-    #[inline]
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        self.service.kzalloc(aligned_size(layout.size(), layout.align()), Gfp::KERNEL | Gfp::NOWARN)
-    }
-
-    #[inline]
-    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller's promise.
-        unsafe { self.service.krealloc(block, aligned_size(size, layout.align()), Gfp::KERNEL | Gfp::NOWARN) }
     }
 }
