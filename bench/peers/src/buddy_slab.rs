@@ -1,0 +1,201 @@
+//! [`BuddySlab`]: the `buddy-slab-allocator` crate, the nearest relative of the hosted service: a kernel's buddy and
+//! per-CPU slabs.
+//!
+//! It is given memory once, and asks its kernel (here: this file) which slab cache is the calling CPU's and how to lock. Its
+//! slabs are the caches of the platform's CPUs, so only the platform's threads may use it. Its spin locks are
+//! test-and-set, as its own host tests have them.
+
+use std::alloc::{Layout, alloc_zeroed};
+use std::panic::Location;
+use std::ptr::NonNull;
+use std::slice;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ax_sync::interface::{AcquireResult, ContextState, LockMetadata, SpinOps};
+use buddy_slab_allocator::interface::BuddySlabIf;
+use buddy_slab_allocator::{GlobalAllocator, PerCpuSlab, SlabPoolTrait, StaticSlabPool};
+use quarry_suite::Subject;
+use quarry_topology::NodeId;
+
+use crate::memory::{Memory, malloc_alignment};
+use crate::threads::{Threads, current_cpu};
+
+const PAGE: usize = 4096;
+
+/// Bytes the allocator is given.
+const REGION: Layout = match Layout::from_size_align(1 << 30, 2 << 20) {
+    Ok(layout) => layout,
+    Err(_) => panic!("a size and a power of two"),
+};
+
+static ALLOCATOR: GlobalAllocator<PAGE> = GlobalAllocator::new();
+
+static SLABS: StaticSlabPool<PAGE, { Threads::MOST }> = StaticSlabPool::new(slabs(), current_cpu);
+
+const fn slabs() -> [PerCpuSlab<PAGE>; Threads::MOST] {
+    let mut slabs = [const { PerCpuSlab::new(0) }; Threads::MOST];
+    let mut cpu = 0;
+    while cpu < Threads::MOST {
+        slabs[cpu] = PerCpuSlab::new(cpu as u16);
+        cpu += 1;
+    }
+    slabs
+}
+
+struct Kernel;
+
+#[ax_crate_interface::impl_interface]
+impl BuddySlabIf for Kernel {
+    fn virt_to_phys(vaddr: usize) -> usize {
+        vaddr
+    }
+
+    fn slab_pool() -> &'static dyn SlabPoolTrait {
+        &SLABS
+    }
+}
+
+struct Locks;
+
+#[ax_crate_interface::impl_interface]
+impl SpinOps for Locks {
+    fn acquire(
+        locked: &AtomicBool,
+        _metadata: &LockMetadata,
+        _address: usize,
+        _context: u8,
+        _subclass: u32,
+        _caller: &'static Location<'static>,
+    ) -> ContextState {
+        // Acquire: pairs with the release in `release`.
+        while locked.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            std::hint::spin_loop();
+        }
+        ContextState::new(0, 0)
+    }
+
+    fn try_acquire(
+        locked: &AtomicBool,
+        _metadata: &LockMetadata,
+        _address: usize,
+        _context: u8,
+        _subclass: u32,
+        _caller: &'static Location<'static>,
+    ) -> AcquireResult {
+        // Acquire: as in `acquire`.
+        let taken = locked.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        AcquireResult::new(taken, ContextState::new(0, 0))
+    }
+
+    fn release(locked: &AtomicBool, _address: usize, _context: u8, _state: ContextState) {
+        // Release: pairs with the acquires above.
+        locked.store(false, Ordering::Release);
+    }
+
+    fn force_release(locked: &AtomicBool, _address: usize, _context: u8) {
+        locked.store(false, Ordering::Release);
+    }
+
+    fn is_locked(locked: &AtomicBool) -> bool {
+        locked.load(Ordering::Acquire)
+    }
+}
+
+/// The `buddy-slab-allocator` crate. Whoever has one has started the allocator.
+#[derive(Clone, Copy, Debug)]
+pub struct BuddySlab(());
+
+impl Default for BuddySlab {
+    fn default() -> Self {
+        static START: Once = Once::new();
+        START.call_once(|| {
+            // SAFETY: the layout has a size.
+            let start = NonNull::new(unsafe { alloc_zeroed(REGION) }).expect("there is a gigabyte of address space");
+            // SAFETY: the memory was just allocated and zeroed, and stays the allocator's for ever.
+            let region = unsafe { slice::from_raw_parts_mut(start.as_ptr(), REGION.size()) };
+            // SAFETY: as above.
+            unsafe { ALLOCATOR.init(region) }.expect("a gigabyte is enough, and nobody started it before");
+        });
+        Self(())
+    }
+}
+
+/// A live allocation, with the size its free has to name.
+#[derive(Debug)]
+pub struct SizedMemory {
+    memory: Memory,
+    size: usize,
+}
+
+fn layout(size: usize) -> Layout {
+    Layout::from_size_align(size, malloc_alignment(size)).expect("the suite's sizes are far below the limit")
+}
+
+impl Subject for BuddySlab {
+    type Block = SizedMemory;
+
+    const NAME: &'static str = "buddy-slab";
+
+    #[inline(never)]
+    fn allocate(&self, size: usize) -> Option<SizedMemory> {
+        let address = ALLOCATOR.alloc(layout(size)).ok()?;
+        // SAFETY: the allocator hands out memory nobody else has.
+        unsafe { Memory::new(address.as_ptr()) }.map(|memory| SizedMemory { memory, size })
+    }
+
+    #[inline(never)]
+    fn free(&self, block: SizedMemory) {
+        if let Some(address) = NonNull::new(block.memory.into_raw()) {
+            // SAFETY: the token is used up, and carries the size it was allocated with.
+            unsafe { ALLOCATOR.dealloc(address, layout(block.size)) }
+        }
+    }
+
+    #[inline(always)]
+    fn allocate_inlined<const SIZE: usize>(&self) -> Option<SizedMemory> {
+        self.allocate(SIZE)
+    }
+
+    #[inline(always)]
+    fn free_inlined(&self, block: SizedMemory) {
+        self.free(block);
+    }
+
+    fn allocate_on(&self, size: usize, _node: NodeId) -> Option<SizedMemory> {
+        self.allocate(size)
+    }
+
+    #[inline(never)]
+    fn allocate_pages(&self, order: u32) -> Option<SizedMemory> {
+        let size = PAGE << order;
+        let address = ALLOCATOR.alloc_pages(1 << order, size).ok()?;
+        // SAFETY: the pages are nobody else's.
+        unsafe { Memory::new(address as *mut u8) }.map(|memory| SizedMemory { memory, size })
+    }
+
+    #[inline(never)]
+    fn free_pages(&self, block: SizedMemory, order: u32) {
+        ALLOCATOR.dealloc_pages(block.memory.into_raw() as usize, 1 << order);
+    }
+
+    fn address(&self, block: &SizedMemory) -> usize {
+        block.memory.address()
+    }
+
+    fn fill(&self, block: &mut SizedMemory, length: usize, seed: u64) {
+        assert!(length <= block.size, "the suite asks for no more than it asked the allocator for");
+        // SAFETY: asserted.
+        unsafe { block.memory.fill(length, seed) }
+    }
+
+    fn check(&self, block: &SizedMemory, length: usize, seed: u64) -> bool {
+        assert!(length <= block.size, "the suite asks for no more than it asked the allocator for");
+        // SAFETY: asserted, and the suite filled the bytes before it checks them.
+        unsafe { block.memory.check(length, seed) }
+    }
+
+    fn alignment(&self, size: usize) -> usize {
+        malloc_alignment(size)
+    }
+}

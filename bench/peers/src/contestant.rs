@@ -1,0 +1,43 @@
+//! [`Contestant`]: an allocator, ready to be measured, whatever its type.
+
+use quarry_suite::{Row, Settings, Subject, run};
+
+use crate::buddy_slab::BuddySlab;
+use crate::malloc::{Jemalloc, MallocSubject, Mimalloc, System};
+use crate::quarry::Quarry;
+use crate::threads::Threads;
+
+/// An allocator of the comparison.
+#[derive(Clone, Copy, Debug)]
+pub struct Contestant {
+    /// Its name in tables and records.
+    pub name: &'static str,
+    /// The package it comes from, as Cargo.lock names it; `None` where that is this workspace or the system.
+    pub package: Option<&'static str>,
+    run: fn(Threads, &Settings, &mut dyn FnMut(&Row)),
+}
+
+impl Contestant {
+    /// All of them, the hosted service first.
+    pub fn all() -> Vec<Self> {
+        vec![
+            Self::new::<Quarry>(None),
+            Self::new::<MallocSubject<Mimalloc>>(Some("libmimalloc-sys")),
+            Self::new::<MallocSubject<Jemalloc>>(Some("tikv-jemalloc-sys")),
+            #[cfg(feature = "snmalloc")]
+            Self::new::<MallocSubject<crate::malloc::Snmalloc>>(Some("snmalloc-sys")),
+            Self::new::<BuddySlab>(Some("buddy-slab-allocator")),
+            Self::new::<MallocSubject<System>>(None),
+        ]
+    }
+
+    /// The contestant of a subject, whose default is to be the allocator, started.
+    pub fn new<S: Subject + Default>(package: Option<&'static str>) -> Self {
+        Self { name: S::NAME, package, run: |threads, settings, sink| run(threads, S::default(), settings, sink) }
+    }
+
+    /// Measures and checks every case of the plan over this allocator: [`quarry_suite::run`].
+    pub fn run(&self, threads: Threads, settings: &Settings, sink: &mut dyn FnMut(&Row)) {
+        (self.run)(threads, settings, sink);
+    }
+}

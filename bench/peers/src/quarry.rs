@@ -1,0 +1,79 @@
+//! [`Quarry`]: the hosted memory service, as a program would use it: one static instance.
+
+use quarry_memory::hosted::Hosted;
+use quarry_memory::{Gfp, NodeId, Order};
+use quarry_suite::Subject;
+
+use crate::memory::Memory;
+
+static SERVICE: Hosted = Hosted::new();
+
+/// The hosted memory service.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quarry;
+
+impl Subject for Quarry {
+    type Block = Memory;
+
+    const NAME: &'static str = "quarry";
+
+    #[inline(never)]
+    fn allocate(&self, size: usize) -> Option<Memory> {
+        // SAFETY: kmalloc hands out memory nobody else has; the suite asks for no block of size 0.
+        unsafe { Memory::new(SERVICE.service().kmalloc(size, Gfp::KERNEL)) }
+    }
+
+    #[inline(never)]
+    fn free(&self, block: Memory) {
+        // SAFETY: the token is used up, so nobody uses the object any more.
+        unsafe { SERVICE.service().kfree(block.into_raw()) }
+    }
+
+    #[inline(always)]
+    fn allocate_inlined<const SIZE: usize>(&self) -> Option<Memory> {
+        // SAFETY: as in `allocate`.
+        unsafe { Memory::new(SERVICE.service().kmalloc(SIZE, Gfp::KERNEL)) }
+    }
+
+    #[inline(always)]
+    fn free_inlined(&self, block: Memory) {
+        // SAFETY: as in `free`.
+        unsafe { SERVICE.service().kfree(block.into_raw()) }
+    }
+
+    fn allocate_on(&self, size: usize, node: NodeId) -> Option<Memory> {
+        // SAFETY: as in `allocate`.
+        unsafe { Memory::new(SERVICE.service().kmalloc_node(size, Gfp::KERNEL, node)) }
+    }
+
+    #[inline(never)]
+    fn allocate_pages(&self, order: u32) -> Option<Memory> {
+        // SAFETY: the pages are nobody else's.
+        unsafe { Memory::new(SERVICE.service().get_free_pages(Gfp::KERNEL, Order::new(order)?)) }
+    }
+
+    #[inline(never)]
+    fn free_pages(&self, block: Memory, order: u32) {
+        let order = Order::new(order).expect("it was allocated with that order");
+        SERVICE.service().free_pages(block.into_raw(), order);
+    }
+
+    fn address(&self, block: &Memory) -> usize {
+        block.address()
+    }
+
+    fn fill(&self, block: &mut Memory, length: usize, seed: u64) {
+        // SAFETY: the suite asks for no more than it asked the allocator for.
+        unsafe { block.fill(length, seed) }
+    }
+
+    fn check(&self, block: &Memory, length: usize, seed: u64) -> bool {
+        // SAFETY: as for `fill`, and the suite filled the bytes before it checks them.
+        unsafe { block.check(length, seed) }
+    }
+
+    fn in_use(&self) -> Option<u64> {
+        let rows = SERVICE.service().statistics();
+        Some(rows.slab_in_use + rows.large + rows.pages_in_use)
+    }
+}
