@@ -5,10 +5,11 @@
 //! CPU-local area, and the tag of any address is one load from a table that has an address for every pointer ([`layout`]).
 
 use core::alloc::{GlobalAlloc, Layout};
+use core::arch::asm;
 use core::fmt;
 use core::ops::Range;
 use core::ptr;
-use core::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use quarry_memory::frame::Frame;
 use quarry_memory::machine::{FrameTables, OutOfFrames};
@@ -102,12 +103,21 @@ unsafe impl Machine for Guest {
     }
 
     #[inline(always)]
-    fn tag(&self, address: usize) -> u16 {
-        let tags = ptr::with_exposed_provenance::<AtomicU16>(layout::TAGS as usize);
-        let tag = tags.wrapping_offset(address.cast_signed() >> 12);
+    fn tag(&self, address: usize) -> u32 {
+        let tag: u32;
         // SAFETY: every canonical address has an entry in the window, which is readable everywhere. Another has none: the load
-        // faults, which ends the run at the call that got the bad pointer.
-        unsafe { (*tag).load(Relaxed) }
+        // faults, which ends the run at the call that got the bad pointer. An aligned load of two bytes is atomic. It is
+        // written out because the compiler widens a 16-bit atomic load in a second step.
+        unsafe {
+            asm!(
+                "movzx {tag:e}, word ptr [{tags} + 2 * {page}]",
+                tag = lateout(reg) tag,
+                tags = in(reg) layout::TAGS,
+                page = in(reg) address.cast_signed() >> 12,
+                options(readonly, nostack, preserves_flags),
+            );
+        }
+        tag
     }
 
     #[inline(always)]

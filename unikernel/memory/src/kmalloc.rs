@@ -167,7 +167,7 @@ impl<M: Machine> Service<M> {
         let tag = self.machine().tag(object.addr());
         // SAFETY: as in `object`.
         let set = unsafe { &*self.machine().set() };
-        let cache = u32::from(tag) ^ set.node_tag;
+        let cache = tag ^ set.node_tag;
         if cache < MAGAZINES as u32 {
             // SAFETY: compared just now.
             let magazine = unsafe { set.magazine(cache) };

@@ -55,8 +55,8 @@ pub unsafe trait Machine: Sync + Sized + 'static {
     }
 
     /// The tag of the frame that holds `address`, 0 where there is none. Any value of `address` is allowed. On the fast
-    /// path of `kfree`.
-    fn tag(&self, address: usize) -> u16;
+    /// path of `kfree`, and as wide as a register, for nothing is narrower there.
+    fn tag(&self, address: usize) -> u32;
 
     /// The frame tables. Tags and states must read as 0 where [`Machine::back`] was not asked for memory.
     fn tables(&self) -> FrameTables;

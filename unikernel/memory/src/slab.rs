@@ -464,7 +464,7 @@ impl<M: Machine> Service<M> {
 
     /// The tag of an address, looking twice before it is believed to be 0.
     pub(crate) fn current_tag(&self, address: usize) -> u16 {
-        let tag = self.machine().tag(address);
+        let tag = self.machine().tag(address) as u16;
         if tag != 0 {
             return tag;
         }
@@ -474,7 +474,7 @@ impl<M: Machine> Service<M> {
         }
         let entry = self.machine().tables().tags.wrapping_add(physical >> FRAME_SHIFT);
         self.machine().refresh(entry.addr());
-        self.machine().tag(address)
+        self.machine().tag(address) as u16
     }
 
     fn free_large(&self, object: *mut u8) -> Result<(), FreeError> {

@@ -309,14 +309,14 @@ unsafe impl Machine for HostedMachine {
     }
 
     #[inline(always)]
-    fn tag(&self, address: usize) -> u16 {
+    fn tag(&self, address: usize) -> u32 {
         let offset = address.wrapping_sub(self.base.load(Relaxed));
         if offset >= self.bytes.load(Relaxed) {
             return 0;
         }
         let tags = self.tags.load(Relaxed);
         // SAFETY: the table has an entry for each frame of the arena, and the address was found to lie in it.
-        unsafe { &*tags.add(offset >> FRAME_SHIFT) }.load(Relaxed)
+        u32::from(unsafe { &*tags.add(offset >> FRAME_SHIFT) }.load(Relaxed))
     }
 
     #[inline(always)]
