@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use quarry_memory::frame::Frame;
 use quarry_memory::machine::{FrameTables, OutOfFrames};
-use quarry_memory::{CpuId, Gfp, Machine, Pfn, Service, Set, StartError};
+use quarry_memory::{CpuId, Gfp, MAX_SIZE, Machine, Pfn, Service, Set, StartError};
 use quarry_topology::Topology;
 
 use crate::boot_memory::BootMemory;
@@ -193,24 +193,53 @@ unsafe impl Machine for Guest {
 }
 
 /// The service as Rust's global allocator: what `Box` and `Vec` are made of.
+///
+/// What is larger than kmalloc can give comes from `vmalloc`, and the layout says which it was. So such a block can be
+/// aligned to a page at most, and can neither be made nor freed in an interrupt handler.
 struct Allocator;
 
-// SAFETY: blocks come from the service's kmalloc, which hands out memory nobody else has, of at least the size asked
-// for, aligned as `kmalloc_aligned` promises; nothing unwinds.
+const HEAP: Gfp = Gfp::KERNEL.union(Gfp::NOWARN);
+
+// SAFETY: blocks come from the service's kmalloc and vmalloc, which hand out memory nobody else has, of at least the size asked
+// for, aligned as `kmalloc_aligned` promises or to a page; nothing unwinds.
 unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        SERVICE.kmalloc_aligned(layout.size(), layout.align(), Gfp::KERNEL | Gfp::NOWARN)
+        if is_huge(layout) {
+            allocate_huge(layout, HEAP)
+        } else {
+            SERVICE.kmalloc_aligned(layout.size(), layout.align(), HEAP)
+        }
     }
 
     #[inline]
-    unsafe fn dealloc(&self, block: *mut u8, _layout: Layout) {
-        // SAFETY: the caller gives the block up.
-        unsafe { SERVICE.kfree(block) };
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if is_huge(layout) {
+            // SAFETY: the caller gives the block up; its layout says that it came from vmalloc.
+            unsafe { SERVICE.vfree(block) };
+        } else {
+            // SAFETY: the caller gives the block up.
+            unsafe { SERVICE.kfree(block) };
+        }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        SERVICE.kmalloc_aligned(layout.size(), layout.align(), Gfp::KERNEL | Gfp::NOWARN | Gfp::ZERO)
+        let flags = HEAP | Gfp::ZERO;
+        if is_huge(layout) {
+            allocate_huge(layout, flags)
+        } else {
+            SERVICE.kmalloc_aligned(layout.size(), layout.align(), flags)
+        }
     }
+}
+
+#[inline]
+fn is_huge(layout: Layout) -> bool {
+    layout.size().max(layout.align()) > MAX_SIZE
+}
+
+#[cold]
+fn allocate_huge(layout: Layout, flags: Gfp) -> *mut u8 {
+    if layout.align() > PAGE_BYTES as usize { ptr::null_mut() } else { SERVICE.vmalloc(layout.size(), flags) }
 }
