@@ -33,6 +33,7 @@ static ALLOCATOR: GlobalAllocator<PAGE> = GlobalAllocator::new();
 
 static SLABS: StaticSlabPool<PAGE, { Threads::MOST }> = StaticSlabPool::new(slabs(), current_cpu);
 
+#[allow(clippy::large_stack_arrays, reason = "made by the compiler, never on a stack")]
 const fn slabs() -> [PerCpuSlab<PAGE>; Threads::MOST] {
     let mut slabs = [const { PerCpuSlab::new(0) }; Threads::MOST];
     let mut cpu = 0;
@@ -58,6 +59,7 @@ impl BuddySlabIf for Kernel {
 
 struct Locks;
 
+#[allow(clippy::used_underscore_binding, reason = "the macro's callers pass the arguments on, used or not")]
 #[ax_crate_interface::impl_interface]
 impl SpinOps for Locks {
     fn acquire(

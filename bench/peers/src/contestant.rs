@@ -7,6 +7,9 @@ use crate::malloc::{Jemalloc, MallocSubject, Mimalloc, System};
 use crate::quarry::Quarry;
 use crate::threads::Threads;
 
+/// [`quarry_suite::run`] over one subject.
+type Run = fn(Threads, &Settings, &mut dyn FnMut(&Row));
+
 /// An allocator of the comparison.
 #[derive(Clone, Copy, Debug)]
 pub struct Contestant {
@@ -14,7 +17,7 @@ pub struct Contestant {
     pub name: &'static str,
     /// The package it comes from, as Cargo.lock names it; `None` where that is this workspace or the system.
     pub package: Option<&'static str>,
-    run: fn(Threads, &Settings, &mut dyn FnMut(&Row)),
+    run: Run,
 }
 
 impl Contestant {

@@ -78,7 +78,7 @@ impl Malloc for Mimalloc {
     }
 }
 
-/// jemalloc/jemalloc, as packaged by TiKV.
+/// jemalloc/jemalloc, as packaged by `TiKV`.
 #[derive(Clone, Copy, Debug)]
 pub struct Jemalloc;
 

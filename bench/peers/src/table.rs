@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use quarry_suite::Extent;
 
-use crate::compare::Comparison;
+use crate::compare::{Comparison, Outcome};
 
 /// A line for each comparison: nanoseconds per operation of each contestant, by median, and how many times the best peer's
 /// the first contestant's is.
@@ -14,7 +14,7 @@ pub fn figures(names: &[&str], comparisons: &[Comparison], nanoseconds_per_tick:
         let mut line = vec![name(comparison), extent(comparison.case.extent), comparison.case.cpus.to_string()];
         let medians = comparison.results.iter().map(|outcome| outcome.summary().median);
         line.extend(medians.map(|median| format!("{:.2}", median * nanoseconds_per_tick)));
-        let empty = comparison.results.first().map_or(0.0, |first| first.empty());
+        let empty = comparison.results.first().map_or(0.0, Outcome::empty);
         line.push(format!("{:.2}", empty * nanoseconds_per_tick));
         if let Some((index, ratio)) = comparison.best_peer() {
             line.extend([format!("{ratio:.2}"), names[index].to_owned()]);
@@ -93,7 +93,6 @@ fn aligned(lines: &[Vec<String>], left: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::Outcome;
     use quarry_suite::{Case, Workload};
 
     fn comparison(workload: Workload, extent: Extent, phase: Option<&'static str>, medians: &[f64]) -> Comparison {
