@@ -49,7 +49,7 @@ pub const MAGIC: u64 = u64::from_be_bytes(*b"QUARRY01");
 /// Version of the layout of [`BootInfo`]; an image refuses any other.
 pub const VERSION: u32 = 1;
 
-/// Capacity of the memory map; the loader merges neighbours and fails with a clear message beyond it.
+/// Capacity of the memory map. The loader merges neighbours; of a map that is longer still it leaves the smallest regions out, and says so.
 pub const MAX_REGIONS: usize = 256;
 
 /// A range of physical addresses, in bytes; `start` inclusive, `end` exclusive. Empty when equal.

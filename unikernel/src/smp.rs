@@ -24,6 +24,7 @@ use core::time::Duration;
 
 use quarry_topology::{Cpu, CpuId, Topology};
 
+use crate::command_line::option;
 use crate::cpus::{self, NoMemory, Prepared};
 use crate::layout::{PAGE_BYTES, direct};
 use crate::memory::{self, service};
@@ -95,8 +96,12 @@ fn start(id: CpuId, cpu: Cpu, page: u64, mailbox: &Mailbox) -> Result<(), StartE
     mailbox.argument.store(prepared.expose_provenance() as u64, Ordering::Relaxed);
     // Release: pairs with the exchange in the start page; whoever reads this id reads the stack and argument above.
     mailbox.apic_id.store(u64::from(cpu.apic_id) | MAILBOX_FULL, Ordering::Release);
+    // Firmware that lists a CPU which is not there is rare, so tests can ask for one.
+    let pretend_dead = option("dead-cpu").and_then(|number| number.parse().ok()) == Some(id.0);
     let came_up = PATIENCE.into_iter().any(|patience| {
-        apic::send_startup(cpu.apic_id, (page / PAGE_BYTES) as u8);
+        if !pretend_dead {
+            apic::send_startup(cpu.apic_id, (page / PAGE_BYTES) as u8);
+        }
         let deadline = time::ticks() + time::ticks_in(patience);
         loop {
             if cpus::area(id).is_some() {
