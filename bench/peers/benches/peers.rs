@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use std::time::Instant;
 use std::{env, fs};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use quarry_peers::compare::{Comparison, Statistic, compare};
 use quarry_peers::report::{Allocator, Report, nanoseconds_per_tick};
-use quarry_peers::{Contestant, Threads, compare, table};
+use quarry_peers::{Contestant, Threads, table};
 use quarry_suite::{Effort, Settings, Workload};
 
 /// The hosted memory service beside the allocators people use, in one interleaved run.
@@ -43,6 +44,10 @@ struct Arguments {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: Option<u16>,
 
+    /// What the table shows of the samples of each case
+    #[arg(long, value_enum, default_value_t = Shown::Median)]
+    statistic: Shown,
+
     /// Where the random numbers start
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -54,6 +59,22 @@ struct Arguments {
     /// What cargo passes to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+/// [`Statistic`], as the command line names it.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Shown {
+    Median,
+    Min,
+}
+
+impl From<Shown> for Statistic {
+    fn from(shown: Shown) -> Self {
+        match shown {
+            Shown::Median => Self::Median,
+            Shown::Min => Self::Minimum,
+        }
+    }
 }
 
 fn size(text: &str) -> Result<usize, String> {
@@ -123,17 +144,22 @@ fn run(arguments: &Arguments) -> Result<u64, String> {
     let threads = Threads::new(settings.cpus.iter().copied().max().unwrap_or(1));
     let nanoseconds = nanoseconds_per_tick(threads);
 
-    println!("seed {}, {rounds} rounds of {} samples, median of all", settings.seed, settings.samples);
+    println!("seed {}, {rounds} rounds of {} samples", settings.seed, settings.samples);
     for allocator in contestants.iter().map(Allocator::of) {
         println!("{:<12}{}", allocator.name, allocator.version);
     }
     let start = Instant::now();
-    let comparisons = compare::compare(threads, &contestants, &settings, rounds, &mut |round| progress(round, rounds));
+    let comparisons = compare(threads, &contestants, &settings, rounds, &mut |round| progress(round, rounds));
     progress(rounds, rounds);
 
     let names: Vec<&str> = contestants.iter().map(|contestant| contestant.name).collect();
-    println!("\nNanoseconds per operation:\n{}", table::figures(&names, &comparisons, nanoseconds));
-    println!("Cost relative to each peer (below 1: quarry is faster):\n{}", table::ratios(&names, &comparisons));
+    let statistic = arguments.statistic.into();
+    let figures = table::figures(&names, &comparisons, statistic, nanoseconds);
+    println!("\nNanoseconds per operation ({statistic:?}):\n{figures}");
+    for statistic in [Statistic::Median, Statistic::Minimum] {
+        let ratios = table::ratios(&names, &comparisons, statistic);
+        println!("{statistic:?} relative to each peer's (below 1: quarry is faster):\n{ratios}");
+    }
     println!("{:.0} s", start.elapsed().as_secs_f64());
 
     if let Some(path) = &arguments.output {
@@ -160,7 +186,7 @@ fn write(path: &PathBuf, report: &Report) -> Result<(), String> {
     fs::write(&path, text + "\n").map_err(|problem| format!("{}: {problem}", path.display()))
 }
 
-fn report_errors(names: &[&str], comparisons: &[compare::Comparison]) -> u64 {
+fn report_errors(names: &[&str], comparisons: &[Comparison]) -> u64 {
     let mut sum = 0;
     for comparison in comparisons {
         for (name, outcome) in names.iter().zip(&comparison.results) {

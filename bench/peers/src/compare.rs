@@ -20,6 +20,15 @@ pub struct Comparison {
     pub results: Vec<Outcome>,
 }
 
+/// What stands for all samples of a contestant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Statistic {
+    /// The middle one: what to expect.
+    Median,
+    /// The smallest: what is left when the machine does nothing else. The one to read on a busy machine.
+    Minimum,
+}
+
 /// What one contestant's rounds came to. Times are in ticks.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
@@ -46,6 +55,15 @@ impl Outcome {
         Summary::of(&mut self.samples.clone()).unwrap_or_default()
     }
 
+    /// What stands for the samples, in ticks per operation.
+    pub fn ticks(&self, statistic: Statistic) -> f64 {
+        let summary = self.summary();
+        match statistic {
+            Statistic::Median => summary.median,
+            Statistic::Minimum => summary.min,
+        }
+    }
+
     /// The median cost of the loop alone.
     pub fn empty(&self) -> f64 {
         Summary::of(&mut self.empty.clone()).unwrap_or_default().median
@@ -53,12 +71,12 @@ impl Outcome {
 }
 
 impl Comparison {
-    /// The best of the contestants but the first, by median: its index and how many times its median the first one's is.
-    pub fn best_peer(&self) -> Option<(usize, f64)> {
+    /// The best of the contestants but the first: its index, and how many times its cost the first one's is.
+    pub fn best_peer(&self, statistic: Statistic) -> Option<(usize, f64)> {
         let (first, peers) = self.results.split_first()?;
-        let medians = peers.iter().map(|outcome| outcome.summary().median).enumerate();
-        let (index, best) = medians.min_by(|one, other| one.1.total_cmp(&other.1))?;
-        Some((index + 1, first.summary().median / best))
+        let costs = peers.iter().map(|outcome| outcome.ticks(statistic)).enumerate();
+        let (index, best) = costs.min_by(|one, other| one.1.total_cmp(&other.1))?;
+        Some((index + 1, first.ticks(statistic) / best))
     }
 }
 
@@ -159,13 +177,14 @@ mod tests {
             phase: None,
             results: vec![outcome(&[6.0]), outcome(&[9.0, 1.0, 5.0]), outcome(&[4.0])],
         };
-        assert_eq!(comparison.best_peer(), Some((2, 1.5)));
+        assert_eq!(comparison.best_peer(Statistic::Median), Some((2, 1.5)));
+        assert_eq!(comparison.best_peer(Statistic::Minimum), Some((1, 6.0)));
     }
 
     #[test]
     fn alone_there_is_no_best_peer() {
         let case = Case { workload: Workload::Mix, extent: Extent::Mixed, placement: None, cpus: 1 };
         let comparison = Comparison { case, phase: None, results: vec![Outcome::default()] };
-        assert_eq!(comparison.best_peer(), None);
+        assert_eq!(comparison.best_peer(Statistic::Median), None);
     }
 }

@@ -4,19 +4,19 @@ use std::fmt::Write;
 
 use quarry_suite::Extent;
 
-use crate::compare::{Comparison, Outcome};
+use crate::compare::{Comparison, Outcome, Statistic};
 
-/// A line for each comparison: nanoseconds per operation of each contestant, by median, and how many times the best peer's
-/// the first contestant's is.
-pub fn figures(names: &[&str], comparisons: &[Comparison], nanoseconds_per_tick: f64) -> String {
+/// A line for each comparison: nanoseconds per operation of each contestant, and how many times the best peer's the first
+/// contestant's is. What the loop costs alone stands beside them.
+pub fn figures(names: &[&str], comparisons: &[Comparison], statistic: Statistic, nanoseconds_per_tick: f64) -> String {
     let mut lines = vec![header(&["workload", "size", "threads"], names, &["loop", "ratio", "best peer"])];
     for comparison in comparisons {
         let mut line = vec![name(comparison), extent(comparison.case.extent), comparison.case.cpus.to_string()];
-        let medians = comparison.results.iter().map(|outcome| outcome.summary().median);
-        line.extend(medians.map(|median| format!("{:.2}", median * nanoseconds_per_tick)));
+        let costs = comparison.results.iter().map(|outcome| outcome.ticks(statistic));
+        line.extend(costs.map(|ticks| format!("{:.2}", ticks * nanoseconds_per_tick)));
         let empty = comparison.results.first().map_or(0.0, Outcome::empty);
         line.push(format!("{:.2}", empty * nanoseconds_per_tick));
-        if let Some((index, ratio)) = comparison.best_peer() {
+        if let Some((index, ratio)) = comparison.best_peer(statistic) {
             line.extend([format!("{ratio:.2}"), names[index].to_owned()]);
         }
         lines.push(line);
@@ -26,7 +26,7 @@ pub fn figures(names: &[&str], comparisons: &[Comparison], nanoseconds_per_tick:
 
 /// A line for each workload and number of threads: how many times each peer's cost the first contestant's is, as the
 /// geometric mean over the sizes. Below 1, the first is faster.
-pub fn ratios(names: &[&str], comparisons: &[Comparison]) -> String {
+pub fn ratios(names: &[&str], comparisons: &[Comparison], statistic: Statistic) -> String {
     let Some((first, peers)) = names.split_first() else { return String::new() };
     let peers: Vec<String> = peers.iter().map(|peer| format!("{first}/{peer}")).collect();
     let peers: Vec<&str> = peers.iter().map(String::as_str).collect();
@@ -43,7 +43,7 @@ pub fn ratios(names: &[&str], comparisons: &[Comparison]) -> String {
         let members = || comparisons.iter().filter(|one| one.case.cpus == cpus && name(one) == workload);
         let mean = |peer: usize| {
             let logarithms =
-                members().map(|one| (one.results[0].summary().median / one.results[peer].summary().median).ln());
+                members().map(|one| (one.results[0].ticks(statistic) / one.results[peer].ticks(statistic)).ln());
             format!("{:.2}", (logarithms.sum::<f64>() / members().count() as f64).exp())
         };
         let means: Vec<String> = (1..names.len()).map(mean).collect();
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn figures_stand_in_columns() {
-        insta::assert_snapshot!(figures(&["ours", "theirs", "system"], &sample(), 0.5), @"
+        insta::assert_snapshot!(figures(&["ours", "theirs", "system"], &sample(), Statistic::Median, 0.5), @"
         workload        size     threads   ours   theirs  system  loop  ratio  best peer
         pair            8              1   2.00     4.00    8.00  0.50   0.50     theirs
         pair            1024           1   2.00     1.00    8.00  0.50   2.00     theirs
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn ratios_are_geometric_means_over_the_sizes() {
-        insta::assert_snapshot!(ratios(&["ours", "theirs", "system"], &sample()), @"
+        insta::assert_snapshot!(ratios(&["ours", "theirs", "system"], &sample(), Statistic::Median), @"
         workload        threads  ours/theirs  ours/system
         pair                  1         1.00         0.25
         batch allocate        1         1.50         3.00
