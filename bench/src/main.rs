@@ -1,2 +1,54 @@
-//! Skeleton.
-fn main() {}
+//! The `quarry` command: boots Quarry guests under QEMU, runs the benchmark suite and the guest tests, prints tables.
+//!
+//! It knows guests only by their records (`quarry-record`). Layers, each using only those below it:
+//!
+//! ```text
+//! commands, smoke        run, boot, test, stress, show; every topology of a folder
+//! cli                    the command line
+//! watch, progress        a guest from boot to end, under deadlines
+//! tables, report         records as text
+//! process, session       QEMU and its pipes; what a guest has said and what to think of it
+//! images, expectation    what is booted; what a guest must find
+//! qemu                   a machine in QEMU's words
+//! machine, accelerator   a machine; what it runs on
+//! size, words, failure
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod accelerator;
+mod cli;
+mod commands;
+mod expectation;
+mod failure;
+mod images;
+mod machine;
+mod process;
+mod progress;
+mod qemu;
+mod report;
+mod session;
+mod size;
+mod smoke;
+mod tables;
+mod watch;
+mod words;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// What shells take for "ended by Ctrl-C".
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    process::listen_to_interrupts();
+    match commands::execute(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("quarry: {error:#}");
+            if process::interrupted() { INTERRUPTED.into() } else { ExitCode::FAILURE }
+        }
+    }
+}

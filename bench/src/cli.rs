@@ -1,0 +1,331 @@
+//! The command line of `quarry`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::{Args, Parser, Subcommand};
+
+use crate::accelerator::{Accelerator, Choice, kvm_works};
+use crate::images::ImageOptions;
+use crate::machine::{Board, Machine, file};
+use crate::qemu::DEFAULT_QEMU;
+use crate::size::Size;
+use crate::watch::Deadlines;
+
+/// CPUs, nodes and memory when nobody says otherwise.
+const DEFAULT_CPUS: u32 = 4;
+const DEFAULT_NODES: u32 = 2;
+const DEFAULT_MEMORY: Size = Size::mib(2048);
+
+/// Most CPUs of a guest: of a PC's local APICs without x2APIC, which TCG does not have.
+const MOST_CPUS_UNDER_TCG: u32 = 255;
+
+/// Boots Quarry guests under QEMU, measures their allocator and tests them.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the benchmark suite in a guest and print tables of its results.
+    Run(RunCommand),
+    /// Boot a guest that shows its topology, zones and free memory, and ends.
+    Boot(BootCommand),
+    /// Run the tests that need a real boot.
+    Test(TestCommand),
+    /// Have all CPUs of a guest allocate, hand on and free at random, and check every byte.
+    Stress(StressCommand),
+    /// Boot a folder of topologies, and check what each guest finds against what was asked for.
+    Smoke(SmokeCommand),
+    /// Print the tables of a run again.
+    Show(ShowCommand),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunCommand {
+    #[command(flatten)]
+    pub(crate) machine: MachineOptions,
+    #[command(flatten)]
+    pub(crate) suite: SuiteOptions,
+    /// Also write the records to a file, as JSON Lines.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Show every figure, one row of results a line.
+    #[arg(long)]
+    pub(crate) details: bool,
+    #[command(flatten)]
+    pub(crate) host: HostOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BootCommand {
+    #[command(flatten)]
+    pub(crate) machine: MachineOptions,
+    #[command(flatten)]
+    pub(crate) host: HostOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TestCommand {
+    /// Run only tests whose name contains this.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) filter: Option<String>,
+    #[command(flatten)]
+    pub(crate) machine: MachineOptions,
+    #[command(flatten)]
+    pub(crate) host: HostOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StressCommand {
+    /// How long.
+    #[arg(long, default_value_t = 30)]
+    pub(crate) seconds: u64,
+    /// Where random numbers start.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) machine: MachineOptions,
+    #[command(flatten)]
+    pub(crate) host: HostOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SmokeCommand {
+    /// Boot only this one, by its file's name without `.toml`. May be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) only: Vec<String>,
+    /// Where the topologies are [default: ci/topologies of the source].
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) topologies: Option<PathBuf>,
+    /// What QEMU runs the guest with.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) accel: Choice,
+    #[command(flatten)]
+    pub(crate) host: HostOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowCommand {
+    /// Records as `quarry run --output` writes them, or a serial log.
+    pub(crate) file: PathBuf,
+    /// Show every figure, one row of results a line.
+    #[arg(long)]
+    pub(crate) details: bool,
+}
+
+/// The machine to simulate.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "The machine")]
+pub(crate) struct MachineOptions {
+    /// CPUs, spread evenly over the nodes [default: 4].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
+    cpus: Option<u32>,
+    /// NUMA nodes [default: 2, but no more than CPUs].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    nodes: Option<u32>,
+    /// Memory, spread evenly over the nodes [default: 2G].
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Size>,
+    /// QEMU's machine type [default: q35].
+    #[arg(long, value_enum)]
+    machine: Option<Board>,
+    /// Take all of this from a file instead (see ci/topologies).
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["cpus", "nodes", "memory", "machine"])]
+    topology: Option<PathBuf>,
+    /// What QEMU runs the guest with: KVM where it works, TCG (slow, and everywhere) elsewhere.
+    #[arg(long, value_enum, default_value_t)]
+    accel: Choice,
+    /// Count instructions instead of time: figures that are the same in every run. TCG only; best with one CPU.
+    #[arg(long)]
+    pub(crate) icount: bool,
+}
+
+impl MachineOptions {
+    /// The machine asked for.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be.
+    pub(crate) fn machine(&self) -> Result<Machine> {
+        if let Some(file) = &self.topology {
+            return Ok(file::read(file)?.machine);
+        }
+        let board = self.machine.unwrap_or_default();
+        let cpus = self.cpus.unwrap_or(DEFAULT_CPUS);
+        let memory = self.memory.unwrap_or(DEFAULT_MEMORY);
+        let nodes = match (board, self.nodes) {
+            (Board::Microvm, Some(2..)) => bail!("a microvm has no NUMA nodes; leave --nodes out"),
+            (Board::Microvm, _) => 1,
+            (_, nodes) => nodes.unwrap_or(DEFAULT_NODES.min(cpus)),
+        };
+        if !memory.0.is_multiple_of(Size::mib(1).0) || memory < Size::mib(u64::from(nodes)) {
+            bail!("--memory {memory} does not give every node whole MiB");
+        }
+        Ok(Machine::even(board, nodes, cpus, memory))
+    }
+
+    /// What QEMU is to run it with.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be had on this computer.
+    pub(crate) fn accelerator(&self, machine: &Machine) -> Result<Accelerator> {
+        accelerator(self.accel, self.icount, machine.cpus())
+    }
+}
+
+/// What QEMU is to run so many CPUs with.
+///
+/// # Errors
+///
+/// When that cannot be had on this computer.
+pub(crate) fn accelerator(choice: Choice, icount: bool, cpus: u32) -> Result<Accelerator> {
+    let accelerator = Accelerator::choose(choice, icount, kvm_works())?;
+    if accelerator != Accelerator::Kvm && cpus > MOST_CPUS_UNDER_TCG {
+        bail!("TCG simulates at most {MOST_CPUS_UNDER_TCG} CPUs, not {cpus}");
+    }
+    Ok(accelerator)
+}
+
+/// What to measure. The guest knows what there is, and says so when it is asked for something else.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What to measure")]
+pub(crate) struct SuiteOptions {
+    /// Workloads: pair, pair-inlined, batch, remote, mix, node, page [default: all].
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    workload: Vec<String>,
+    /// Sizes of blocks in bytes, `K` and `M` understood [default: 8 to 8K].
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    size: Vec<Size>,
+    /// Orders of page blocks [default: 0 to 9].
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    order: Vec<u32>,
+    /// On how many CPUs at once [default: 1, 2, 4 ... and all].
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    cpu_counts: Vec<u32>,
+    /// Samples of each row [default: 101, and 5 with --icount].
+    #[arg(long, value_name = "N")]
+    samples: Option<u64>,
+    /// Where random numbers start.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+}
+
+impl SuiteOptions {
+    /// As the guest reads it.
+    pub(crate) fn guest_words(&self) -> Vec<String> {
+        fn list<T: ToString>(key: &str, values: impl Iterator<Item = T>) -> Option<String> {
+            let values: Vec<String> = values.map(|value| value.to_string()).collect();
+            (!values.is_empty()).then(|| format!("{key}={}", values.join(",")))
+        }
+        let lists = [
+            list("workloads", self.workload.iter()),
+            list("sizes", self.size.iter().map(|size| size.0)),
+            list("orders", self.order.iter()),
+            list("cpus", self.cpu_counts.iter()),
+            list("samples", self.samples.iter()),
+        ];
+        lists.into_iter().flatten().chain([format!("seed={}", self.seed)]).collect()
+    }
+}
+
+/// QEMU, deadlines and files.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "QEMU")]
+pub(crate) struct HostOptions {
+    /// The QEMU to run.
+    #[arg(long, value_name = "PATH", env = "QUARRY_QEMU", default_value = DEFAULT_QEMU)]
+    pub(crate) qemu: PathBuf,
+    /// One more argument for QEMU, as it is. May be repeated.
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub(crate) qemu_arg: Vec<String>,
+    /// Most time until the guest is up.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    boot_timeout: Duration,
+    /// Most time from one record of the guest to its next.
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
+    record_timeout: Duration,
+    /// Most time for all of the guest's work.
+    #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = seconds)]
+    timeout: Duration,
+    /// Where to keep all that the guest writes [default: results/COMMAND.log of the source].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log: Option<PathBuf>,
+    /// Also show the guest's log while it works.
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
+    #[command(flatten)]
+    pub(crate) images: ImageOptions,
+}
+
+impl HostOptions {
+    /// The deadlines asked for; `quiet` is how long the guest works without a record by design.
+    pub(crate) fn deadlines(&self, quiet: Duration) -> Deadlines {
+        let record = self.record_timeout.saturating_add(quiet);
+        Deadlines { boot: self.boot_timeout, record, work: self.timeout.saturating_add(quiet) }
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| *seconds > 0.0);
+    let limit = 1e9;
+    seconds.map(|seconds| Duration::from_secs_f64(seconds.min(limit))).ok_or_else(|| "write seconds above 0".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(words: &str) -> RunCommand {
+        let words = ["quarry", "run"].into_iter().chain(words.split_whitespace());
+        match Cli::try_parse_from(words).expect("the line is right").command {
+            Command::Run(run) => run,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn the_default_machine_has_two_nodes() {
+        let machine = run("").machine.machine().expect("it can be");
+        assert_eq!(machine, Machine::even(Board::Q35, 2, 4, Size::mib(2048)));
+        let machine = run("--cpus 1").machine.machine().expect("it can be");
+        assert_eq!(machine, Machine::even(Board::Q35, 1, 1, Size::mib(2048)));
+    }
+
+    #[test]
+    fn machines_that_cannot_be_are_refused() {
+        let refusal = |words: &str| run(words).machine.machine().expect_err("it cannot be").to_string();
+        assert_eq!(refusal("--machine microvm --nodes 2"), "a microvm has no NUMA nodes; leave --nodes out");
+        assert_eq!(refusal("--memory 100K"), "--memory 100K does not give every node whole MiB");
+        let too_many = accelerator(Choice::Tcg, false, 256).expect_err("too many").to_string();
+        assert_eq!(too_many, "TCG simulates at most 255 CPUs, not 256");
+    }
+
+    #[test]
+    fn what_to_measure_becomes_words_for_the_guest() {
+        assert_eq!(run("").suite.guest_words(), ["seed=1"]);
+        let words = run("--workload pair,mix --size 64,4K --order 0,9 --cpu-counts 1,4 --samples 7 --seed 3");
+        let expected = ["workloads=pair,mix", "sizes=64,4096", "orders=0,9", "cpus=1,4", "samples=7", "seed=3"];
+        assert_eq!(words.suite.guest_words(), expected);
+    }
+
+    #[test]
+    fn deadlines_may_be_fractions_but_not_nothing() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for nothing in ["0", "-1", "NaN", "soon"] {
+            assert!(seconds(nothing).is_err(), "{nothing}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The commands: each gets its image, boots it, watches it and prints what came of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use quarry_record::{Record, Run, Test, TestStatus};
+
+use crate::cli::{
+    BootCommand, Cli, Command, HostOptions, MachineOptions, RunCommand, ShowCommand, SmokeCommand, StressCommand,
+    TestCommand, accelerator,
+};
+use crate::failure::Failure;
+use crate::images::{Image, revision, workspace};
+use crate::process::{check_qemu, default_log};
+use crate::progress::Progress;
+use crate::qemu::Boot;
+use crate::report;
+use crate::session::Session;
+use crate::smoke::{Smoke, topologies};
+use crate::tables::{Detail, tables};
+use crate::watch::{Ended, Files, Observer, watch};
+use crate::words::count;
+
+/// Does what the command line says.
+///
+/// # Errors
+///
+/// One sentence on what is wrong.
+pub(crate) fn execute(cli: &Cli) -> Result<()> {
+    match &cli.command {
+        Command::Run(command) => run(command),
+        Command::Boot(command) => boot(command),
+        Command::Test(command) => test(command),
+        Command::Stress(command) => stress(command),
+        Command::Smoke(command) => smoke(command),
+        Command::Show(command) => show(command),
+    }
+}
+
+fn results() -> PathBuf {
+    workspace().join("results")
+}
+
+/// A boot about to happen.
+struct Guest<'o> {
+    boot: Boot,
+    files: Files,
+    host: &'o HostOptions,
+}
+
+impl<'o> Guest<'o> {
+    /// Makes ready, and prints QEMU's command line.
+    fn prepare(
+        image: Image,
+        name: &str,
+        machine: &MachineOptions,
+        host: &'o HostOptions,
+        words: impl IntoIterator<Item = String>,
+    ) -> Result<Self> {
+        let description = machine.machine()?;
+        let accelerator = machine.accelerator(&description)?;
+        check_qemu(&host.qemu)?;
+        let files = host.images.provide(image)?;
+        let mut guest_words: Vec<String> = words.into_iter().collect();
+        guest_words.extend(machine.icount.then(|| "icount=1".to_owned()));
+        guest_words.extend([format!("accel={}", accelerator.name()), format!("git={}", revision())]);
+        if let Some(word) = guest_words.iter().find(|word| word.contains(char::is_whitespace)) {
+            bail!("`{word}` has a space in it, which the guest's command line cannot have");
+        }
+        let boot = Boot {
+            qemu: host.qemu.clone(),
+            machine: description,
+            accelerator,
+            loader: files.loader,
+            image: files.image,
+            guest_words,
+            more: host.qemu_arg.clone(),
+        };
+        println!("{}", boot.line());
+        let log = host.log.clone().unwrap_or_else(|| default_log(&results(), name));
+        Ok(Self { boot, files: Files { log, output: None }, host })
+    }
+
+    /// Boots and stays until the end. Where that is a bad one, the last the guest said is shown.
+    fn watch(&self, quiet: Duration, observer: &mut dyn Observer) -> Ended {
+        let ended = watch(&self.boot, self.host.deadlines(quiet), &self.files, observer);
+        if let Err(failure) = &ended.verdict
+            && failure.wants_last_lines()
+        {
+            for line in ended.session.last_lines() {
+                eprintln!("| {line}");
+            }
+        }
+        ended
+    }
+
+    /// A failure with the place of the log.
+    fn explain(&self, failure: Failure) -> anyhow::Error {
+        match failure {
+            Failure::Interrupted | Failure::NoQemu { .. } | Failure::Log { .. } | Failure::Output { .. } => {
+                failure.into()
+            }
+            failure => anyhow!("{failure} (serial log: {})", self.files.log.display()),
+        }
+    }
+}
+
+fn run(command: &RunCommand) -> Result<()> {
+    let words = ["mode=run".to_owned()].into_iter().chain(command.suite.guest_words());
+    let mut guest = Guest::prepare(Image::Bench, "run", &command.machine, &command.host, words)?;
+    guest.files.output.clone_from(&command.output);
+    let ended = guest.watch(Duration::ZERO, &mut Progress::new(command.host.verbose));
+    print_session(&ended.session, command.details);
+    ended.verdict.map_err(|failure| guest.explain(failure))?;
+    if ended.session.results.is_empty() {
+        return Err(guest.explain(Failure::Nothing("result")));
+    }
+    Ok(())
+}
+
+/// Machine, tables and memory, as far as they are known.
+fn print_session(session: &Session, details: bool) {
+    if let Some(run) = &session.run {
+        println!("\n{}", report::machine(run));
+        if run.hypervisor == "TCG" && !run.icount && !session.results.is_empty() {
+            println!("TCG translates every instruction: compare these figures with each other, not with real CPUs.\n");
+        }
+    }
+    print!("{}", tables(&session.results, if details { Detail::Full } else { Detail::Overview }));
+    if let Some(stress) = &session.stress {
+        println!("stress      {}", report::stress(stress));
+    }
+    if let Some(statistics) = &session.statistics {
+        println!("{}", report::memory(statistics));
+    }
+}
+
+/// Passes on what the guest has for people.
+struct PassOn;
+
+impl Observer for PassOn {
+    fn text(&mut self, line: &str) {
+        println!("{line}");
+    }
+}
+
+fn boot(command: &BootCommand) -> Result<()> {
+    let guest = Guest::prepare(Image::Bench, "boot", &command.machine, &command.host, ["mode=boot".to_owned()])?;
+    let ended = watch(&guest.boot, guest.host.deadlines(Duration::ZERO), &guest.files, &mut PassOn);
+    ended.verdict.map_err(|failure| guest.explain(failure))
+}
+
+/// Prints a line for each test.
+struct Tests {
+    verbose: bool,
+}
+
+impl Observer for Tests {
+    fn text(&mut self, line: &str) {
+        if self.verbose {
+            eprintln!("{line}");
+        }
+    }
+
+    fn record(&mut self, record: &Record, _session: &Session) {
+        match record {
+            Record::Run(Run { cpus_online, boot_microseconds, .. }) => {
+                println!("booted on {} in {} ms", count((*cpus_online).into(), "CPU"), boot_microseconds / 1000);
+            }
+            Record::Test(Test { name, status: TestStatus::Ok, .. }) => println!("ok      {name}"),
+            Record::Test(Test { name, status: TestStatus::Failed, message }) => {
+                println!("FAILED  {name}: {}", message.as_deref().unwrap_or("it does not say why"));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn test(command: &TestCommand) -> Result<()> {
+    let words = command.filter.iter().map(|name| format!("test={name}"));
+    let guest = Guest::prepare(Image::GuestTests, "test", &command.machine, &command.host, words)?;
+    let Ended { session, verdict } = guest.watch(Duration::ZERO, &mut Tests { verbose: command.host.verbose });
+    if let Some(name) = session.running_test() {
+        println!("DIED    {name}");
+    }
+    let failed = session.tests.iter().filter(|test| test.status == TestStatus::Failed).count();
+    println!("{}, {failed} failed", count(session.tests.len() as u64, "test"));
+    verdict.map_err(|failure| guest.explain(failure))?;
+    if session.tests.is_empty() {
+        bail!(
+            "no test ran{}",
+            command.filter.as_ref().map(|it| format!(": no name has `{it}` in it")).unwrap_or_default()
+        );
+    }
+    Ok(())
+}
+
+fn stress(command: &StressCommand) -> Result<()> {
+    let words = ["mode=stress".to_owned(), format!("seconds={}", command.seconds), format!("seed={}", command.seed)];
+    let guest = Guest::prepare(Image::Bench, "stress", &command.machine, &command.host, words)?;
+    let ended = guest.watch(Duration::from_secs(command.seconds), &mut Progress::new(command.host.verbose));
+    print_session(&ended.session, false);
+    ended.verdict.map_err(|failure| guest.explain(failure))?;
+    if ended.session.stress.is_none() {
+        return Err(guest.explain(Failure::Nothing("stress")));
+    }
+    Ok(())
+}
+
+fn smoke(command: &SmokeCommand) -> Result<()> {
+    let folder = command.topologies.clone().unwrap_or_else(|| workspace().join("ci/topologies"));
+    let topologies = topologies(&folder, &command.only)?;
+    let accelerator = accelerator(command.accel, false, 0)?;
+    check_qemu(&command.host.qemu)?;
+    let smoke = Smoke {
+        qemu: command.host.qemu.clone(),
+        accelerator,
+        files: command.host.images.provide(Image::Bench)?,
+        guest_words: vec!["mode=boot".into(), format!("accel={}", accelerator.name()), format!("git={}", revision())],
+        more: command.host.qemu_arg.clone(),
+        deadlines: command.host.deadlines(Duration::ZERO),
+        results: command.host.log.clone().unwrap_or_else(results),
+    };
+    smoke.run(&topologies)
+}
+
+fn show(command: &ShowCommand) -> Result<()> {
+    let session = read_session(&command.file)?;
+    print_session(&session, command.details);
+    let end = session.end.as_ref().context("the file has no `end` record: this run did not come to its end")?;
+    Ok(session.judge(end)?)
+}
+
+fn read_session(file: &Path) -> Result<Session> {
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let mut session = Session::default();
+    for line in text.lines() {
+        session.take(line).with_context(|| format!("{} cannot be shown", file.display()))?;
+    }
+    if session.run.is_none() {
+        bail!("{} has no `run` record", file.display());
+    }
+    Ok(session)
+}

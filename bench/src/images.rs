@@ -1,0 +1,176 @@
+//! What is booted: the loader and an image, built by cargo from this workspace or given as files.
+
+use std::env;
+use std::io::{BufRead, BufReader, IsTerminal, stderr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::process::interrupted;
+
+/// Package of the loader.
+const LOADER: &str = "quarry-loader";
+
+/// An image of this workspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Image {
+    /// The benchmark suite.
+    Bench,
+    /// The tests that need a real boot.
+    GuestTests,
+}
+
+impl Image {
+    const fn package(self) -> &'static str {
+        match self {
+            Self::Bench => "quarry-bench-guest",
+            Self::GuestTests => "quarry-guest-tests",
+        }
+    }
+}
+
+/// Where the loader and the image come from.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "What to boot")]
+pub(crate) struct ImageOptions {
+    /// Boot what was built last; build nothing.
+    #[arg(long)]
+    no_build: bool,
+    /// Boot this loader instead of building one.
+    #[arg(long, value_name = "FILE", requires = "image")]
+    loader: Option<PathBuf>,
+    /// Boot this image instead of building one.
+    #[arg(long, value_name = "FILE", requires = "loader")]
+    image: Option<PathBuf>,
+}
+
+/// Files to boot.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    pub(crate) loader: PathBuf,
+    pub(crate) image: PathBuf,
+}
+
+impl ImageOptions {
+    /// The files to boot, built if need be.
+    ///
+    /// # Errors
+    ///
+    /// When they are not there or cannot be built.
+    pub(crate) fn provide(&self, image: Image) -> Result<Files> {
+        let files = match (&self.loader, &self.image) {
+            (Some(loader), Some(image)) => Files { loader: loader.clone(), image: image.clone() },
+            _ if self.no_build => {
+                let built = target_folder().join("release");
+                Files { loader: built.join(LOADER), image: built.join(image.package()) }
+            }
+            // Apart, so that neither gets features the other asks of what they share.
+            _ => Files { loader: build(LOADER)?, image: build(image.package())? },
+        };
+        for (what, file) in [("loader", &files.loader), ("image", &files.image)] {
+            if !file.is_file() {
+                bail!("there is no {what} {}", file.display());
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// The workspace this command was built from.
+pub(crate) fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is a folder of the workspace")
+}
+
+/// The source's revision, for the fingerprint of a run.
+pub(crate) fn revision() -> String {
+    let git = Command::new("git")
+        .args(["describe", "--always", "--dirty", "--abbrev=12"])
+        .current_dir(workspace())
+        .stderr(Stdio::null())
+        .output();
+    let revision = git.ok().filter(|git| git.status.success()).and_then(|git| String::from_utf8(git.stdout).ok());
+    revision.map_or_else(|| "unknown".into(), |revision| revision.trim().to_owned())
+}
+
+fn target_folder() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}
+
+/// A message of cargo's, as far as it matters here.
+#[derive(Deserialize)]
+#[serde(tag = "reason", rename_all = "kebab-case")]
+enum Message {
+    CompilerArtifact {
+        target: Target,
+        executable: Option<PathBuf>,
+    },
+    #[serde(other)]
+    Other,
+}
+
+/// What cargo built an artifact from.
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}
+
+/// Builds a package's executable by cargo and returns where it is.
+fn build(package: &str) -> Result<PathBuf> {
+    let manifest = workspace().join("Cargo.toml");
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // On a terminal cargo shows how far it is by itself.
+    let quiet = (!stderr().is_terminal()).then(|| {
+        eprintln!("building {package}");
+        "--quiet"
+    });
+    let mut child = Command::new(&cargo)
+        .args(["build", "--release", "--message-format=json-render-diagnostics", "-p", package])
+        .args(quiet)
+        .arg("--manifest-path")
+        .arg(&manifest)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {} to build {package}", cargo.display()))?;
+    let mut executable = None;
+    let messages = BufReader::new(child.stdout.take().expect("it was asked to be piped"));
+    for message in messages.lines() {
+        let message = message.context("cannot read what cargo says")?;
+        if let Ok(Message::CompilerArtifact { target, executable: Some(file) }) = serde_json::from_str(&message)
+            && target.name == package
+        {
+            executable = Some(file);
+        }
+    }
+    let status = child.wait().context("cannot wait for cargo")?;
+    if interrupted() {
+        bail!("interrupted");
+    }
+    if !status.success() {
+        bail!("{package} cannot be built; what cargo says about it stands above");
+    }
+    executable.with_context(|| format!("cargo built {package} but no executable in it"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_workspace_is_found() {
+        assert!(workspace().join("Cargo.toml").is_file());
+        assert!(workspace().join("loader").is_dir());
+    }
+
+    #[test]
+    fn cargos_messages_are_read_as_far_as_they_matter() {
+        let artifact = r#"{"reason":"compiler-artifact","target":{"name":"x"},"executable":"/t/x"}"#;
+        let Ok(Message::CompilerArtifact { target, executable }) = serde_json::from_str(artifact) else {
+            panic!("it is an artifact")
+        };
+        assert_eq!((target.name.as_str(), executable.as_deref()), ("x", Some(Path::new("/t/x"))));
+        assert!(matches!(serde_json::from_str(r#"{"reason":"build-finished","success":true}"#), Ok(Message::Other)));
+    }
+}

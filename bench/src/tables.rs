@@ -1,0 +1,236 @@
+//! Results as tables people read: one for each workload, a row for each size, a column for each number of CPUs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use quarry_record::{Measurement, Summary};
+use tabled::builder::Builder;
+use tabled::settings::object::{Columns, Rows};
+use tabled::settings::style::HorizontalLine;
+use tabled::settings::{Alignment, Modify, Padding, Span, Style};
+
+use crate::size::Size;
+use crate::words::count;
+
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+
+/// How much is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// Medians, 99th percentiles and throughput, side by side for the numbers of CPUs.
+    Overview,
+    /// Every figure of every row.
+    Full,
+}
+
+/// All results as text, workload by workload in the order they came.
+pub(crate) fn tables(results: &[Measurement], detail: Detail) -> String {
+    let mut groups: Vec<(&str, &str)> = Vec::new();
+    for result in results {
+        let group = (result.allocator.as_str(), result.workload.as_str());
+        if !groups.contains(&group) {
+            groups.push(group);
+        }
+    }
+    let several = groups.iter().any(|(allocator, _)| *allocator != groups[0].0);
+    let mut text = String::new();
+    for (allocator, workload) in groups {
+        let of_group = |result: &&Measurement| result.allocator == allocator && result.workload == workload;
+        let results: Vec<&Measurement> = results.iter().filter(of_group).collect();
+        let allocator = if several { format!(" ({allocator})") } else { String::new() };
+        let table = match detail {
+            Detail::Overview => overview(&results),
+            Detail::Full => full(&results),
+        };
+        writeln!(text, "{workload}{allocator}: {}\n{}\n{table}\n", describe(workload), loop_note(&results))
+            .expect("a string takes whatever is written to it");
+    }
+    text
+}
+
+/// What a workload does, for somebody who has never seen one.
+fn describe(workload: &str) -> &'static str {
+    match workload {
+        "pair" => "one kmalloc and its kfree, over and over; an operation is the pair",
+        "pair-inlined" => "the same, inlined into the loop, with a size the compiler knows",
+        "batch" => "many kmallocs, then their kfrees, first in, first out; an operation is one of either",
+        "remote" => "as batch, but freed on another CPU than allocated (on one CPU: on the same)",
+        "mix" => "random sizes over slots that are replaced at random; an operation is a free and an allocation",
+        "node" => "pairs on a node that is asked for: the CPU's own, the farthest, both in turn",
+        "page" => "one alloc_pages and its free_pages, over and over; order n is 2^n pages of 4 KiB",
+        _ => "an operation is whatever it repeats",
+    }
+}
+
+/// The loop is in all figures: this is how much of it.
+fn loop_note(results: &[&Measurement]) -> String {
+    let counted = results.iter().any(|result| result.instructions_per_op.is_some());
+    let empty = results.iter().map(|result| result.empty_ns_per_op);
+    let (least, most) = (empty.clone().fold(f64::INFINITY, f64::min), empty.fold(0.0, f64::max));
+    let range =
+        if figure(least) == figure(most) { figure(most) } else { format!("{} to {}", figure(least), figure(most)) };
+    format!("  (the empty loop, which is in every figure: {range} {})", if counted { "instructions" } else { "ns" })
+}
+
+/// What the rows of a table differ in, beside the number of CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Subject<'r> {
+    size: Option<u64>,
+    order: Option<u32>,
+    placement: Option<&'r str>,
+    phase: Option<&'r str>,
+}
+
+impl<'r> From<&'r Measurement> for Subject<'r> {
+    fn from(result: &'r Measurement) -> Self {
+        let Measurement { size, order, placement, phase, .. } = result;
+        Self { size: *size, order: *order, placement: placement.as_deref(), phase: phase.as_deref() }
+    }
+}
+
+impl Subject<'_> {
+    fn extent(&self) -> String {
+        match (self.size, self.order) {
+            (Some(size), _) => Size(size).for_people(),
+            (None, Some(order)) => {
+                let bytes = PAGE.checked_shl(order).unwrap_or(u64::MAX);
+                format!("order {order} ({})", Size(bytes).for_people())
+            }
+            (None, None) => "mixed".into(),
+        }
+    }
+
+    fn part(&self) -> String {
+        [self.placement, self.phase].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn subjects<'r>(results: &[&'r Measurement]) -> Vec<Subject<'r>> {
+    let mut subjects = Vec::new();
+    for result in results {
+        let subject = Subject::from(*result);
+        if !subjects.contains(&subject) {
+            subjects.push(subject);
+        }
+    }
+    subjects
+}
+
+/// The cost of an operation: instructions where they are counted, nanoseconds elsewhere.
+fn cost(result: &Measurement) -> Summary {
+    result.instructions_per_op.unwrap_or(result.ns_per_op)
+}
+
+/// A column for each number of CPUs, once for each of these.
+type Group = (&'static str, fn(&Measurement) -> f64);
+
+/// Millions of operations a second, all CPUs together.
+fn throughput(result: &Measurement) -> f64 {
+    f64::from(result.cpus) * 1000.0 / result.ns_per_op.median
+}
+
+fn overview(results: &[&Measurement]) -> String {
+    let groups: &[Group] = if results.iter().any(|result| result.instructions_per_op.is_some()) {
+        &[("instructions, median", |result| cost(result).median), ("instructions, p99", |result| cost(result).p99)]
+    } else {
+        &[
+            ("ns, median", |result| cost(result).median),
+            ("ns, p99", |result| cost(result).p99),
+            ("million a second, all CPUs", throughput),
+        ]
+    };
+    let subjects = subjects(results);
+    let with_parts = subjects.iter().any(|subject| !subject.part().is_empty());
+    let cpus: BTreeSet<u32> = results.iter().map(|result| result.cpus).collect();
+    let cells: BTreeMap<(usize, u32), &Measurement> = results
+        .iter()
+        .filter_map(|result| {
+            let row = subjects.iter().position(|subject| *subject == Subject::from(*result))?;
+            Some(((row, result.cpus), *result))
+        })
+        .collect();
+
+    let labels = if with_parts { vec!["size", "part"] } else { vec!["size"] };
+    let mut builder = Builder::new();
+    let titles = groups.iter().flat_map(|(title, _)| (0..cpus.len()).map(move |at| if at == 0 { *title } else { "" }));
+    builder.push_record(labels.iter().map(|_| "").chain(titles));
+    let counts = groups.iter().flat_map(|_| cpus.iter().map(|cpus| count((*cpus).into(), "CPU")));
+    builder.push_record(labels.iter().map(|label| (*label).to_owned()).chain(counts));
+    for (row, subject) in subjects.iter().enumerate() {
+        let mut record = vec![subject.extent()];
+        if with_parts {
+            record.push(subject.part());
+        }
+        for (_, value) in groups {
+            let cell = |cpus: &u32| cells.get(&(row, *cpus)).map_or_else(|| "-".into(), |result| figure(value(result)));
+            record.extend(cpus.iter().map(cell));
+        }
+        builder.push_record(record);
+    }
+    let mut table = builder.build();
+    table.with(lines_below(2)).with(Alignment::right());
+    table.with(Modify::new(Columns::new(..labels.len())).with(Alignment::left()));
+    for group in 0..groups.len() {
+        let first = labels.len() + group * cpus.len();
+        table.modify((0, first), Span::column(cpus.len() as isize)).modify((0, first), Alignment::center());
+    }
+    table.to_string()
+}
+
+fn full(results: &[&Measurement]) -> String {
+    let with_parts = results.iter().any(|result| !Subject::from(*result).part().is_empty());
+    let unit = if results.iter().any(|result| result.instructions_per_op.is_some()) { "instructions" } else { "ns" };
+    let mut builder = Builder::new();
+    let mut titles = vec!["size".to_owned()];
+    titles.extend(with_parts.then(|| "part".to_owned()));
+    titles.push("CPUs".into());
+    titles.extend(["min", "median", "p99", "spread", "loop"].map(|what| format!("{unit}\n{what}")));
+    titles.extend(["min", "median", "p99"].map(|what| format!("cycles\n{what}")));
+    titles.extend(["million\na second", "operations", "errors"].map(str::to_owned));
+    builder.push_record(titles);
+    for result in results {
+        let subject = Subject::from(*result);
+        let (cost, cycles) = (cost(result), result.cycles_per_op);
+        let mut record = vec![subject.extent()];
+        record.extend(with_parts.then(|| subject.part()));
+        record.push(result.cpus.to_string());
+        record.extend([cost.min, cost.median, cost.p99, cost.spread, result.empty_ns_per_op].map(figure));
+        record.extend([cycles.min, cycles.median, cycles.p99, throughput(result)].map(figure));
+        record.extend([result.ops, result.errors].map(|number| number.to_string()));
+        builder.push_record(record);
+    }
+    let mut table = builder.build();
+    table.with(lines_below(1)).with(Alignment::right());
+    table.with(Modify::new(Columns::new(..=usize::from(with_parts))).with(Alignment::left()));
+    table.with(Modify::new(Rows::first()).with(Alignment::center()));
+    table.to_string()
+}
+
+/// A frame, and a line below the heading.
+fn lines_below(
+    heading: usize,
+) -> impl tabled::settings::TableOption<
+    tabled::grid::records::vec_records::VecRecords<tabled::grid::records::vec_records::Text<String>>,
+    tabled::grid::config::ColoredConfig,
+    tabled::grid::dimension::CompleteDimension,
+> {
+    let line = HorizontalLine::inherit(Style::modern());
+    tabled::settings::Settings::new(
+        Style::modern_rounded().remove_horizontals().horizontals([(heading, line)]),
+        Padding::new(1, 1, 0, 0),
+    )
+}
+
+/// A number to three significant digits, and whole from 100 on.
+pub(crate) fn figure(value: f64) -> String {
+    match value {
+        _ if !value.is_finite() => "-".into(),
+        _ if value < 9.995 => format!("{value:.2}"),
+        _ if value < 99.95 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

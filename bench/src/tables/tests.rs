@@ -1,0 +1,170 @@
+//! Tables as people see them.
+
+use super::*;
+
+fn summary(median: f64) -> Summary {
+    Summary { min: median * 0.9, median, p99: median * 1.5, max: None, spread: median * 0.2 }
+}
+
+fn pair(size: u64, cpus: u32, median: f64) -> Measurement {
+    Measurement {
+        workload: "pair".into(),
+        allocator: "quarry".into(),
+        size: Some(size),
+        cpus,
+        ops: 10_000,
+        ns_per_op: summary(median),
+        cycles_per_op: summary(2.5 * median),
+        empty_ns_per_op: 1.25,
+        empty_cycles_per_op: 3.1,
+        ..Measurement::default()
+    }
+}
+
+#[test]
+fn sizes_are_rows_and_cpus_are_columns() {
+    let results = [pair(64, 1, 20.0), pair(64, 2, 21.0), pair(64, 4, 48.0), pair(4096, 1, 120.0), pair(4096, 2, 130.0)];
+    insta::assert_snapshot!(tables(&results, Detail::Overview), @"
+    pair: one kmalloc and its kfree, over and over; an operation is the pair
+      (the empty loop, which is in every figure: 1.25 ns)
+    ╭───────┬───────┬────────┬────────┬───────┬────────┬────────┬────────┬─────────┬─────────╮
+    │       │       ns, median        │         ns, p99         │ million a second, all CPUs │
+    ├───────┼───────┼────────┼────────┼───────┼────────┼────────┼────────┼─────────┼─────────┤
+    │ size  │ 1 CPU │ 2 CPUs │ 4 CPUs │ 1 CPU │ 2 CPUs │ 4 CPUs │  1 CPU │  2 CPUs │  4 CPUs │
+    ├───────┼───────┼────────┼────────┼───────┼────────┼────────┼────────┼─────────┼─────────┤
+    │ 64 B  │  20.0 │   21.0 │   48.0 │  30.0 │   31.5 │   72.0 │   50.0 │    95.2 │    83.3 │
+    ├───────┼───────┼────────┼────────┼───────┼────────┼────────┼────────┼─────────┼─────────┤
+    │ 4 KiB │   120 │    130 │      - │   180 │    195 │      - │   8.33 │    15.4 │       - │
+    ╰───────┴───────┴────────┴────────┴───────┴────────┴────────┴────────┴─────────┴─────────╯
+    ");
+}
+
+#[test]
+fn parts_have_a_column_and_workloads_a_table_each() {
+    let batch = |phase: &str, median| Measurement {
+        workload: "batch".into(),
+        phase: Some(phase.into()),
+        ..pair(64, 1, median)
+    };
+    let node = |placement: &str, median| Measurement {
+        workload: "node".into(),
+        placement: Some(placement.into()),
+        empty_ns_per_op: median / 10.0,
+        ..pair(64, 1, median)
+    };
+    let results = [batch("allocate", 30.0), batch("free", 9.994), node("local", 40.0), node("remote", 99.96)];
+    insta::assert_snapshot!(tables(&results, Detail::Overview), @"
+    batch: many kmallocs, then their kfrees, first in, first out; an operation is one of either
+      (the empty loop, which is in every figure: 1.25 ns)
+    ╭──────┬──────────┬────────────┬─────────┬────────────────────────────╮
+    │      │          │ ns, median │ ns, p99 │ million a second, all CPUs │
+    ├──────┼──────────┼────────────┼─────────┼────────────────────────────┤
+    │ size │ part     │      1 CPU │   1 CPU │                      1 CPU │
+    ├──────┼──────────┼────────────┼─────────┼────────────────────────────┤
+    │ 64 B │ allocate │       30.0 │    45.0 │                       33.3 │
+    ├──────┼──────────┼────────────┼─────────┼────────────────────────────┤
+    │ 64 B │ free     │       9.99 │    15.0 │                        100 │
+    ╰──────┴──────────┴────────────┴─────────┴────────────────────────────╯
+
+    node: pairs on a node that is asked for: the CPU's own, the farthest, both in turn
+      (the empty loop, which is in every figure: 4.00 to 10.0 ns)
+    ╭──────┬────────┬────────────┬─────────┬────────────────────────────╮
+    │      │        │ ns, median │ ns, p99 │ million a second, all CPUs │
+    ├──────┼────────┼────────────┼─────────┼────────────────────────────┤
+    │ size │ part   │      1 CPU │   1 CPU │                      1 CPU │
+    ├──────┼────────┼────────────┼─────────┼────────────────────────────┤
+    │ 64 B │ local  │       40.0 │    60.0 │                       25.0 │
+    ├──────┼────────┼────────────┼─────────┼────────────────────────────┤
+    │ 64 B │ remote │        100 │     150 │                       10.0 │
+    ╰──────┴────────┴────────────┴─────────┴────────────────────────────╯
+    ");
+}
+
+#[test]
+fn orders_are_told_in_bytes_and_mixes_as_mixed() {
+    let page = Measurement { workload: "page".into(), size: None, order: Some(9), ..pair(0, 1, 300.0) };
+    let mix = Measurement { workload: "mix".into(), size: None, ..pair(0, 1, 300.0) };
+    insta::assert_snapshot!(tables(&[page, mix], Detail::Overview), @"
+    page: one alloc_pages and its free_pages, over and over; order n is 2^n pages of 4 KiB
+      (the empty loop, which is in every figure: 1.25 ns)
+    ╭─────────────────┬────────────┬─────────┬────────────────────────────╮
+    │                 │ ns, median │ ns, p99 │ million a second, all CPUs │
+    ├─────────────────┼────────────┼─────────┼────────────────────────────┤
+    │ size            │      1 CPU │   1 CPU │                      1 CPU │
+    ├─────────────────┼────────────┼─────────┼────────────────────────────┤
+    │ order 9 (2 MiB) │        300 │     450 │                       3.33 │
+    ╰─────────────────┴────────────┴─────────┴────────────────────────────╯
+
+    mix: random sizes over slots that are replaced at random; an operation is a free and an allocation
+      (the empty loop, which is in every figure: 1.25 ns)
+    ╭───────┬────────────┬─────────┬────────────────────────────╮
+    │       │ ns, median │ ns, p99 │ million a second, all CPUs │
+    ├───────┼────────────┼─────────┼────────────────────────────┤
+    │ size  │      1 CPU │   1 CPU │                      1 CPU │
+    ├───────┼────────────┼─────────┼────────────────────────────┤
+    │ mixed │        300 │     450 │                       3.33 │
+    ╰───────┴────────────┴─────────┴────────────────────────────╯
+    ");
+}
+
+#[test]
+fn counted_instructions_take_the_place_of_time() {
+    let counted = |size, median| Measurement { instructions_per_op: Some(summary(median)), ..pair(size, 1, median) };
+    insta::assert_snapshot!(tables(&[counted(8, 31.0), counted(16, 31.0)], Detail::Overview), @"
+    pair: one kmalloc and its kfree, over and over; an operation is the pair
+      (the empty loop, which is in every figure: 1.25 instructions)
+    ╭──────┬──────────────────────┬───────────────────╮
+    │      │ instructions, median │ instructions, p99 │
+    ├──────┼──────────────────────┼───────────────────┤
+    │ size │                1 CPU │             1 CPU │
+    ├──────┼──────────────────────┼───────────────────┤
+    │ 8 B  │                 31.0 │              46.5 │
+    ├──────┼──────────────────────┼───────────────────┤
+    │ 16 B │                 31.0 │              46.5 │
+    ╰──────┴──────────────────────┴───────────────────╯
+    ");
+}
+
+#[test]
+fn details_have_every_figure() {
+    let free = Measurement { phase: Some("free".into()), errors: 3, ..pair(64, 2, 21.0) };
+    insta::assert_snapshot!(tables(&[pair(64, 1, 20.0)], Detail::Full), @"
+    pair: one kmalloc and its kfree, over and over; an operation is the pair
+      (the empty loop, which is in every figure: 1.25 ns)
+    ╭──────┬──────┬──────┬────────┬──────┬────────┬──────┬────────┬────────┬────────┬──────────┬────────────┬────────╮
+    │ size │ CPUs │ ns   │ ns     │ ns   │ ns     │ ns   │ cycles │ cycles │ cycles │ million  │ operations │ errors │
+    │      │      │ min  │ median │ p99  │ spread │ loop │ min    │ median │ p99    │ a second │            │        │
+    ├──────┼──────┼──────┼────────┼──────┼────────┼──────┼────────┼────────┼────────┼──────────┼────────────┼────────┤
+    │ 64 B │    1 │ 18.0 │   20.0 │ 30.0 │   4.00 │ 1.25 │   45.0 │   50.0 │   75.0 │     50.0 │      10000 │      0 │
+    ╰──────┴──────┴──────┴────────┴──────┴────────┴──────┴────────┴────────┴────────┴──────────┴────────────┴────────╯
+    ");
+    insta::assert_snapshot!(tables(&[free], Detail::Full), @"
+    pair: one kmalloc and its kfree, over and over; an operation is the pair
+      (the empty loop, which is in every figure: 1.25 ns)
+    ╭──────┬──────┬──────┬──────┬────────┬──────┬────────┬──────┬────────┬────────┬────────┬──────────┬────────────┬────────╮
+    │ size │ part │ CPUs │ ns   │ ns     │ ns   │ ns     │ ns   │ cycles │ cycles │ cycles │ million  │ operations │ errors │
+    │      │      │      │ min  │ median │ p99  │ spread │ loop │ min    │ median │ p99    │ a second │            │        │
+    ├──────┼──────┼──────┼──────┼────────┼──────┼────────┼──────┼────────┼────────┼────────┼──────────┼────────────┼────────┤
+    │ 64 B │ free │    2 │ 18.9 │   21.0 │ 31.5 │   4.20 │ 1.25 │   47.2 │   52.5 │   78.8 │     95.2 │      10000 │      3 │
+    ╰──────┴──────┴──────┴──────┴────────┴──────┴────────┴──────┴────────┴────────┴────────┴──────────┴────────────┴────────╯
+    ");
+}
+
+#[test]
+fn several_allocators_are_told_apart() {
+    let other = Measurement { allocator: "other".into(), ..pair(64, 1, 25.0) };
+    let text = tables(&[pair(64, 1, 20.0), other], Detail::Overview);
+    let titles: Vec<&str> = text.lines().filter(|line| line.starts_with("pair")).collect();
+    assert!(titles[0].starts_with("pair (quarry): ") && titles[1].starts_with("pair (other): "), "{titles:?}");
+}
+
+#[test]
+fn no_results_make_no_table() {
+    assert_eq!(tables(&[], Detail::Overview), "");
+}
+
+#[test]
+fn figures_have_three_digits_or_are_whole() {
+    let figures = [0.0, 1.234, 9.994, 9.996, 12.34, 99.96, 1234.5, f64::NAN].map(figure);
+    assert_eq!(figures, ["0.00", "1.23", "9.99", "10.0", "12.3", "100", "1234", "-"]);
+}

@@ -1,0 +1,193 @@
+//! [`watch`]: boots a guest and stays with it to its end, whatever end that is.
+//!
+//! It joins a [`Process`] (what happens) with a [`Session`] (what it means) under three deadlines: until the guest's
+//! first record, from record to record, and for all of its work.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use quarry_record::Record;
+
+use crate::failure::Failure;
+use crate::process::{Event, Process};
+use crate::qemu::Boot;
+use crate::session::{Phase, Session};
+
+/// How long a guest may take to end after its last record, or after it wrote what nobody understands.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadlines {
+    /// Until the first record.
+    pub(crate) boot: Duration,
+    /// From one record to the next.
+    pub(crate) record: Duration,
+    /// From the first record to the last.
+    pub(crate) work: Duration,
+}
+
+/// Where things are kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    /// Everything on the serial line, and what QEMU itself says.
+    pub(crate) log: PathBuf,
+    /// The records alone, where they are wanted.
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// Whoever wants to know while the guest works.
+pub(crate) trait Observer {
+    /// A line for people.
+    fn text(&mut self, _line: &str) {}
+
+    /// A record, which the session has taken already.
+    fn record(&mut self, _record: &Record, _session: &Session) {}
+
+    /// Called several times a second.
+    fn tick(&mut self, _session: &Session) {}
+
+    /// Nothing more will come.
+    fn done(&mut self) {}
+}
+
+/// Nobody wants to know.
+pub(crate) struct Nobody;
+
+impl Observer for Nobody {}
+
+/// A guest's end.
+pub(crate) struct Ended {
+    /// All it said.
+    pub(crate) session: Session,
+    /// What to think of it.
+    pub(crate) verdict: Result<(), Failure>,
+}
+
+/// Boots a guest and watches it to its end.
+pub(crate) fn watch(boot: &Boot, deadlines: Deadlines, files: &Files, observer: &mut dyn Observer) -> Ended {
+    let mut session = Session::default();
+    let verdict = begin(boot, files).and_then(|(mut process, mut output)| {
+        let verdict = attend(&mut process, &mut session, deadlines, &mut output, observer);
+        observer.done();
+        verdict
+    });
+    Ended { session, verdict }
+}
+
+/// A file of records, written as they come.
+struct Output(Option<(PathBuf, File)>);
+
+impl Output {
+    fn create(path: Option<&Path>) -> Result<Self, Failure> {
+        let Some(path) = path else { return Ok(Self(None)) };
+        let file = File::create(path).map_err(|problem| Failure::Output { output: path.to_owned(), problem })?;
+        Ok(Self(Some((path.to_owned(), file))))
+    }
+
+    fn keep(&mut self, line: &str) -> Result<(), Failure> {
+        let Some((path, file)) = &mut self.0 else { return Ok(()) };
+        writeln!(file, "{line}").map_err(|problem| Failure::Output { output: path.clone(), problem })
+    }
+}
+
+fn begin(boot: &Boot, files: &Files) -> Result<(Process, Output), Failure> {
+    let output = Output::create(files.output.as_deref())?;
+    Ok((Process::start(boot, &files.log)?, output))
+}
+
+/// The three deadlines at work.
+struct Clock {
+    deadlines: Deadlines,
+    started: Instant,
+    last_record: Instant,
+    /// When the first record came.
+    booted: Option<Instant>,
+    /// Set once the guest has nothing more to say; then only the end is waited for.
+    leaving: Option<Instant>,
+}
+
+impl Clock {
+    fn new(deadlines: Deadlines) -> Self {
+        let now = Instant::now();
+        Self { deadlines, started: now, last_record: now, booted: None, leaving: None }
+    }
+
+    fn record(&mut self, phase: Phase) {
+        self.last_record = Instant::now();
+        self.booted.get_or_insert(self.last_record);
+        if phase == Phase::Ended {
+            self.leave();
+        }
+    }
+
+    fn leave(&mut self) {
+        self.leaving.get_or_insert_with(Instant::now);
+    }
+
+    fn deadline(&self) -> Instant {
+        match (self.leaving, self.booted) {
+            (Some(leaving), _) => leaving + GRACE,
+            (None, None) => self.started + self.deadlines.boot,
+            (None, Some(booted)) => (self.last_record + self.deadlines.record).min(booted + self.deadlines.work),
+        }
+    }
+
+    /// What it means that the deadline has passed.
+    fn missed(&self, session: &Session) -> Failure {
+        let test = session.running_test().map(ToOwned::to_owned);
+        match (self.leaving, self.booted) {
+            (Some(_), _) => Failure::Lingered,
+            (None, None) => Failure::BootDeadline { limit: self.deadlines.boot },
+            (None, Some(booted)) if booted + self.deadlines.work <= self.last_record + self.deadlines.record => {
+                Failure::WorkDeadline { limit: self.deadlines.work, test }
+            }
+            (None, Some(_)) => Failure::RecordDeadline { limit: self.deadlines.record, test },
+        }
+    }
+}
+
+fn attend(
+    process: &mut Process,
+    session: &mut Session,
+    deadlines: Deadlines,
+    output: &mut Output,
+    observer: &mut dyn Observer,
+) -> Result<(), Failure> {
+    let mut clock = Clock::new(deadlines);
+    // The first line nobody understands. A guest that is dying may write such, and then its death is the news.
+    let mut nonsense = None;
+    loop {
+        match process.next(clock.deadline()) {
+            Event::Line(line) => match session.take(&line) {
+                Ok(None) => observer.text(&line),
+                Ok(Some(record)) => {
+                    clock.record(session.phase());
+                    output.keep(&line)?;
+                    observer.record(&record, session);
+                }
+                Err(failure) => {
+                    clock.leave();
+                    nonsense.get_or_insert(failure);
+                }
+            },
+            Event::Closed => break,
+            Event::Silence => observer.tick(session),
+            Event::Interrupted => return Err(Failure::Interrupted),
+        }
+        if Instant::now() >= clock.deadline() {
+            return Err(nonsense.unwrap_or_else(|| clock.missed(session)));
+        }
+    }
+    clock.leave();
+    let Some(exit) = process.exit(clock.deadline()) else {
+        return Err(if crate::process::interrupted() { Failure::Interrupted } else { Failure::Lingered });
+    };
+    let verdict = session.verdict(exit, &process.complaints());
+    match (nonsense, verdict) {
+        (Some(nonsense), Ok(()) | Err(Failure::NoEnd { .. } | Failure::TooFew { .. })) => Err(nonsense),
+        (_, verdict) => verdict,
+    }
+}
