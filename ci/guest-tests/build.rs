@@ -1,0 +1,5 @@
+//! Links the image.
+
+fn main() {
+    quarry_build_helper::link_image();
+}
