@@ -2,11 +2,13 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::time::Duration;
 
 use quarry_suite::Platform;
-use quarry_topology::{CpuId, NodeId};
+use quarry_topology::NodeId;
 use quarry_unikernel::{cpus, memory, thread, time, topology};
+use raw_cpuid::{CpuId, Hypervisor};
 
 /// Bytes of a workload's stack: the checks keep their lists elsewhere.
 const STACK_BYTES: u64 = 64 << 10;
@@ -15,13 +17,23 @@ const STACK_BYTES: u64 = 64 << 10;
 #[derive(Clone, Copy)]
 pub(crate) struct Machine {
     memory: u64,
+    emulated: bool,
 }
+
+/// Rounds of waiting before an emulated CPU takes a nap, and how long that is.
+const PATIENCE: u32 = 256;
+const NAP: Duration = Duration::from_micros(20);
+
+/// Rounds of waiting so far, of all CPUs.
+static ROUNDS: AtomicU32 = AtomicU32::new(0);
 
 impl Machine {
     pub(crate) fn new() -> Self {
         let rows = memory::service().statistics();
         // A quarter: one node may have the smaller part of it, and the checks need some themselves.
-        let machine = Self { memory: (rows.free + rows.deferred) / 4 };
+        let emulated =
+            CpuId::new().get_hypervisor_info().is_some_and(|info| matches!(info.identify(), Hypervisor::QEMU));
+        let machine = Self { memory: (rows.free + rows.deferred) / 4, emulated };
         // Stacks are made once and kept. With that done, whatever is in use after a workload and was not before is lost. All at
         // once, or one would use the stack that another has just given back.
         let (cpus, arrived) = (machine.cpu_count(), AtomicUsize::new(0));
@@ -36,7 +48,7 @@ impl Machine {
     }
 }
 
-fn cpu(index: usize) -> CpuId {
+fn cpu(index: usize) -> quarry_topology::CpuId {
     cpus::online().nth(index).expect("the suite asks for CPUs there are")
 }
 
@@ -64,6 +76,16 @@ impl Platform for Machine {
 
     fn ticks_per_second(&self) -> u64 {
         time::ticks_per_second()
+    }
+
+    /// Under emulation the CPU waited for may be one that has no core of the host just now, and whoever spins keeps it from getting
+    /// one; so a CPU that has waited for long halts for a moment. Elsewhere it only spins.
+    fn relax(&self) {
+        core::hint::spin_loop();
+        // Relaxed: any count will do, from whichever CPUs.
+        if self.emulated && ROUNDS.fetch_add(1, Ordering::Relaxed) % PATIENCE == PATIENCE - 1 {
+            thread::sleep(NAP);
+        }
     }
 
     fn memory(&self) -> u64 {
