@@ -310,16 +310,20 @@ impl<M: Machine> Service<M> {
             return;
         }
         bump(&set.counters.page_drains);
-        let oldest = list.blocks[..drained].iter().map(|slot| {
-            let block = Pfn(slot.load(Relaxed));
+        let mut given = 0;
+        let oldest = core::iter::from_fn(|| {
+            if given == drained {
+                // Here the zone's lock is held still, and a host forks with all locks taken: the child of a fork finds the
+                // blocks on the list or in the zone, never in both.
+                list.forget_oldest(drained);
+                return None;
+            }
+            let block = Pfn(list.blocks[given].load(Relaxed));
             frames.set_state(block, State::new(Kind::Inner, Order::ZERO, zone.id()));
-            block
+            given += 1;
+            Some(block)
         });
         zone.free(self.machine(), order, oldest);
-        for index in drained..count as usize {
-            list.blocks[index - drained].store(list.blocks[index].load(Relaxed), Relaxed);
-        }
-        list.count.store(count - drained as u32, Relaxed);
     }
 
     /// Empties this set's page lists.
@@ -461,6 +465,15 @@ impl PageList {
         let count = self.count.load(Relaxed).checked_sub(1)?;
         self.count.store(count, Relaxed);
         Some(Pfn(self.blocks[count as usize % LIST_BLOCKS].load(Relaxed)))
+    }
+
+    /// Closes the list up after the blocks put on it first were taken.
+    fn forget_oldest(&self, taken: usize) {
+        let count = self.count.load(Relaxed) as usize;
+        for index in taken..count {
+            self.blocks[index - taken].store(self.blocks[index].load(Relaxed), Relaxed);
+        }
+        self.count.store((count - taken) as u32, Relaxed);
     }
 }
 

@@ -1,0 +1,69 @@
+//! Forks while other threads are inside the service: the child must find every frame in one place.
+
+use std::collections::HashSet;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use quarry_memory::hosted::Hosted;
+use quarry_memory::{CpuId, Gfp, Order, Topology};
+
+/// Runs `child` in a fork of this process; `Ok` when it returned `true`, else the status the child ended with.
+fn in_a_fork(child: impl FnOnce() -> bool) -> Result<(), i32> {
+    // SAFETY: the child uses the service and the C library's allocator, which both mind forks, and ends in this function.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "{}", std::io::Error::last_os_error());
+    if pid == 0 {
+        // SAFETY: without this a child that hangs would be waited for without end.
+        unsafe { libc::alarm(60) };
+        let passed = child();
+        // SAFETY: ends the child at once, without the parent's exit handlers.
+        unsafe { libc::_exit(i32::from(!passed)) };
+    }
+    let mut status = 0;
+    // SAFETY: waits for a child of ours.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    if status == 0 { Ok(()) } else { Err(status) }
+}
+
+#[test]
+fn a_block_that_a_cpu_was_giving_back_is_not_twice_in_the_child() {
+    const BUSY: u16 = 3;
+    let topology = Topology::builder().node(64 << 20, BUSY as usize + 1).build().expect("a machine");
+    let hosted = Hosted::leak(topology).expect("there is address space");
+    let stop = AtomicBool::new(false);
+    let all_have_sets = Barrier::new(BUSY as usize + 1);
+    thread::scope(|scope| {
+        for cpu in 1..=BUSY {
+            let (stop, all_have_sets) = (&stop, &all_have_sets);
+            scope.spawn(move || {
+                assert!(hosted.run_on(CpuId(cpu)));
+                all_have_sets.wait();
+                let mut blocks = Vec::with_capacity(128);
+                while !stop.load(Ordering::Relaxed) {
+                    blocks.extend((0..128).filter_map(|_| hosted.alloc_pages(Order::ZERO)));
+                    blocks.drain(..).for_each(|block| hosted.free_pages(block, Order::ZERO));
+                }
+            });
+        }
+        assert!(hosted.run_on(CpuId(0)));
+        all_have_sets.wait();
+        let failed = (0..30).find_map(|_| {
+            in_a_fork(|| {
+                let mut seen = HashSet::new();
+                let mut once = true;
+                // Becoming a CPU takes over what its thread had on its lists.
+                for cpu in (0..=BUSY).rev() {
+                    once &= hosted.run_on(CpuId(cpu));
+                    while let Some(block) = hosted.service().alloc_pages(Gfp::KERNEL | Gfp::NOWARN, Order::ZERO) {
+                        once &= seen.insert(block);
+                    }
+                }
+                once && !seen.is_empty()
+            })
+            .err()
+        });
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(failed, None, "the status of a child that failed");
+    });
+}
