@@ -3,8 +3,11 @@
 mod builder;
 mod distances;
 mod entries;
+mod fuzz;
 mod headers;
+mod machines;
 mod madt;
+mod oracle;
 mod performance;
 mod properties;
 mod real;

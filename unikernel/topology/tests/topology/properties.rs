@@ -1,25 +1,13 @@
 //! Whatever the bytes, the result is valid; whatever the machine, its tables give it back.
 
-use crate::real::{ALL_SERIES, H8DGU, H8DGU_RAM, PROLIANT, PROLIANT_RAM, X10DAI, X10DAI_RAM};
-use crate::support::{Found, discover, discover_from};
+use crate::machines::{ALL_SERIES, H8DGU, H8DGU_RAM, PROLIANT, PROLIANT_RAM, X10DAI, X10DAI_RAM};
+use crate::oracle::{Machine as AnyMachine, check};
+use crate::support::{discover, discover_from};
 use crate::tables::{ENABLED, HOT_PLUGGABLE, NON_VOLATILE, TableWriter, madt, seal, slit, srat};
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use quarry_topology::{FULL_REPORTS, Tables, Topology};
-
-/// No kind of problem of a table is told more often than the rule says: at most a few dozen lines in all.
-fn assert_does_not_flood(found: &Found) {
-    let mut counts = std::collections::HashMap::new();
-    for warning in &found.warnings {
-        *counts.entry((warning.source as u8, std::mem::discriminant(&warning.problem))).or_insert(0) += 1;
-    }
-    // Several kinds may each end in one line that tells how many more there were.
-    let repeated =
-        |warning: &&quarry_topology::Warning| matches!(warning.problem, quarry_topology::Problem::Repeated { .. });
-    let summaries = found.warnings.iter().filter(repeated).count();
-    assert!(counts.values().all(|count| *count <= FULL_REPORTS.max(summaries as u32)), "{:#?}", found.sentences());
-}
+use quarry_topology::{Tables, Topology};
 
 /// A memory map with the odd unsorted, empty or overlapping range.
 fn any_ram() -> impl Strategy<Value = Vec<(u64, u64)>> {
@@ -82,7 +70,7 @@ proptest! {
         boot in prop::option::of(0..300_u32),
     ) {
         let tables = Tables { madt: Some(&madt), srat: Some(&srat), slit: Some(&slit), hmat: Some(&hmat) };
-        assert_does_not_flood(&discover_from(&tables, &ram, boot));
+        check(&AnyMachine::new(&tables, &ram, boot));
     }
 
     #[test]
@@ -92,11 +80,7 @@ proptest! {
         boot in prop::option::of(0..64_u32),
     ) {
         let tables = Tables { madt: Some(&madt), srat: Some(&srat), slit: Some(&slit), hmat: None };
-        let found = discover_from(&tables, &ram, boot);
-        assert_does_not_flood(&found);
-        for warning in &found.warnings {
-            prop_assert!(warning.to_string().contains("; "), "says what was assumed: {warning}");
-        }
+        check(&AnyMachine::new(&tables, &ram, boot));
     }
 
     /// One damaged length byte, whatever its new value, changes nothing.

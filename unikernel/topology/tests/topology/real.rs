@@ -1,45 +1,10 @@
 //! Tables of real machines, and of QEMU's (see `tests/tables/README.md`).
 
+use crate::machines::{
+    ALL_SERIES, ALL_SERIES_RAM, H8DGU, H8DGU_RAM, PROLIANT, PROLIANT_RAM, QEMU, QEMU_RAM, X10DAI, X10DAI_RAM,
+};
 use crate::support::{Found, GIB, MIB, discover, discover_from};
 use quarry_topology::{NodeId, NodeSource, Problem, Source, Tables};
-
-macro_rules! table {
-    ($folder:literal, $table:literal) => {
-        Some(include_bytes!(concat!("../tables/", $folder, "/", $table, ".bin")).as_slice())
-    };
-}
-
-macro_rules! machine {
-    ($folder:literal) => {
-        Tables {
-            madt: table!($folder, "apic"),
-            srat: table!($folder, "srat"),
-            slit: table!($folder, "slit"),
-            hmat: None,
-        }
-    };
-}
-
-pub(crate) const X10DAI: Tables<'static> = machine!("x10dai-4a64");
-pub(crate) const H8DGU: Tables<'static> = machine!("h8dgu-57ed");
-pub(crate) const ALL_SERIES: Tables<'static> = machine!("all-series-6b15");
-pub(crate) const PROLIANT: Tables<'static> = Tables {
-    madt: table!("proliant-dl360-g7-60dc", "apic"),
-    srat: table!("proliant-dl360-g7-60dc", "srat"),
-    slit: None,
-    hmat: None,
-};
-
-pub(crate) const QEMU: Tables<'static> = Tables { hmat: table!("qemu-q35-hmat", "hmat"), ..machine!("qemu-q35-hmat") };
-
-// Memory maps that agree with the tables; the firmware's own are not part of the collection.
-pub(crate) const X10DAI_RAM: &[(u64, u64)] = &[(0, 0x9_d000), (0x10_0000, 0x7a00_0000), (4 * GIB, 0x28_8000_0000)];
-pub(crate) const PROLIANT_RAM: &[(u64, u64)] = &[(0, 0x9_f400), (0x10_0000, 0xdf60_0000), (4 * GIB, 0x30_2000_0000)];
-pub(crate) const H8DGU_RAM: &[(u64, u64)] = &[(0, 0xa_0000), (0x10_0000, 0xdfd0_0000), (4 * GIB, 0x12_2000_0000)];
-pub(crate) const ALL_SERIES_RAM: &[(u64, u64)] = &[(0, 0x9_c800), (0x10_0000, 0xb000_0000), (4 * GIB, 0x10_4000_0000)];
-
-/// As `SeaBIOS` has it: the last 128 KiB hold the tables themselves.
-pub(crate) const QEMU_RAM: &[(u64, u64)] = &[(0, 0x9_fc00), (0x10_0000, 0x2ffe_0000)];
 
 fn cpus_per_node(found: &Found) -> Vec<usize> {
     found.topology.nodes().map(|node| found.topology.cpus_of(node).count()).collect()
