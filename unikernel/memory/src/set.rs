@@ -53,7 +53,7 @@ pub struct Set {
     pub(crate) node_tag: u32,
     /// Zone the page lists hold blocks of: the highest of the local node that has memory.
     pub(crate) zone: ZoneId,
-    /// Whether it is a CPU's. Bytes of zero are a detached set: nobody's, no room, every limit 0.
+    /// Whether it is a CPU's, and not [`Set::detached`].
     pub(crate) attached: bool,
     pub(crate) cpu: CpuId,
     /// The CPU's own node, which may have no memory.

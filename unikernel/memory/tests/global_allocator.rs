@@ -102,7 +102,9 @@ fn words_are_counted_in_threads() {
         *total.entry(word).or_insert(0) += count;
     }
     writer.join().expect("the writer does not panic");
-    counters.into_iter().for_each(|counter| counter.join().expect("counters do not panic"));
+    for counter in counters {
+        counter.join().expect("counters do not panic");
+    }
     let mut expected = HashMap::new();
     for number in (0..TEXTS).flat_map(|seed| numbers(seed).take(300)) {
         *expected.entry(format!("word-{}", number % 97)).or_insert(0) += 1;
@@ -187,7 +189,7 @@ impl Drop for Keepsake {
 }
 
 thread_local! {
-    static KEEPSAKES: RefCell<Vec<Box<Keepsake>>> = const { RefCell::new(Vec::new()) };
+    static KEEPSAKES: RefCell<Vec<Keepsake>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The destructor of a key that is younger than the allocator's own: glibc runs it after that one, when the thread has given
@@ -205,16 +207,16 @@ fn destructors_of_thread_locals_free_late() {
     let mut key = 0;
     // SAFETY: `key` is ours to write; the destructor has the signature asked for.
     assert_eq!(unsafe { libc::pthread_key_create(&raw mut key, Some(drop_last)) }, 0);
-    let made_elsewhere = thread::spawn(|| (0..THREADS * 10).map(|number| Box::new(Keepsake::new(number))).collect());
-    let mut made_elsewhere: Vec<Box<Keepsake>> = made_elsewhere.join().expect("nothing panics");
+    let made_elsewhere = thread::spawn(|| (0..THREADS * 10).map(Keepsake::new).collect());
+    let mut made_elsewhere: Vec<Keepsake> = made_elsewhere.join().expect("nothing panics");
     for number in 0..THREADS {
-        let given = Box::new(Keepsake::new(number));
+        let given = Keepsake::new(number);
         let mut more = made_elsewhere.split_off(made_elsewhere.len() - 10);
         let own_thread = thread::spawn(move || {
             KEEPSAKES.with_borrow_mut(|keepsakes| {
                 keepsakes.push(given);
                 keepsakes.append(&mut more);
-                keepsakes.push(Box::new(Keepsake::new(number + 1)));
+                keepsakes.push(Keepsake::new(number + 1));
             });
             let last: Vec<Keepsake> = (0..20).map(Keepsake::new).collect();
             // SAFETY: the key exists; its destructor makes a box of the pointer again.
@@ -297,7 +299,9 @@ fn children_of_forks_have_a_whole_heap() {
         assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "fork {number}: status {status:#x}");
     }
     stop.store(true, Ordering::Relaxed);
-    busy.into_iter().for_each(|thread| thread.join().expect("nothing panics"));
+    for thread in busy {
+        thread.join().expect("nothing panics");
+    }
     assert!(inherited.iter().enumerate().all(|(number, keepsake)| keepsake.text == Keepsake::text(number)));
 }
 

@@ -7,10 +7,13 @@ use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
 use quarry_topology::Topology;
 
-use super::HostedMachine;
+use super::mapping::Mapping;
+use super::{HostedMachine, threads};
 use crate::frame::{FRAME_BYTES, Frame, Order};
+use crate::service::Service;
+use crate::set::Set;
 
-/// Address space of one instance. Never unmapped: a thread may hold a pointer to a set in it.
+/// Address space of one instance. The sets in it are never unmapped: a thread may hold a pointer to one.
 pub(super) struct Arena {
     pub(super) base: usize,
     pub(super) bytes: usize,
@@ -26,7 +29,7 @@ impl Arena {
         let bytes = usize::try_from(end).ok()?.next_multiple_of(Order::MAX.bytes());
         let frames = bytes / FRAME_BYTES;
         // Natural alignment of blocks is by simulated physical address: the base must not spoil it.
-        let base = reserve(bytes + Order::MAX.bytes(), USABLE)?.next_multiple_of(Order::MAX.bytes());
+        let base = reserve_aligned(bytes, Order::MAX.bytes(), 0)?;
         Some(Self {
             base,
             bytes,
@@ -38,7 +41,7 @@ impl Arena {
 }
 
 /// Rights of memory that may be used.
-pub(super) const USABLE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+const USABLE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 
 /// Reserves address space; memory comes when it is touched.
 pub(super) fn reserve(bytes: usize, rights: libc::c_int) -> Option<usize> {
@@ -46,6 +49,16 @@ pub(super) fn reserve(bytes: usize, rights: libc::c_int) -> Option<usize> {
     // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of anyone.
     let address = unsafe { libc::mmap(ptr::null_mut(), bytes, rights, flags, -1, 0) };
     (address != libc::MAP_FAILED).then(|| address.expose_provenance())
+}
+
+/// As [`reserve`], such that the address `lead` bytes into it is a multiple of `align`. All three are whole pages.
+pub(super) fn reserve_aligned(bytes: usize, align: usize, lead: usize) -> Option<usize> {
+    let spare = align.saturating_sub(FRAME_BYTES);
+    let reserved = reserve(bytes.checked_add(spare)?, USABLE)?;
+    let start = (reserved + lead).next_multiple_of(align) - lead;
+    unreserve(reserved..start);
+    unreserve(start + bytes..reserved + bytes + spare);
+    Some(start)
 }
 
 /// Gives address space of [`reserve`] back; nothing happens for an empty range.
@@ -69,13 +82,25 @@ pub(super) fn is_mapped(page: usize) -> bool {
     unsafe { libc::mincore(ptr::with_exposed_provenance_mut(page), FRAME_BYTES, &raw mut residency) == 0 }
 }
 
-/// Gives the memory behind an instance's arena back; it then reads as zeroes, so that a set in it is a detached one.
-pub(super) fn discard(machine: &HostedMachine) {
+/// Gives an instance's address space back, all but its sets: threads that outlive it still have pointers to theirs, and
+/// find detached ones.
+pub(super) fn discard(service: &Service<HostedMachine>) {
+    let machine = service.machine();
+    let sets = || service.sets().map(|set| ptr::from_ref(set).addr());
+    service.sets().for_each(threads::detach);
+    let mut next = machine.base.load(Relaxed);
+    let end = next + machine.bytes.load(Relaxed);
+    while let Some(set) = sets().filter(|&set| set >= next).min() {
+        unreserve(next..set);
+        next = set + size_of::<Set>().next_multiple_of(FRAME_BYTES);
+    }
+    unreserve(next..end);
     let frames = machine.bytes.load(Relaxed) / FRAME_BYTES;
-    discard_pages(machine.base.load(Relaxed), frames * FRAME_BYTES);
-    discard_pages(machine.tags.load(Relaxed).expose_provenance(), frames * size_of::<AtomicU16>());
-    discard_pages(machine.states.load(Relaxed).expose_provenance(), frames * size_of::<AtomicU16>());
-    discard_pages(machine.frames.load(Relaxed).expose_provenance(), frames * size_of::<Frame>());
+    let table = |start: usize, entry: usize| unreserve(start..start + frames * entry);
+    table(machine.tags.load(Relaxed).addr(), size_of::<AtomicU16>());
+    table(machine.states.load(Relaxed).addr(), size_of::<AtomicU16>());
+    table(machine.frames.load(Relaxed).addr(), size_of::<Frame>());
+    machine.mapping().into_iter().for_each(Mapping::discard);
 }
 
 pub(super) fn random() -> u64 {

@@ -1,14 +1,29 @@
 //! What a fork needs: every lock taken before it, released in the parent, made anew in the child.
 //!
-//! Lock order: pools, then for each instance depots, growth, zones (the order of the service).
+//! Lock order: starts, pools, then for each instance depots, window, growth, zones (the order of the service). An instance has
+//! more locks after its start than before, so a fork waits for starts and starts wait for forks.
 
 use std::sync::Once;
 
 use super::threads;
+use crate::sync::AtomicU32;
 use crate::tickets::Tickets;
 
+/// Held while an instance starts.
+static STARTS: Tickets = Tickets::new(AtomicU32::new(0), AtomicU32::new(0));
+
+/// Runs the start of an instance while no fork takes place.
+pub(super) fn between_forks<R>(start: impl FnOnce() -> R) -> R {
+    // Before the lock: the C library may hold one of its own here, and while it calls `before`.
+    install_handlers();
+    let ticket = STARTS.acquire(|_| threads::yield_thread());
+    let result = start();
+    STARTS.release(ticket);
+    result
+}
+
 /// Registers the handlers, once a process.
-pub(super) fn install_handlers() {
+fn install_handlers() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
         // SAFETY: the handlers have the signature asked for and live as long as the program. That this can fail for want of
@@ -18,6 +33,7 @@ pub(super) fn install_handlers() {
 }
 
 extern "C" fn before() {
+    STARTS.acquire(|_| threads::yield_thread());
     for instance in threads::instances() {
         instance.machine().pool.tickets().acquire(|_| threads::yield_thread());
         instance.for_each_lock(|lock| {
@@ -31,6 +47,7 @@ extern "C" fn after_in_parent() {
         instance.for_each_lock(Tickets::release_held);
         instance.machine().pool.tickets().release_held();
     }
+    STARTS.release_held();
 }
 
 extern "C" fn after_in_child() {
@@ -41,4 +58,5 @@ extern "C" fn after_in_child() {
             threads::adopt(instance.machine(), set);
         }
     }
+    STARTS.reset();
 }

@@ -15,7 +15,7 @@ use core::ptr;
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::HostedMachine;
-use super::arena::{self, USABLE};
+use super::arena;
 use crate::frame::{FRAME_BYTES, FrameList, Frames, Order};
 use crate::gfp::Gfp;
 use crate::service::Service;
@@ -178,13 +178,8 @@ fn release(service: &Service<HostedMachine>, blocks: &mut FrameList, charged: u3
 
 /// Maps pages so that the second is aligned to `align`.
 fn map(pages: u32, align: usize) -> Option<*mut Header> {
-    let bytes = pages as usize * FRAME_BYTES;
-    let spare = align.saturating_sub(FRAME_BYTES);
-    let start = arena::reserve(bytes.checked_add(spare)?, USABLE)?;
-    let header = (start + FRAME_BYTES).next_multiple_of(align.max(FRAME_BYTES)) - FRAME_BYTES;
-    arena::unreserve(start..header);
-    arena::unreserve(header + bytes..start + bytes + spare);
-    Some(ptr::with_exposed_provenance_mut(header))
+    let align = align.max(FRAME_BYTES);
+    arena::reserve_aligned(pages as usize * FRAME_BYTES, align, FRAME_BYTES).map(ptr::with_exposed_provenance_mut)
 }
 
 fn unmap(start: usize, pages: u32) {

@@ -7,7 +7,7 @@ use core::ops::Range;
 use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use super::arena::reserve;
+use super::arena::{reserve, unreserve};
 use crate::frame::{FRAME_BYTES, Pfn};
 
 /// Bytes of addresses an instance may map pages at.
@@ -29,6 +29,13 @@ impl Mapping {
                 libc::PROT_READ | libc::PROT_WRITE,
             )?),
         })
+    }
+
+    /// Gives the addresses and the table back.
+    pub(super) fn discard(self) {
+        let table = self.frames.addr();
+        unreserve(self.window());
+        unreserve(table..table + WINDOW_BYTES / FRAME_BYTES * size_of::<AtomicU32>());
     }
 
     pub(super) fn window(&self) -> Range<usize> {

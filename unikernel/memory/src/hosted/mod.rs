@@ -88,9 +88,8 @@ const DEFAULT_TOPOLOGY: Topology = match Topology::builder().node(64 << 30, 64).
 };
 
 const UNSTARTED: u8 = 0;
-const STARTING: u8 = 1;
-const READY: u8 = 2;
-const FAILED: u8 = 3;
+const READY: u8 = 1;
+const ENDED: u8 = 2;
 
 /// Most instances that live at once in a process.
 pub const MAX_INSTANCES: usize = 63;
@@ -102,6 +101,8 @@ pub enum HostedError {
     NoAddressSpace,
     /// There are [`MAX_INSTANCES`] already.
     TooManyInstances,
+    /// An earlier start failed, or the instance was retired.
+    Ended,
     /// The service refused; see [`crate::StartError`].
     Start(crate::StartError),
 }
@@ -113,6 +114,7 @@ impl fmt::Display for HostedError {
                 "the kernel refused the address space for the simulated RAM: raise `ulimit -v`, or simulate less",
             ),
             Self::TooManyInstances => write!(f, "{MAX_INSTANCES} hosted memory services live already: drop one first"),
+            Self::Ended => f.write_str("this hosted memory service could not start before, or was retired"),
             Self::Start(error) => error.fmt(f),
         }
     }
@@ -204,17 +206,20 @@ impl Hosted {
         threads::leave(self.service.machine());
     }
 
-    /// Gives the simulated RAM back to the kernel.
+    /// Ends the instance and gives its simulated RAM back to the kernel. (What a global allocator handed out beyond 4 MiB is
+    /// not part of it.)
     ///
     /// # Safety
     ///
     /// Nobody uses the instance, or anything it allocated, any more.
     pub unsafe fn retire(&'static self) {
         let machine = self.service.machine();
-        threads::unregister(machine.slot());
-        arena::discard(machine);
-        machine.bytes.store(0, Relaxed);
-        machine.state.store(FAILED, Relaxed);
+        fork::between_forks(|| {
+            threads::unregister(machine.slot());
+            arena::discard(&self.service);
+            machine.bytes.store(0, Relaxed);
+            machine.state.store(ENDED, Relaxed);
+        });
     }
 }
 
@@ -226,19 +231,26 @@ impl Default for Hosted {
 
 impl HostedMachine {
     fn start(&self, service: &'static Service<Self>) -> Result<(), HostedError> {
-        loop {
-            // Acquire on failure: pairs with the Release stores below, so READY means that all of the start is visible.
-            match self.state.compare_exchange(UNSTARTED, STARTING, Ordering::Acquire, Ordering::Acquire) {
-                Ok(_) => {
+        self.is_started().unwrap_or_else(|| {
+            fork::between_forks(|| {
+                // Another thread may have started it while this one waited for its turn.
+                self.is_started().unwrap_or_else(|| {
                     let result = self.start_once(service);
-                    // Release: pairs with the Acquire loads above and in `topology`.
-                    self.state.store(if result.is_ok() { READY } else { FAILED }, Ordering::Release);
-                    return result;
-                }
-                Err(READY) => return Ok(()),
-                Err(FAILED) => return Err(HostedError::NoAddressSpace),
-                Err(_) => threads::yield_thread(),
-            }
+                    // Release: pairs with the Acquire load in `is_started`.
+                    self.state.store(if result.is_ok() { READY } else { ENDED }, Ordering::Release);
+                    result
+                })
+            })
+        })
+    }
+
+    /// What came of the start; `None` before it.
+    fn is_started(&self) -> Option<Result<(), HostedError>> {
+        // Acquire: pairs with the Release store in `start`, so READY means that all of the start is visible.
+        match self.state.load(Ordering::Acquire) {
+            READY => Some(Ok(())),
+            ENDED => Some(Err(HostedError::Ended)),
+            _ => None,
         }
     }
 

@@ -6,8 +6,8 @@
 //! hold the detached set. A set is in exactly one place: the `SETS` of one thread, or its instance's pool. The pool is a
 //! stack under a spin lock (never taken on a fast path). The key's value only has to be non-null for its destructor to run.
 //!
-//! Slot numbers come from `INSTANCES`. A retired instance's slot can be given again: its memory reads as zeroes, so a
-//! stale pointer in some thread finds a detached set, and its thread asks [`attach`] for one of the new instance.
+//! Slot numbers come from `INSTANCES`. A retired instance's slot can be given again: its sets stay and are made detached
+//! ones, so a thread with a stale pointer asks [`attach`] for a set of the new instance.
 
 use core::cell::Cell;
 use core::ptr;
@@ -142,7 +142,6 @@ pub(super) fn leave(machine: &HostedMachine) {
 
 /// Notes an instance and gives it a slot; `None` when there are too many.
 pub(super) fn register(service: &'static Service<HostedMachine>) -> Option<u32> {
-    super::fork::install_handlers();
     let pointer = ptr::from_ref(service).cast_mut();
     // AcqRel: pairs with the Acquire loads of `instances`, which then see the instance initialised.
     let free = |slot: &AtomicPtr<_>| {
@@ -167,6 +166,17 @@ pub(super) fn instances() -> impl Iterator<Item = &'static Service<HostedMachine
 /// Whether the calling thread has that set.
 pub(super) fn is_mine(set: &Set) -> bool {
     SETS.with(|sets| sets.iter().any(|mine| ptr::eq(mine.get(), set)))
+}
+
+/// Makes a set of an instance that ends one for threads that have none; it stays on the instance's list.
+pub(super) fn detach(set: &Set) {
+    let next = set.next.load(Ordering::Relaxed);
+    let set = ptr::from_ref(set).cast_mut();
+    // SAFETY: nobody uses the instance any more, so the set is nobody's but this function's; it came from `new_set` as
+    // memory that may be written.
+    unsafe { set.copy_from_nonoverlapping(&raw const DETACHED, 1) };
+    // SAFETY: as above.
+    unsafe { (*set).next.store(next, Ordering::Relaxed) };
 }
 
 /// Puts a set whose thread does not exist any more into its instance's pool.
