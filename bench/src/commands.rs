@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -113,6 +114,10 @@ fn run(command: &RunCommand) -> Result<()> {
     guest.files.output.clone_from(&command.output);
     let ended = guest.watch(Duration::ZERO, &mut Progress::new(command.host.verbose));
     print_session(&ended.session, command.details);
+    let (cpus, host_cpus) = (guest.boot.machine.cpus(), available_parallelism().map_or(1, usize::from));
+    if cpus as usize > host_cpus && !ended.session.results.is_empty() {
+        println!("This computer has {}: more CPUs of the guest than that take turns.", count(host_cpus as u64, "CPU"));
+    }
     ended.verdict.map_err(|failure| guest.explain(failure))?;
     if ended.session.results.is_empty() {
         return Err(guest.explain(Failure::Nothing("result")));

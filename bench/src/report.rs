@@ -65,13 +65,18 @@ fn ranges(numbers: &[u32]) -> String {
     ranges.into_iter().map(range).collect::<Vec<_>>().join(",")
 }
 
+/// Amounts on one line of [`memory`].
+const AMOUNTS_A_LINE: usize = 4;
+
 /// Where all memory was in the end.
 pub(crate) fn memory(statistics: &Statistics) -> String {
     let rows = statistics.rows.iter().filter(|row| row.bytes > 0);
     let rows: Vec<String> =
-        rows.map(|row| format!("{} {}", row.name.replace('_', " "), Size(row.bytes).for_people())).collect();
-    let sum = if statistics.adds_up { "=" } else { "which is NOT" };
-    format!("memory      {} {sum} {} in all", rows.join(" + "), Size(statistics.total).for_people())
+        rows.map(|row| format!("{} {}", Size(row.bytes).for_people(), row.name.replace('_', " "))).collect();
+    let lines: Vec<String> = rows.chunks(AMOUNTS_A_LINE).map(|line| line.join(" + ")).collect();
+    let sum = if statistics.adds_up { "=" } else { "IS NOT" };
+    let total = Size(statistics.total).for_people();
+    format!("memory      {total} in all {sum}\n            {}", lines.join(" +\n            "))
 }
 
 /// What a stress came to.
@@ -139,8 +144,10 @@ mod tests {
         let right = Statistics { total: 4 << 20, rows, adds_up: true };
         let wrong = Statistics { adds_up: false, ..right.clone() };
         insta::assert_snapshot!([memory(&right), memory(&wrong)].join("\n"), @"
-        memory      free 3 MiB + slab in use 1 MiB = 4 MiB in all
-        memory      free 3 MiB + slab in use 1 MiB which is NOT 4 MiB in all
+        memory      4 MiB in all =
+                    3 MiB free + 1 MiB slab in use
+        memory      4 MiB in all IS NOT
+                    3 MiB free + 1 MiB slab in use
         ");
     }
 
