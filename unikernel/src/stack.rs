@@ -38,11 +38,12 @@ impl Stack {
                 return Some(Self { start, bytes, node });
             }
         }
-        let guard = NEXT.fetch_add(PAGE_BYTES + bytes, Relaxed);
-        let start = guard + PAGE_BYTES;
-        if start + bytes > STACK_WINDOW.end {
+        // One that is larger than all free memory is refused before it takes any of it, or any addresses.
+        if bytes > service().available().map(|(_, _, available, _)| available).sum() {
             return None;
         }
+        let end_after = |guard: u64| guard.checked_add(PAGE_BYTES + bytes).filter(|&end| end <= STACK_WINDOW.end);
+        let start = NEXT.fetch_update(Relaxed, Relaxed, end_after).ok()? + PAGE_BYTES;
         let pages = (start..start + bytes).step_by(PAGE_BYTES as usize);
         // What is mapped when memory runs out stays so, and the addresses are lost: the machine is about to fail anyway.
         pages.into_iter().try_for_each(|page| {

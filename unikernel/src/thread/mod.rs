@@ -162,7 +162,7 @@ where
     T: Send + 'static,
 {
     let area = cpus::area(cpu).ok_or(SpawnError::NoSuchCpu(cpu))?;
-    let bytes = stack_bytes.max(1).next_multiple_of(crate::layout::PAGE_BYTES);
+    let bytes = stack_bytes.max(1).checked_next_multiple_of(crate::layout::PAGE_BYTES).ok_or(SpawnError::NoMemory)?;
     let stack = Stack::new(bytes, area.node).ok_or(SpawnError::NoMemory)?;
     let result = Arc::new(TicketMutex::new(None));
     let place = Arc::clone(&result);
