@@ -255,7 +255,7 @@ pub(crate) struct HostOptions {
     /// Most time for all of the guest's work.
     #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = seconds)]
     timeout: Duration,
-    /// Where to keep all that the guest writes [default: results/COMMAND.log of the source].
+    /// Where to keep all that the guest writes; for `smoke` a folder [default: results/COMMAND.log of the source].
     #[arg(long, value_name = "FILE")]
     pub(crate) log: Option<PathBuf>,
     /// Also show the guest's log while it works.

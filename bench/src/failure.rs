@@ -29,13 +29,13 @@ pub(crate) enum Failure {
     #[error("the loader refused to boot: {reason}")]
     Loader { reason: String },
     /// No first record in time.
-    #[error("the guest did not boot within {} s (--boot-timeout)", limit.as_secs())]
+    #[error("the guest did not boot within {} s (--boot-timeout)", limit.as_secs_f64())]
     BootDeadline { limit: Duration },
     /// No further record in time.
-    #[error("the guest went silent: no record for {} s (--record-timeout){}", limit.as_secs(), during(test.as_deref()))]
+    #[error("the guest went silent: no record for {} s (--record-timeout){}", limit.as_secs_f64(), during(test.as_deref()))]
     RecordDeadline { limit: Duration, test: Option<String> },
     /// Not done in time.
-    #[error("the guest was not done within {} s (--timeout){}", limit.as_secs(), during(test.as_deref()))]
+    #[error("the guest was not done within {} s (--timeout){}", limit.as_secs_f64(), during(test.as_deref()))]
     WorkDeadline { limit: Duration, test: Option<String> },
     /// Wrote its last record and then did not end.
     #[error("the guest wrote its last record but did not end")]

@@ -118,3 +118,36 @@ impl Smoke {
 fn seconds(elapsed: Duration) -> String {
     format!("{:.1} s", elapsed.as_secs_f64())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qemu::DEFAULT_QEMU;
+
+    #[test]
+    fn every_machine_of_ci_is_described_and_becomes_its_line() {
+        for topology in topologies(&images::workspace().join("ci/topologies"), &[]).expect("the folder is there") {
+            let machine = file::read(&topology).unwrap_or_else(|error| panic!("{error}")).machine;
+            let tables = images::workspace().to_string_lossy().into_owned() + "/";
+            let boot = Boot {
+                qemu: DEFAULT_QEMU.into(),
+                machine,
+                accelerator: Accelerator::Tcg { icount: false },
+                loader: "loader".into(),
+                image: "image".into(),
+                guest_words: vec!["mode=boot".into()],
+                more: Vec::new(),
+            };
+            let line = boot.line().replace(&tables, "").replace(" -", "\n-");
+            insta::assert_snapshot!(name_of(&topology), line);
+        }
+    }
+
+    #[test]
+    fn only_topologies_that_are_there_can_be_asked_for() {
+        let folder = images::workspace().join("ci/topologies");
+        let only = |name: &str| topologies(&folder, &[name.to_owned()]);
+        assert_eq!(only("default").expect("it is there"), [folder.join("default.toml")]);
+        assert!(only("none").expect_err("there is none").to_string().starts_with("there is no topology `none` in "));
+    }
+}

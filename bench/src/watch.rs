@@ -191,3 +191,40 @@ fn attend(
         (_, verdict) => verdict,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clock() -> Clock {
+        let hour = Duration::from_secs(3600);
+        Clock::new(Deadlines { boot: hour, record: 2 * hour, work: 3 * hour })
+    }
+
+    #[test]
+    fn until_the_first_record_the_boot_is_what_takes_too_long() {
+        let clock = clock();
+        assert_eq!(clock.deadline(), clock.started + clock.deadlines.boot);
+        assert!(matches!(clock.missed(&Session::default()), Failure::BootDeadline { .. }));
+    }
+
+    #[test]
+    fn a_record_gives_time_for_the_next_but_never_more_than_for_all_work() {
+        let mut clock = clock();
+        clock.record(Phase::Working);
+        assert_eq!(clock.deadline(), clock.last_record + clock.deadlines.record);
+        assert!(matches!(clock.missed(&Session::default()), Failure::RecordDeadline { .. }));
+        clock.last_record += clock.deadlines.record;
+        assert_eq!(clock.deadline(), clock.booted.expect("it has booted") + clock.deadlines.work);
+        assert!(matches!(clock.missed(&Session::default()), Failure::WorkDeadline { .. }));
+    }
+
+    #[test]
+    fn a_guest_that_has_said_its_last_word_has_little_time_to_end() {
+        let mut clock = clock();
+        clock.record(Phase::Working);
+        clock.record(Phase::Ended);
+        assert_eq!(clock.deadline(), clock.leaving.expect("it leaves") + GRACE);
+        assert!(matches!(clock.missed(&Session::default()), Failure::Lingered));
+    }
+}
