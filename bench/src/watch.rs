@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     fn clock() -> Clock {
-        let hour = Duration::from_secs(3600);
+        let hour = Duration::from_hours(1);
         Clock::new(Deadlines { boot: hour, record: 2 * hour, work: 3 * hour })
     }
 

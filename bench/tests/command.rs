@@ -223,8 +223,7 @@ fn a_stress_says_what_it_came_to() {
 fn every_way_to_fail_has_its_sentence() {
     let whole = recorded("run");
     let garbled = whole.replacen("{\"type\":\"result\"", "{\"type\":\"re", 1);
-    let fewer: String = whole.split_inclusive('
-').filter(|line| !line.contains("\"page\"")).collect();
+    let fewer: String = whole.split_inclusive('\n').filter(|line| !line.contains("\"page\"")).collect();
     let errors = whole.replacen("\"errors\":0", "\"errors\":7", 1);
     let panic = beginning("run", 1)
         + "\n{\"type\":\"end\",\"status\":\"failed\",\"reason\":\"panic: no frame\",\"errors\":1}\n";
