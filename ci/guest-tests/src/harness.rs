@@ -46,8 +46,8 @@ macro_rules! check {
 #[macro_export]
 macro_rules! check_equal {
     ($left:expr, $right:expr, $($message:tt)+) => {{
-        let (left, right) = ($left, $right);
-        if left != right {
+        let (left, right) = (&$left, &$right);
+        if *left != *right {
             return Err(alloc::format!("{}: {left:?}, not {right:?}", core::format_args!($($message)+)));
         }
     }};

@@ -13,12 +13,20 @@ extern crate alloc;
 
 mod fingerprint;
 mod harness;
+mod kmalloc;
+mod object;
+mod pages;
 mod paging;
+mod random;
+mod team;
+mod threads;
+mod time;
+mod vmalloc;
 
 use quarry_unikernel::ExitCode;
 
 quarry_unikernel::main!(main);
 
 fn main() -> ExitCode {
-    harness::run(&[paging::TESTS])
+    harness::run(&[paging::TESTS, threads::TESTS, time::TESTS, kmalloc::TESTS, pages::TESTS, vmalloc::TESTS])
 }
