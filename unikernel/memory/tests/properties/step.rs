@@ -1,0 +1,91 @@
+//! Random steps: the calls the model makes.
+
+use proptest::prelude::*;
+use quarry_memory::{Gfp, MAX_SIZE, Order};
+
+/// Flags of an allocation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flags {
+    pub(crate) zone: Gfp,
+    pub(crate) this_node: bool,
+    pub(crate) atomic: bool,
+    pub(crate) zero: bool,
+}
+
+impl Flags {
+    /// As one word, without `__GFP_ZERO`.
+    pub(crate) fn gfp(self) -> Gfp {
+        let context = if self.atomic { Gfp::ATOMIC } else { Gfp::KERNEL };
+        let node = if self.this_node { Gfp::THISNODE } else { Gfp::empty() };
+        context | self.zone | node | Gfp::NOWARN
+    }
+}
+
+/// A call, or a few of the same. Numbers of CPUs, nodes and held allocations are taken modulo how many there are, one more for
+/// nodes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    /// `kmalloc`, `kzalloc`, `kmalloc_node` or `kzalloc_node`, so often.
+    Kmalloc { size: usize, flags: Flags, node: Option<usize>, times: usize },
+    /// `kmemdup` of that many bytes.
+    Kmemdup { size: usize },
+    /// `krealloc` of something held, or of null.
+    Krealloc { held: usize, size: usize },
+    /// `alloc_pages` or `alloc_pages_node`, until there are so many or no more.
+    AllocPages { order: Order, flags: Flags, node: Option<usize>, times: usize },
+    /// `kvmalloc` or, for what it refuses, nothing.
+    Kvmalloc { size: usize },
+    /// `alloc_percpu`.
+    Percpu { size: usize, align: usize },
+    /// Frees something held, the way it wants.
+    Free { held: usize },
+    /// Frees every `stride`th allocation held.
+    FreeSome { stride: usize },
+    /// Continues on another CPU.
+    RunOn { cpu: usize },
+    /// `drain_local`, `shrink_depots`.
+    Shrink,
+}
+
+/// Sizes of all magnitudes up to somewhat beyond the largest, powers of two more often than others.
+fn size() -> impl Strategy<Value = usize> {
+    prop_oneof![
+        8 => (0u32..=13, 0usize..8192).prop_map(|(shift, extra)| (1 << shift) + (extra >> (13 - shift))),
+        1 => (13u32..=22, any::<u32>()).prop_map(|(shift, extra)| (1usize << shift) + (extra >> (32 - shift)) as usize),
+        2 => (0u32..=22).prop_map(|shift| 1 << shift),
+        1 => prop_oneof![Just(0), Just(MAX_SIZE + 1), Just(usize::MAX)],
+    ]
+}
+
+fn flags() -> impl Strategy<Value = Flags> {
+    let zone = prop_oneof![6 => Just(Gfp::empty()), 1 => Just(Gfp::DMA), 1 => Just(Gfp::DMA32)];
+    let rare = || prop::bool::weighted(0.25);
+    (zone, rare(), rare(), rare()).prop_map(|(zone, this_node, atomic, zero)| Flags { zone, this_node, atomic, zero })
+}
+
+fn node() -> impl Strategy<Value = Option<usize>> {
+    prop::option::of(any::<usize>())
+}
+
+/// Any step.
+pub(crate) fn step() -> impl Strategy<Value = Step> {
+    let order = (0..=Order::MAX.get()).prop_map(|order| Order::new(order).expect("at most the largest"));
+    let times = || prop_oneof![6 => 1usize..4, 2 => 4usize..200, 1 => Just(100_000)];
+    prop_oneof![
+        8 => (size(), flags(), node(), times()).prop_map(|(size, flags, node, times)| {
+            // Not so many that they alone are all there is to a case.
+            Step::Kmalloc { size, flags, node, times: times.min(400) }
+        }),
+        1 => (0usize..20_000).prop_map(|size| Step::Kmemdup { size }),
+        4 => (any::<usize>(), size()).prop_map(|(held, size)| Step::Krealloc { held, size }),
+        4 => (order, flags(), node(), times()).prop_map(|(order, flags, node, times)| {
+            Step::AllocPages { order, flags, node, times: if order == Order::ZERO { times.min(500) } else { times } }
+        }),
+        1 => (0usize..3 << 20).prop_map(|size| Step::Kvmalloc { size }),
+        1 => (1usize..3000, 0u32..10).prop_map(|(size, align)| Step::Percpu { size, align: 1 << align }),
+        6 => any::<usize>().prop_map(|held| Step::Free { held }),
+        3 => (1usize..5).prop_map(|stride| Step::FreeSome { stride }),
+        3 => any::<usize>().prop_map(|cpu| Step::RunOn { cpu }),
+        1 => Just(Step::Shrink),
+    ]
+}
