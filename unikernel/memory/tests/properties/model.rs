@@ -145,6 +145,8 @@ impl Model {
             unsafe { service.kfree(other) };
             place
         });
+        let align = if size.is_power_of_two() { size.max(8) } else { 8 };
+        assert!(object.addr().is_multiple_of(align), "{size} bytes at {object:p}");
         if flags.zero {
             assert!(is_filled(object, size, 0), "{size} bytes at {object:p} are not zero");
         }
@@ -251,8 +253,7 @@ impl Model {
     fn hold_object(&mut self, object: *mut u8, size: usize) {
         let usable = self.service().ksize(object);
         assert!(usable >= size);
-        let align = if size.is_power_of_two() { size.max(8) } else { 8 };
-        assert!(object.addr().is_multiple_of(align), "{size} bytes at {object:p}");
+        assert!(object.addr().is_multiple_of(8));
         self.hold(Kind::Object, vec![object], usable, usable as u64, 0);
     }
 
