@@ -113,11 +113,7 @@ fn run(command: &RunCommand) -> Result<()> {
     let mut guest = Guest::prepare(Image::Bench, "run", &command.machine, &command.host, words)?;
     guest.files.output.clone_from(&command.output);
     let ended = guest.watch(Duration::ZERO, &mut Progress::new(command.host.verbose));
-    print_session(&ended.session, command.details);
-    let (cpus, host_cpus) = (guest.boot.machine.cpus(), available_parallelism().map_or(1, usize::from));
-    if cpus as usize > host_cpus && !ended.session.results.is_empty() {
-        println!("This computer has {}: more CPUs of the guest than that take turns.", count(host_cpus as u64, "CPU"));
-    }
+    print_session(&ended.session, command.details, turns(guest.boot.machine.cpus()).as_deref());
     ended.verdict.map_err(|failure| guest.explain(failure))?;
     if ended.session.results.is_empty() {
         return Err(guest.explain(Failure::Nothing("result")));
@@ -125,12 +121,27 @@ fn run(command: &RunCommand) -> Result<()> {
     Ok(())
 }
 
+/// What has to be said of figures from more CPUs than this computer has.
+fn turns(cpus: u32) -> Option<String> {
+    let host_cpus = available_parallelism().map_or(1, usize::from) as u64;
+    (u64::from(cpus) > host_cpus).then(|| {
+        let host_cpus = count(host_cpus, "CPU");
+        format!(
+            "This computer has {host_cpus}: where more work at once they take turns, and contend less than they would."
+        )
+    })
+}
+
 /// Machine, tables and memory, as far as they are known.
-fn print_session(session: &Session, details: bool) {
+fn print_session(session: &Session, details: bool, note: Option<&str>) {
     if let Some(run) = &session.run {
         println!("\n{}", report::machine(run));
-        if run.hypervisor == "TCG" && !run.icount && !session.results.is_empty() {
-            println!("TCG translates every instruction: compare these figures with each other, not with real CPUs.\n");
+        if !session.results.is_empty() && !run.icount {
+            let tcg = "TCG translates every instruction: compare these figures with each other, not with real CPUs.";
+            for note in (run.hypervisor == "TCG").then_some(tcg).into_iter().chain(note) {
+                println!("{note}");
+            }
+            println!();
         }
     }
     print!("{}", tables(&session.results, if details { Detail::Full } else { Detail::Overview }));
@@ -206,7 +217,7 @@ fn stress(command: &StressCommand) -> Result<()> {
     let words = ["mode=stress".to_owned(), format!("seconds={}", command.seconds), format!("seed={}", command.seed)];
     let guest = Guest::prepare(Image::Bench, "stress", &command.machine, &command.host, words)?;
     let ended = guest.watch(Duration::from_secs(command.seconds), &mut Progress::new(command.host.verbose));
-    print_session(&ended.session, false);
+    print_session(&ended.session, false, None);
     ended.verdict.map_err(|failure| guest.explain(failure))?;
     if ended.session.stress.is_none() {
         return Err(guest.explain(Failure::Nothing("stress")));
@@ -233,7 +244,7 @@ fn smoke(command: &SmokeCommand) -> Result<()> {
 
 fn show(command: &ShowCommand) -> Result<()> {
     let session = read_session(&command.file)?;
-    print_session(&session, command.details);
+    print_session(&session, command.details, None);
     let end = session.end.as_ref().context("the file has no `end` record: this run did not come to its end")?;
     Ok(session.judge(end)?)
 }

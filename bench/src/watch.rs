@@ -3,7 +3,7 @@
 //! It joins a [`Process`] (what happens) with a [`Session`] (what it means) under three deadlines: until the guest's
 //! first record, from record to record, and for all of its work.
 
-use std::fs::File;
+use std::fs::{File, create_dir_all};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -83,7 +83,9 @@ struct Output(Option<(PathBuf, File)>);
 impl Output {
     fn create(path: Option<&Path>) -> Result<Self, Failure> {
         let Some(path) = path else { return Ok(Self(None)) };
-        let file = File::create(path).map_err(|problem| Failure::Output { output: path.to_owned(), problem })?;
+        let folder = path.parent().map_or(Ok(()), create_dir_all);
+        let file = folder.and_then(|()| File::create(path));
+        let file = file.map_err(|problem| Failure::Output { output: path.to_owned(), problem })?;
         Ok(Self(Some((path.to_owned(), file))))
     }
 
