@@ -39,7 +39,8 @@ impl fmt::Display for Warning {
             | Problem::TooManyRanges { .. }
             | Problem::MemoryUncovered { .. } => self.fmt_memory(f),
             Problem::Repeated { what, count } => {
-                write!(f, "{count} more cases of this: {what}; assumed the same as above")
+                let cases = if count == 1 { "case" } else { "cases" };
+                write!(f, "{count} more {cases} of this: {what}; assumed the same as above")
             }
             _ => self.fmt_matrix(f),
         }
