@@ -132,3 +132,59 @@ impl Claims {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: u64 = NODE_ALIGNMENT;
+
+    fn claim(first_page: u64, end_page: u64, proximity_domain: u32) -> Claim {
+        let range = PhysicalRange::new(first_page * PAGE, end_page * PAGE);
+        Claim { range, proximity_domain, hot_pluggable: false, non_volatile: false }
+    }
+
+    fn claims(all: &[Claim]) -> Claims {
+        let mut claims = Claims::new();
+        for claim in all {
+            assert_eq!(claims.add(*claim, |_| true), Added { any: true, ..Added::default() });
+        }
+        claims
+    }
+
+    #[test]
+    fn claims_are_sorted_and_like_neighbours_are_joined() {
+        assert_eq!(claims(&[claim(4, 5, 0), claim(0, 1, 1)]).as_slice(), [claim(0, 1, 1), claim(4, 5, 0)]);
+        assert_eq!(claims(&[claim(0, 1, 0), claim(1, 2, 0)]).as_slice(), [claim(0, 2, 0)]);
+        assert_eq!(claims(&[claim(1, 2, 0), claim(0, 1, 0)]).as_slice(), [claim(0, 2, 0)]);
+        let filled = claims(&[claim(0, 1, 0), claim(2, 3, 0), claim(8, 9, 1), claim(1, 2, 0)]);
+        assert_eq!(filled.as_slice(), [claim(0, 3, 0), claim(8, 9, 1)]);
+    }
+
+    #[test]
+    fn neighbours_that_differ_are_not_joined() {
+        let plugged = Claim { hot_pluggable: true, ..claim(1, 2, 0) };
+        let non_volatile = Claim { non_volatile: true, ..claim(2, 3, 0) };
+        let all = [claim(0, 1, 0), plugged, non_volatile, claim(3, 4, 1)];
+        assert_eq!(claims(&all).as_slice(), all);
+    }
+
+    #[test]
+    fn an_earlier_claim_keeps_what_it_has() {
+        let mut claims = claims(&[claim(2, 4, 0), claim(6, 8, 1)]);
+        let added = claims.add(claim(0, 10, 2), |_| true);
+        let taken = Some((PhysicalRange::new(2 * PAGE, 4 * PAGE), 0));
+        assert_eq!(added, Added { any: true, taken, left_out: None });
+        let all = [claim(0, 2, 2), claim(2, 4, 0), claim(4, 6, 2), claim(6, 8, 1), claim(8, 10, 2)];
+        assert_eq!(claims.as_slice(), all);
+    }
+
+    #[test]
+    fn what_does_not_matter_takes_no_room() {
+        let mut claims = claims(&[claim(2, 4, 0)]);
+        let added = claims.add(claim(0, 10, 2), |piece| piece.start == 0);
+        assert!(added.any);
+        assert_eq!(claims.as_slice(), [claim(0, 2, 2), claim(2, 4, 0)]);
+        assert!(!claims.add(claim(20, 21, 3), |_| false).any);
+    }
+}

@@ -171,3 +171,91 @@ impl Topology {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const N0: NodeId = NodeId(0);
+    const N1: NodeId = NodeId(1);
+    const PAGE: u64 = NODE_ALIGNMENT;
+
+    /// Two nodes of two CPUs and four pages; the nodes' memory touches.
+    const SOUND: Topology = match Topology::builder().node(4 * PAGE, 2).node(4 * PAGE, 2).build() {
+        Ok(topology) => topology,
+        Err(_) => panic!("the description is sound"),
+    };
+
+    #[track_caller]
+    fn broken(how: impl FnOnce(&mut Topology), rule: Invalid) {
+        let mut topology = SOUND;
+        assert_eq!(topology.validate(), Ok(()));
+        how(&mut topology);
+        assert_eq!(topology.validate(), Err(rule));
+    }
+
+    #[test]
+    fn there_are_nodes_and_cpus_and_not_too_many() {
+        broken(|topology| topology.node_count = 0, Invalid::NodeCount(0));
+        broken(|topology| topology.node_count = MAX_NODES + 1, Invalid::NodeCount(MAX_NODES + 1));
+        broken(|topology| topology.cpu_count = MAX_CPUS + 1, Invalid::CpuCount(MAX_CPUS + 1));
+        // Its memory keeps each node one, so what is missed are the CPUs.
+        broken(|topology| topology.cpu_count = 0, Invalid::CpuCount(0));
+    }
+
+    #[test]
+    fn nodes_are_in_the_order_of_their_domains_and_hold_something() {
+        broken(|topology| topology.proximity_domains = [3; MAX_NODES], Invalid::DomainOrder(N1));
+        let unused = |topology: &mut Topology| {
+            topology.proximity_domains[2] = 9;
+            topology.node_count = 3;
+        };
+        broken(unused, Invalid::EmptyNode(NodeId(2)));
+    }
+
+    #[test]
+    fn a_cpu_is_of_a_node_and_no_other_has_its_id() {
+        broken(|topology| topology.cpus[3].node = NodeId(2), Invalid::CpuNode(CpuId(3)));
+        broken(|topology| topology.cpus[2].apic_id = 1, Invalid::DuplicateApicId(CpuId(2)));
+    }
+
+    #[test]
+    fn memory_is_of_a_node_and_sorted_and_disjoint() {
+        broken(|topology| topology.ranges[1].node = NodeId(2), Invalid::RangeNode(1));
+        broken(|topology| topology.ranges[0].range.end = 0, Invalid::EmptyRange(0));
+        broken(|topology| topology.ranges[0].range.end += PAGE, Invalid::RangeOrder(1));
+        broken(|topology| topology.ranges.swap(0, 1), Invalid::RangeOrder(1));
+        broken(|topology| topology.ranges[1].node = N0, Invalid::Unmerged(1));
+    }
+
+    #[test]
+    fn a_page_has_one_node() {
+        let meet_at = |first_end: u64, second_start: u64| {
+            move |topology: &mut Topology| {
+                topology.ranges[0].range.end = first_end;
+                topology.ranges[1].range.start = second_start;
+            }
+        };
+        broken(meet_at(4 * PAGE - 1, 4 * PAGE - 1), Invalid::SharedPage(1));
+        broken(meet_at(4 * PAGE + 1, 5 * PAGE - 1), Invalid::SharedPage(1));
+        let mut apart = SOUND;
+        meet_at(4 * PAGE - 1, 4 * PAGE + 1)(&mut apart);
+        assert_eq!(apart.validate(), Ok(()));
+    }
+
+    #[test]
+    fn distances_are_ten_to_oneself_and_no_less_to_others() {
+        broken(|topology| topology.distances[1][1] = 11, Invalid::LocalDistance(N1));
+        broken(|topology| topology.distances[1][0] = 9, Invalid::Distance(N1, N0));
+    }
+
+    #[test]
+    fn memory_and_ram_are_the_same_bytes() {
+        let ram = PhysicalRange::new;
+        let covers = |all: &[PhysicalRange]| SOUND.validate_coverage(all);
+        assert_eq!(covers(&[ram(3 * PAGE, 8 * PAGE), ram(7, 7), ram(0, 3 * PAGE)]), Ok(()));
+        assert_eq!(covers(&[ram(0, 8 * PAGE + 1)]), Err(Invalid::Coverage(8 * PAGE)));
+        assert_eq!(covers(&[ram(0, 2 * PAGE), ram(3 * PAGE, 8 * PAGE)]), Err(Invalid::Coverage(2 * PAGE)));
+        assert_eq!(covers(&[]), Err(Invalid::Coverage(0)));
+    }
+}

@@ -144,6 +144,17 @@ fn a_domain_beyond_the_matrix_is_at_the_usual_distance() {
 }
 
 #[test]
+fn a_column_beyond_the_matrix_is_not_the_next_row() {
+    let found = found(&[0, 4], &slit_of([[10, 50, 51], [52, 10, 53], [54, 55, 10]]));
+    assert_eq!(
+        found.only_sentence(),
+        "SLIT entry 0 at offset 0x24: a matrix of 3 localities has none for proximity domain 4; assumed distance 20 \
+         from and to it"
+    );
+    assert_eq!(found.distances(), [[10, 20], [20, 10]]);
+}
+
+#[test]
 fn a_matrix_with_as_many_rows_as_nodes_is_about_those_nodes() {
     let found = found(&[4, 6], &slit_of([[10, 50], [50, 10]]));
     assert_eq!(

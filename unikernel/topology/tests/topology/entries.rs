@@ -41,6 +41,20 @@ fn a_short_entry_of_a_known_type_is_read_with_the_length_of_its_type() {
 }
 
 #[test]
+fn an_entry_that_may_or_may_not_be_short_is_read() {
+    // The last two bytes of the flags look like an entry of a type not known today.
+    let table = madt().local_apic(0, ENABLED);
+    let broken = table.offset();
+    let bytes = table.local_apic(1, 0x02ff_0000 | ENABLED).local_apic(2, ENABLED).patch(broken + 1, &[6]).done();
+    let found = madt_only(&bytes);
+    assert_eq!(
+        found.only_sentence(),
+        "MADT entry 1 at offset 0x34: an entry of type 0 cannot have 6 bytes here; assumed the 8 bytes of its type"
+    );
+    assert_eq!(found.apic_ids(), [0, 1, 2]);
+}
+
+#[test]
 fn an_entry_that_really_is_short_is_passed_over() {
     // Six bytes of a local APIC entry, and the next entry directly behind them.
     let bytes = madt().local_apic(0, ENABLED).raw(&[0, 6, 9, 9, 1, 0]).local_apic(2, ENABLED).done();
@@ -170,14 +184,18 @@ fn an_unknown_type_is_passed_over_without_a_word() {
 }
 
 #[test]
-fn a_zero_length_entry_of_an_unknown_type_ends_the_table() {
-    let found = madt_only(&madt().local_apic(0, ENABLED).raw(&[0x7f, 0]).local_apic(1, ENABLED).done());
-    assert_eq!(
-        found.only_sentence(),
-        "MADT entry 1 at offset 0x34: an entry of type 127 cannot have 0 bytes here; ignored the rest of the table, 10 \
-         bytes"
-    );
-    assert_eq!(found.apic_ids(), [0]);
+fn an_entry_of_an_unknown_type_shorter_than_its_own_length_ends_the_table() {
+    for length in [0, 1] {
+        let found = madt_only(&madt().local_apic(0, ENABLED).raw(&[0x7f, length]).local_apic(1, ENABLED).done());
+        assert_eq!(
+            found.only_sentence(),
+            format!(
+                "MADT entry 1 at offset 0x34: an entry of type 127 cannot have {length} bytes here; ignored the rest \
+                 of the table, 10 bytes"
+            )
+        );
+        assert_eq!(found.apic_ids(), [0]);
+    }
 }
 
 #[test]
@@ -200,6 +218,16 @@ fn a_table_in_which_every_length_is_zero_loses_no_cpu_and_does_not_flood() {
     let sentences = found.sentences();
     assert_eq!(sentences.len(), 5);
     assert_eq!(sentences[4], "MADT: 96 more cases of this: impossible entry length; assumed the same as above");
+}
+
+#[test]
+fn the_fifth_case_of_a_kind_is_counted() {
+    let found = madt_only(&madt_of([0; 6]));
+    assert_eq!(found.apic_ids(), [0]);
+    let sentences = found.sentences();
+    assert_eq!(sentences.len(), 5);
+    assert_eq!(sentences[3], "MADT entry 4 at offset 0x4c: the CPU with APIC id 0 is listed twice; ignored this entry");
+    assert_eq!(sentences[4], "MADT: 1 more case of this: CPU listed twice; assumed the same as above");
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Tables that are absent or whose header cannot be believed.
 
 use crate::support::{Found, GIB, discover, discover_from, tables};
-use crate::tables::{madt, madt_of, seal, slit_of, srat};
-use quarry_topology::{DistanceSource, NodeSource, Source, Tables};
+use crate::tables::{hmat, madt, madt_of, seal, slit_of, srat};
+use quarry_topology::{
+    DEFAULT_LOCAL_APIC_ADDRESS, DistanceSource, LocalApicAddress, MemoryPerformance, NodeId, NodeSource, Source, Tables,
+};
 
 const RAM: &[(u64, u64)] = &[(0, 4 * GIB)];
 
@@ -202,11 +204,21 @@ fn bytes_after_the_length_in_the_header_are_no_part_of_a_table() {
 
 #[test]
 fn a_second_discovery_forgets_the_first() {
-    let (madt_before, srat_before, slit_before) = (madt_of([0, 1]), two_node_srat(), sound_slit());
-    let mut found = discover(&tables(&madt_before, &srat_before, &slit_before), RAM);
-    let madt = madt().local_apic(3, 1).local_apic_address(0xfed0_0000).done();
-    let tables = Tables { madt: Some(&madt), ..Tables::default() };
-    found.topology.discover(&tables, &[], None, &mut |_| {});
+    let madt_before = madt().local_apic(0, 1).local_apic(1, 1).local_apic_address(0xfed0_0000).done();
+    let srat_before = srat().cpu(0, 0).cpu(1, 1).memory(0, 0, 4 * GIB).memory_flags(1, 8 * GIB, GIB, 3).done();
+    let slit_before = sound_slit();
+    let hmat_before = hmat().matrix(0, 0, 1, &[0], &[0], &[5]).done();
+    let before = Tables { hmat: Some(&hmat_before), ..tables(&madt_before, &srat_before, &slit_before) };
+    let mut found = discover(&before, RAM);
+    assert_eq!(found.topology.local_apic_address(), LocalApicAddress(0xfed0_0000));
+    assert!(found.topology.has_legacy_pics());
+    assert_eq!(found.topology.absent_memory().len(), 1);
+    assert_ne!(found.topology.performance(NodeId(0), NodeId(0)), MemoryPerformance::UNKNOWN);
+    found.topology.discover(&Tables::default(), &[], Some(3), &mut |_| {});
+    assert_eq!(found.topology.local_apic_address(), DEFAULT_LOCAL_APIC_ADDRESS);
+    assert!(!found.topology.has_legacy_pics());
+    assert_eq!(found.topology.absent_memory(), []);
+    assert_eq!(found.topology.performance(NodeId(0), NodeId(0)), MemoryPerformance::UNKNOWN);
     assert_eq!(found.apic_ids(), [3]);
     assert_eq!(found.memory(), []);
     assert_eq!(found.distances(), [[10]]);

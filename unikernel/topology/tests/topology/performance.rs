@@ -234,6 +234,13 @@ fn without_a_slit_distances_come_from_latencies() {
 }
 
 #[test]
+fn the_latency_of_local_memory_alone_tells_no_distance() {
+    let found = found_with(&hmat().matrix(0, 0, 1000, &[0], &[0], &[80]).done(), None);
+    assert_eq!(found.topology.distance_source(), DistanceSource::Assumed);
+    assert_eq!(found.distances(), [[10, 20, 20], [20, 10, 20], [20, 20, 10]]);
+}
+
+#[test]
 fn a_slit_has_the_last_word_over_latencies() {
     let found = found(hmat().matrix(0, 0, 1000, &[0, 1], &[0, 1], &[80, 168, 160, 80]));
     assert_eq!(found.topology.distance_source(), DistanceSource::Slit);

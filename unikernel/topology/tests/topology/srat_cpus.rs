@@ -35,6 +35,14 @@ fn revision_1_has_domains_of_eight_bits_and_garbage_above_them() {
 }
 
 #[test]
+fn the_byte_between_the_parts_of_a_domain_is_no_part_of_it() {
+    let table = srat();
+    let begin = table.offset();
+    let srat = table.processor(0x0100, 0, ENABLED).memory(0x0100, 0, GIB).patch(begin + 8, &[0xff]).done();
+    assert_eq!(found(&madt_of([0]), &srat).domains(), [0x0100]);
+}
+
+#[test]
 fn x2apic_entries_name_cpus_of_any_id() {
     let srat = srat().processor_x2apic(0, 2, ENABLED).processor_x2apic(1, 0x1_0002, ENABLED).memory(0, 0, GIB).done();
     let found = found(&madt_of([2, 0x1_0002]), &srat);
@@ -60,17 +68,17 @@ fn a_generic_initiator_makes_no_node() {
 
 #[test]
 fn a_cpu_no_entry_covers_joins_the_one_of_the_nearest_lower_apic_id() {
-    let srat = srat().cpu(0, 2).cpu(1, 8).memory(0, 0, GIB).done();
+    let srat = srat().cpu(1, 2).cpu(0, 8).memory(0, 0, GIB).done();
     let found = found(&madt_of([9, 8, 3, 2, 1]), &srat);
-    assert_eq!(found.cpu_nodes(), [1, 1, 0, 0, 0]);
+    assert_eq!(found.cpu_nodes(), [0, 0, 1, 1, 1]);
     assert_eq!(
         found.sentences(),
         [
-            "SRAT: no entry gives the CPU with APIC id 1 a node; assumed proximity domain 0, that of the CPU with the \
+            "SRAT: no entry gives the CPU with APIC id 1 a node; assumed proximity domain 1, that of the CPU with the \
              nearest APIC id",
-            "SRAT: no entry gives the CPU with APIC id 3 a node; assumed proximity domain 0, that of the CPU with the \
+            "SRAT: no entry gives the CPU with APIC id 3 a node; assumed proximity domain 1, that of the CPU with the \
              nearest APIC id",
-            "SRAT: no entry gives the CPU with APIC id 9 a node; assumed proximity domain 1, that of the CPU with the \
+            "SRAT: no entry gives the CPU with APIC id 9 a node; assumed proximity domain 0, that of the CPU with the \
              nearest APIC id",
         ]
     );

@@ -255,6 +255,18 @@ fn nodes_that_meet_inside_a_page_do_not_share_it() {
 }
 
 #[test]
+fn an_overlap_that_begins_inside_a_page_is_an_overlap() {
+    let begin = GIB - 8 * KIB + 512;
+    let found = found(|srat| srat.memory(0, 0, GIB).memory(1, begin, 2 * GIB), &[(0, 2 * GIB)]);
+    assert_eq!(
+        found.only_sentence(),
+        "SRAT entry 3 at offset 0x78: memory [0x3fffe200-0x7fffffff] overlaps an earlier entry's at \
+         [0x3fffe000-0x3fffffff]; assumed proximity domain 0, the earlier's, where they do"
+    );
+    assert_eq!(found.memory(), [(0, GIB, 0), (GIB, 2 * GIB, 1)]);
+}
+
+#[test]
 fn memory_that_ends_inside_a_page_of_its_own_is_no_case() {
     let found = found(
         |srat| srat.memory(0, 0, 0x9_fc00).memory(0, MIB, GIB).memory(1, GIB, 2 * GIB),
@@ -303,6 +315,13 @@ fn ram_joining_a_flagged_node_has_no_flags_of_its_own() {
     let found = found(|srat| srat.memory_flags(1, 0, GIB, ENABLED | HOT_PLUGGABLE), &[(0, 2 * GIB)]);
     let flags: Vec<_> = found.topology.memory().iter().map(|memory| (memory.node.0, memory.hot_pluggable)).collect();
     assert_eq!(flags, [(1, true), (1, false)]);
+}
+
+#[test]
+fn the_boundary_in_ram_no_entry_covers_is_between_pages() {
+    let page = 4 * KIB;
+    let found = found(|srat| srat.memory(0, 0, 4 * page).memory(1, 7 * page, 11 * page), &[(0, 11 * page)]);
+    assert_eq!(found.memory(), [(0, 5 * page, 0), (5 * page, 11 * page, 1)]);
 }
 
 #[test]
@@ -355,15 +374,37 @@ fn a_page_has_one_node_even_where_ranges_cannot_be_told_apart_any_more() {
     // As many pieces of RAM as can be kept. A node boundary in the middle of the first cannot be drawn, and the second
     // begins in the page the first ends in.
     let boundary = 4 * KIB;
-    let mut ram = vec![(0, 8 * KIB + 100), (8 * KIB + 200, 12 * KIB)];
+    let mut ram = vec![(0, 8 * KIB + 100), (8 * KIB + 200, 16 * KIB)];
     ram.extend((1..MAX_RANGES as u64 - 1).map(|piece| (piece * MIB, piece * MIB + 4 * KIB)));
     let found = found(|srat| srat.memory(0, 0, boundary).memory(1, boundary, 254 * MIB + 4 * KIB), &ram);
-    assert_eq!(found.memory()[..3], [(0, 8 * KIB + 100, 0), (8 * KIB + 200, 12 * KIB, 0), (MIB, MIB + 4 * KIB, 1)]);
+    assert_eq!(found.memory()[..3], [(0, 8 * KIB + 100, 0), (8 * KIB + 200, 16 * KIB, 0), (MIB, MIB + 4 * KIB, 1)]);
     assert_eq!(
-        found.only_sentence(),
-        "SRAT: memory [0x1000-0x2063] is one more than the 256 separate ranges that can be kept; assumed the node of \
-         the memory next to it"
+        found.sentences(),
+        [
+            "SRAT: memory [0x1000-0x2063] is one more than the 256 separate ranges that can be kept; assumed the node of \
+             the memory next to it",
+            "SRAT: memory [0x3000-0x3fff] is one more than the 256 separate ranges that can be kept; assumed the node of \
+             the memory next to it",
+        ]
     );
+}
+
+#[test]
+fn a_domain_that_loses_all_its_memory_for_want_of_room_is_no_node() {
+    // As many pieces of RAM as can be kept; half of the last one is all that domain 5 has.
+    let last = (MAX_RANGES as u64 - 1) * MIB;
+    let ram: Vec<(u64, u64)> = (0..MAX_RANGES as u64).map(|piece| (piece * MIB, piece * MIB + 8 * KIB)).collect();
+    let srat = srat().cpu(0, 0).cpu(9, 1).memory(0, 0, last + 4 * KIB).memory(5, last + 4 * KIB, last + 8 * KIB).done();
+    let tables = Tables { madt: Some(&madt_of([0, 1])), srat: Some(&srat), slit: None, hmat: None };
+    let found = discover(&tables, &ram);
+    assert_eq!(
+        found.sentences()[0],
+        "SRAT: memory [0xff01000-0xff01fff] is one more than the 256 separate ranges that can be kept; assumed the node \
+         of the memory next to it"
+    );
+    assert_eq!(found.domains(), [0, 9]);
+    assert_eq!(found.cpu_nodes(), [0, 1]);
+    assert_eq!(found.memory()[255], (last, last + 8 * KIB, 0));
 }
 
 #[test]
@@ -380,4 +421,14 @@ fn a_memory_map_of_too_many_ranges_keeps_as_many_as_it_can() {
         "memory map: RAM [0x10000000-0x10000fff] is one more than the 256 separate ranges that can be kept; it is not \
          used"
     );
+}
+
+#[test]
+fn a_full_memory_map_still_takes_ram_that_touches_what_it_has() {
+    let mut ram: Vec<(u64, u64)> = (0..MAX_RANGES as u64).map(|piece| (piece * MIB, piece * MIB + 4 * KIB)).collect();
+    ram.push((4 * KIB, 8 * KIB));
+    let found = found(|srat| srat.memory(0, 0, GIB / 4), &ram);
+    assert_eq!(found.sentences(), [""; 0]);
+    assert_eq!(found.memory()[0], (0, 8 * KIB, 0));
+    assert_eq!(found.memory().len(), MAX_RANGES);
 }
