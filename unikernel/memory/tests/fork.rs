@@ -1,5 +1,8 @@
 //! Forks while other threads are inside the service: the child must find every frame in one place.
 
+#[path = "support/child.rs"]
+mod child;
+
 use std::collections::HashSet;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,24 +10,6 @@ use std::thread;
 
 use quarry_memory::hosted::Hosted;
 use quarry_memory::{CpuId, Gfp, Order, Topology};
-
-/// Runs `child` in a fork of this process; `Ok` when it returned `true`, else the status the child ended with.
-fn in_a_fork(child: impl FnOnce() -> bool) -> Result<(), i32> {
-    // SAFETY: the child uses the service and the C library's allocator, which both mind forks, and ends in this function.
-    let pid = unsafe { libc::fork() };
-    assert!(pid >= 0, "{}", std::io::Error::last_os_error());
-    if pid == 0 {
-        // SAFETY: without this a child that hangs would be waited for without end.
-        unsafe { libc::alarm(60) };
-        let passed = child();
-        // SAFETY: ends the child at once, without the parent's exit handlers.
-        unsafe { libc::_exit(i32::from(!passed)) };
-    }
-    let mut status = 0;
-    // SAFETY: waits for a child of ours.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    if status == 0 { Ok(()) } else { Err(status) }
-}
 
 #[test]
 fn a_block_that_a_cpu_was_giving_back_is_not_twice_in_the_child() {
@@ -49,7 +34,7 @@ fn a_block_that_a_cpu_was_giving_back_is_not_twice_in_the_child() {
         assert!(hosted.run_on(CpuId(0)));
         all_have_sets.wait();
         let failed = (0..30).find_map(|_| {
-            in_a_fork(|| {
+            child::in_a_fork(|| {
                 let mut seen = HashSet::new();
                 let mut once = true;
                 // Becoming a CPU takes over what its thread had on its lists.

@@ -1,6 +1,9 @@
 //! `Hosted` as a `GlobalAlloc`, called directly: every layout is served, aligned, zeroed where asked for, and kept by
 //! `realloc`, across the borders between slabs, page blocks and huge allocations.
 
+#[path = "support/cases.rs"]
+mod cases;
+
 use std::alloc::{GlobalAlloc, Layout};
 
 use proptest::prelude::*;
@@ -138,7 +141,7 @@ fn a_gibibyte_costs_its_frames_and_grows_without_copying() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+    #![proptest_config(cases::cases(16))]
 
     /// A few blocks at a time, each reallocated again and again, sizes spread evenly over the orders of magnitude.
     #[test]

@@ -1,17 +1,17 @@
 //! Any sequence of calls on any machine: no two allocations overlap, contents stay, nodes and zones are what was asked for,
 //! failures have a reason, and at the end everything is back.
 
+#[path = "../support/cases.rs"]
+mod cases;
 mod machine;
 mod model;
 mod step;
-#[path = "../support/mod.rs"]
-mod support;
 
 use model::Model;
 use proptest::prelude::*;
 
 proptest! {
-    #![proptest_config(support::cases(32))]
+    #![proptest_config(cases::cases(48))]
 
     #[test]
     fn the_service_keeps_its_promises(
@@ -25,7 +25,6 @@ proptest! {
                 model.check();
             }
         }
-        model.check();
         model.finish();
     }
 }

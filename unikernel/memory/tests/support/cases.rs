@@ -1,4 +1,4 @@
-//! What several tests need.
+//! How many cases property tests run.
 
 use proptest::test_runner::Config;
 
