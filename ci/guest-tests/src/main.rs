@@ -4,7 +4,7 @@
 //! `seed=<number>` starts the random ones elsewhere. A test that panics ends the run: the panic report names it, for its
 //! `started` record is the last.
 //!
-//! Each module is the tests of one area and ends with their list, `TESTS`.
+//! Each module of tests is about one area and ends with their list, `TESTS`.
 
 #![no_std]
 #![no_main]
@@ -13,12 +13,18 @@ extern crate alloc;
 
 mod fingerprint;
 mod harness;
-mod kmalloc;
 mod object;
-mod pages;
-mod paging;
 mod random;
 mod team;
+
+mod heap;
+mod interrupts;
+mod kmalloc;
+mod pages;
+mod paging;
+mod registers;
+mod statistics;
+mod stress;
 mod threads;
 mod time;
 mod vmalloc;
@@ -28,5 +34,17 @@ use quarry_unikernel::ExitCode;
 quarry_unikernel::main!(main);
 
 fn main() -> ExitCode {
-    harness::run(&[paging::TESTS, threads::TESTS, time::TESTS, kmalloc::TESTS, pages::TESTS, vmalloc::TESTS])
+    harness::run(&[
+        paging::TESTS,
+        threads::TESTS,
+        time::TESTS,
+        interrupts::TESTS,
+        registers::TESTS,
+        pages::TESTS,
+        kmalloc::TESTS,
+        vmalloc::TESTS,
+        heap::TESTS,
+        stress::TESTS,
+        statistics::TESTS,
+    ])
 }

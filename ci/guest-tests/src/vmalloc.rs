@@ -51,15 +51,6 @@ fn what_cannot_be_mapped_is_null() -> Outcome {
     Ok(())
 }
 
-fn more_than_there_is_is_null_and_costs_nothing() -> Outcome {
-    let memory: u64 = topology().nodes().map(|node| topology().memory_bytes(node)).sum();
-    without_loss(|| {
-        let start = service().vmalloc(memory as usize, Gfp::KERNEL | Gfp::NOWARN);
-        check!(start.is_null(), "as much as all memory is not null");
-        Ok(())
-    })
-}
-
 fn kvmalloc_takes_what_fits() -> Outcome {
     without_loss(|| {
         let window = service().machine().mapping_window();
@@ -184,7 +175,6 @@ fn counters_of_cpus_do_not_disturb_each_other() -> Outcome {
 tests! { "vmalloc":
     mapped_memory_is_usable_to_its_last_page_and_no_further,
     what_cannot_be_mapped_is_null,
-    more_than_there_is_is_null_and_costs_nothing,
     kvmalloc_takes_what_fits,
     no_cpu_remembers_a_mapping_that_is_gone,
     all_cpus_map_and_unmap_at_once,
