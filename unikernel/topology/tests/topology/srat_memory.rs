@@ -394,7 +394,8 @@ fn a_domain_that_loses_all_its_memory_for_want_of_room_is_no_node() {
     // As many pieces of RAM as can be kept; half of the last one is all that domain 5 has.
     let last = (MAX_RANGES as u64 - 1) * MIB;
     let ram: Vec<(u64, u64)> = (0..MAX_RANGES as u64).map(|piece| (piece * MIB, piece * MIB + 8 * KIB)).collect();
-    let srat = srat().cpu(0, 0).cpu(9, 1).memory(0, 0, last + 4 * KIB).memory(5, last + 4 * KIB, last + 8 * KIB).done();
+    let srat = srat().cpu(0, 0).cpu(9, 1).memory(0, 0, 200 * MIB).memory(9, 200 * MIB, 201 * MIB);
+    let srat = srat.memory(0, 201 * MIB, last + 4 * KIB).memory(5, last + 4 * KIB, last + 8 * KIB).done();
     let tables = Tables { madt: Some(&madt_of([0, 1])), srat: Some(&srat), slit: None, hmat: None };
     let found = discover(&tables, &ram);
     assert_eq!(
@@ -404,6 +405,7 @@ fn a_domain_that_loses_all_its_memory_for_want_of_room_is_no_node() {
     );
     assert_eq!(found.domains(), [0, 9]);
     assert_eq!(found.cpu_nodes(), [0, 1]);
+    assert_eq!(found.memory()[200], (200 * MIB, 200 * MIB + 8 * KIB, 1));
     assert_eq!(found.memory()[255], (last, last + 8 * KIB, 0));
 }
 
@@ -421,6 +423,15 @@ fn a_memory_map_of_too_many_ranges_keeps_as_many_as_it_can() {
         "memory map: RAM [0x10000000-0x10000fff] is one more than the 256 separate ranges that can be kept; it is not \
          used"
     );
+}
+
+#[test]
+fn pieces_of_ram_in_one_page_of_one_node_cost_no_warning_however_full_the_memory_map() {
+    let mut ram = vec![(0, 4 * KIB + 100), (4 * KIB + 200, 16 * KIB)];
+    ram.extend((1..MAX_RANGES as u64 - 1).map(|piece| (piece * MIB, piece * MIB + 4 * KIB)));
+    let found = found(|srat| srat.memory(1, 0, GIB / 4), &ram);
+    assert_eq!(found.sentences(), [""; 0]);
+    assert_eq!(found.memory()[..2], [(0, 4 * KIB + 100, 1), (4 * KIB + 200, 16 * KIB, 1)]);
 }
 
 #[test]
