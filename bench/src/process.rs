@@ -28,8 +28,9 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Lets Ctrl-C (and a request to terminate) end what runs here, QEMU included.
 pub(crate) fn listen_to_interrupts() {
-    // Fails only when there is a handler already; then that one does.
-    drop(ctrlc::try_set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)));
+    // Also where the signal was ignored so far, as it is in a script's background: whoever asks QEMU's keeper to stop must
+    // not be left with both. It fails only when called twice.
+    drop(ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)));
 }
 
 /// Whether the user wants to stop.

@@ -368,18 +368,21 @@ fn smoke_boots_hold_what_was_found_against_what_was_asked_for() {
 }
 
 #[test]
-fn an_interrupt_takes_qemu_along() {
-    let scene = Scene::new(&beginning("run", 1)).hanging();
-    let mut quarry =
-        scene.command("run").stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the command was built");
-    let pid = loop {
-        match fs::read_to_string(scene.path("pid")) {
-            Ok(pid) if pid.ends_with('\n') => break pid.trim().to_owned(),
-            _ => thread::sleep(Duration::from_millis(10)),
-        }
-    };
-    let interrupt = Command::new("kill").args(["-INT", &quarry.id().to_string()]).status().expect("there is `kill`");
-    assert!(interrupt.success());
-    assert_eq!(quarry.wait().expect("it was started").code(), Some(130));
-    assert!(!Path::new("/proc").join(pid).exists(), "QEMU still runs");
+fn a_signal_takes_qemu_along() {
+    for signal in ["-INT", "-TERM"] {
+        let scene = Scene::new(&beginning("run", 1)).hanging();
+        let mut quarry =
+            scene.command("run").stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the command was built");
+        let pid = loop {
+            match fs::read_to_string(scene.path("pid")) {
+                Ok(pid) if pid.ends_with('\n') => break pid.trim().to_owned(),
+                _ if quarry.try_wait().expect("it was started").is_some() => panic!("it ended before QEMU came up"),
+                _ => thread::sleep(Duration::from_millis(10)),
+            }
+        };
+        let sent = Command::new("kill").args([signal, &quarry.id().to_string()]).status().expect("there is `kill`");
+        assert!(sent.success());
+        assert_eq!(quarry.wait().expect("it was started").code(), Some(130), "{signal}");
+        assert!(!Path::new("/proc").join(pid).exists(), "QEMU still runs after {signal}");
+    }
 }
