@@ -125,6 +125,8 @@ fn interrupts_that_are_off_come_later() -> Outcome {
 fn handlers_allocate_while_their_thread_does() -> Outcome {
     static HANDLED: Counts = Counts::new();
     static ERRORS: AtomicU64 = AtomicU64::new(0);
+    /// Of all CPUs together.
+    const STEPS: usize = 10_000;
     fn handler(_: &mut TrapFrame) {
         let number = HANDLED.here().fetch_add(1, Ordering::Relaxed);
         let mut kept: [Option<Object>; 8] = [const { None }; 8];
@@ -152,7 +154,7 @@ fn handlers_allocate_while_their_thread_does() -> Outcome {
             });
             let mut random = Random::new(seed(), u64::from(cpu.0));
             let mut objects: [Option<Object>; 32] = [const { None }; 32];
-            for step in 0..5000 {
+            for step in 0..STEPS / cpus::online().count() {
                 interrupts::raise(ALLOCATING);
                 let index = random.below(objects.len());
                 let label = index as u64;
@@ -222,13 +224,13 @@ fn objects_pass_between_handler_and_thread() -> Outcome {
 
 fn a_handler_wakes_a_thread() -> Outcome {
     static EVENTS: Counts = Counts::new();
-    static QUEUE: WaitQueue = WaitQueue::new();
+    static QUEUES: [WaitQueue; MAX_CPUS] = [const { WaitQueue::new() }; MAX_CPUS];
     fn handler(_: &mut TrapFrame) {
         // Release: pairs with the Acquire of the thread that waits, maybe on another CPU.
         EVENTS.here().fetch_add(1, Ordering::Release);
-        QUEUE.wake_all();
+        QUEUES[cpus::current().index()].wake_all();
     }
-    const ROUNDS: u64 = 50;
+    const ROUNDS: u64 = 20;
     register(WAKING, handler)?;
     let online = cpus::online().count();
     check_on_every_cpu(move |cpu| {
@@ -236,7 +238,7 @@ fn a_handler_wakes_a_thread() -> Outcome {
         let next = cpus::online().nth((cpu.index() + 1) % online).unwrap_or(cpu);
         let start = EVENTS.of(cpu).load(Ordering::Acquire);
         for round in start + 1..=start + ROUNDS {
-            let wait = move || QUEUE.wait_until(|| EVENTS.of(cpu).load(Ordering::Acquire) >= round);
+            let wait = move || QUEUES[cpu.index()].wait_until(|| EVENTS.of(cpu).load(Ordering::Acquire) >= round);
             let waiters = [spawn(cpu, wait), spawn(next, wait)];
             thread::yield_now();
             interrupts::raise(WAKING);

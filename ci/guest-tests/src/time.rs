@@ -23,7 +23,7 @@ fn ticks_never_go_back() -> Outcome {
 }
 
 fn a_message_arrives_no_earlier_than_it_was_sent() -> Outcome {
-    const MESSAGES: u64 = 500;
+    const MESSAGES: u64 = 100;
     /// Waits for a tick larger than the last, says its own; whether none came from the future.
     fn answer(board: &[AtomicU64; 2], side: usize) -> bool {
         let mut last = 0;

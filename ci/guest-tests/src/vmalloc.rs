@@ -99,13 +99,14 @@ fn no_cpu_remembers_a_mapping_that_is_gone() -> Outcome {
 }
 
 fn all_cpus_map_and_unmap_at_once() -> Outcome {
-    const ROUNDS: u64 = 30;
+    /// Of all CPUs together.
+    const ROUNDS: usize = 80;
     without_loss(|| {
         check_on_every_cpu(|cpu| {
             let mut random = Random::new(seed(), u64::from(cpu.0));
             let mut kept = Vec::new();
-            for round in 0..ROUNDS {
-                let label = u64::from(cpu.0) << 32 | round;
+            for round in 0..ROUNDS / cpus::online().count() + 5 {
+                let label = u64::from(cpu.0) << 32 | round as u64;
                 let mut object = Object::mapped(random.size(16)).ok_or("no memory")?;
                 object.fill(label);
                 kept.push((label, object));
