@@ -116,6 +116,20 @@ fn an_entry_that_swallows_whole_others_ends_where_its_type_does() {
 }
 
 #[test]
+fn an_entry_after_which_only_an_entry_past_the_end_could_follow_ends_where_its_type_does() {
+    let table = madt().local_apic(0, ENABLED);
+    let broken = table.offset();
+    // Ten bytes after the broken entry's beginning, inside the unknown one, stands what looks like one of 200 bytes.
+    let table = table.local_apic(1, ENABLED).raw(&[0x7f, 4, 0x7f, 200]).local_apic(2, ENABLED);
+    let found = madt_only(&table.patch(broken + 1, &[10]).done());
+    assert_eq!(
+        found.only_sentence(),
+        "MADT entry 1 at offset 0x34: an entry of type 0 cannot have 10 bytes here; assumed the 8 bytes of its type"
+    );
+    assert_eq!(found.apic_ids(), [0, 1, 2]);
+}
+
+#[test]
 fn an_srat_entry_past_the_end_ends_where_its_type_does() {
     let table = srat().cpu(0, 0).cpu(1, 1).memory(0, 0, GIB / 2);
     let broken = table.offset();

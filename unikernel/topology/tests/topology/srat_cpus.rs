@@ -67,6 +67,20 @@ fn a_generic_initiator_makes_no_node() {
 }
 
 #[test]
+fn a_generic_initiator_without_a_length_is_passed_over() {
+    let table = srat().cpu(0, 0);
+    let broken = table.offset();
+    let srat = table.generic_initiator(4).cpu(1, 1).memory(0, 0, GIB).patch(broken + 1, &[0]).done();
+    let found = found(&madt_of([0, 1]), &srat);
+    assert_eq!(
+        found.only_sentence(),
+        "SRAT entry 1 at offset 0x40: an entry of type 5 cannot have 0 bytes here; assumed the 32 bytes of its type"
+    );
+    assert_eq!(found.domains(), [0, 1]);
+    assert_eq!(found.cpu_nodes(), [0, 1]);
+}
+
+#[test]
 fn a_cpu_no_entry_covers_joins_the_one_of_the_nearest_lower_apic_id() {
     let srat = srat().cpu(1, 2).cpu(0, 8).memory(0, 0, GIB).done();
     let found = found(&madt_of([9, 8, 3, 2, 1]), &srat);
