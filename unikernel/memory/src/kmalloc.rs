@@ -23,11 +23,12 @@ use quarry_topology::NodeId;
 
 use crate::class::{DMA_BASE, DMA32_BASE};
 use crate::class::{GEOMETRY, LARGE, MAGAZINES, MAX_SLAB_SIZE, POWERS, class_of, tag_cache};
+use crate::depot::LINK_MASK;
 use crate::frame::{FRAME_BYTES, Frames, Order};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::service::Service;
-use crate::slab::{FreeError, LINK_MASK};
+use crate::slab::FreeError;
 
 /// What a request of 0 bytes gets: not null, not to be dereferenced, may be freed.
 pub const ZERO_SIZE_PTR: *mut u8 = ptr::without_provenance_mut(16);

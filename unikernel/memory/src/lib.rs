@@ -10,7 +10,7 @@
 //! |------------------------------|-------------------------------------------------------------|
 //! | [`kmalloc`]                  | the interface: `kmalloc`, `kfree` and their family          |
 //! | `percpu`                     | a piece of memory for each CPU                              |
-//! | `slab`                       | depots, slabs, slow paths                                   |
+//! | `slab`, `depot`              | slow paths; what they do under a depot's lock               |
 //! | `vmalloc`                    | memory contiguous in addresses only                         |
 //! | [`page`]                     | `alloc_pages`: zonelists, per-CPU page lists                |
 //! | `service`, `node`, `growth`  | the whole: start, state of a node, memory taken in lazily   |
@@ -25,6 +25,7 @@
 extern crate std;
 
 mod class;
+mod depot;
 pub mod frame;
 mod gfp;
 mod growth;

@@ -9,8 +9,8 @@ use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 use quarry_topology::{MAX_NODES, NodeId, Topology};
 
 use crate::class::CACHES;
+use crate::depot::Depot;
 use crate::frame::ZoneId;
-use crate::slab::Depot;
 use crate::zone::{Zone, ZoneKind};
 
 /// The service's state on one node.

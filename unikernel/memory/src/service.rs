@@ -16,6 +16,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
 use quarry_topology::{CpuId, MAX_CPUS, NodeId, PhysicalRange, Topology};
 
 use crate::class::{GEOMETRY, MAGAZINES};
+use crate::depot::magazine_capacity;
 use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn};
 use crate::gfp::Gfp;
 use crate::growth::{Growth, for_each_zone};
@@ -23,7 +24,6 @@ use crate::lock::Lock;
 use crate::machine::Machine;
 use crate::node::{Node, Nodes};
 use crate::set::{SLOTS, Set};
-use crate::slab::magazine_capacity;
 use crate::vmalloc::Window;
 use crate::zone::{Watermarks, Zone, ZoneKind};
 

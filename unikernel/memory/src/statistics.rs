@@ -8,11 +8,11 @@ use core::sync::atomic::Ordering::Relaxed;
 use quarry_topology::NodeId;
 
 use crate::class::{GEOMETRY, tag_cache};
+use crate::depot::LINK_MASK;
 use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn, State};
 use crate::machine::Machine;
 use crate::service::Service;
 use crate::set::LISTED_ORDERS;
-use crate::slab::LINK_MASK;
 use crate::zone::{Broken, Watermarks, Zone, ZoneKind};
 
 /// Where all RAM is, in bytes. All rows but `total` add up to `total`.

@@ -1,0 +1,310 @@
+//! [`Depot`]: the free objects of one cache on one node, and its slabs.
+//!
+//! Used by the slab layer alone, whose module head says what states an object has. Here are the two that the depot's lock
+//! guards: on the stack, and on a slab's free list.
+//!
+//! # Theory
+//!
+//! The stack holds objects that CPUs gave back in batches and will take again in batches: an exchange is one lock
+//! acquisition and a copy of pointers; objects are not touched. Slabs stand behind it. A slab with free objects is on
+//! `partial` (some in use) or `empty` (none); a full one is on no list. A few empty slabs are kept; the others are handed
+//! to the caller, who gives their frames back to the page layer after the lock is released.
+//!
+//! A slab's frame word holds the number of objects not on its free list (upper half) and the first free one (lower half). The
+//! list runs through the objects' first words: lower 16 bits the next object's number, upper 48 the secret.
+
+use core::sync::atomic::Ordering::Relaxed;
+use core::{mem, ptr};
+
+use crate::class::Geometry;
+use crate::frame::{FRAME_BYTES, FRAME_SHIFT, FrameList, Frames, Pfn};
+use crate::lock::{Guard, Lock};
+use crate::machine::Machine;
+
+/// Bits of a freed object's first word that belong to the slab's free list; the secret has the others.
+pub(crate) const LINK_MASK: u64 = 0xffff;
+
+/// End of a slab's free list.
+const NO_OBJECT: u32 = 0xffff;
+
+/// Empty slabs a depot keeps.
+const KEPT_EMPTY: u32 = 2;
+
+/// Objects a depot's stack can hold: a page of pointers.
+const STACK_OBJECTS: u32 = (FRAME_BYTES / size_of::<*mut u8>()) as u32;
+
+/// Bytes of objects a depot's stack may hold, as far as that is more than two batches.
+const STACK_BYTES: u32 = 256 << 10;
+
+/// One cache on one node; see the module head.
+pub(crate) struct Depot {
+    state: Lock<DepotState>,
+}
+
+pub(crate) struct DepotState {
+    /// A page of pointers to free objects, null until the first batch comes.
+    stack: *mut *mut u8,
+    stacked: u32,
+    partial: FrameList,
+    empty: FrameList,
+    empty_slabs: u32,
+    slabs: u32,
+    free_in_slabs: u32,
+}
+
+// SAFETY: the pointers are to memory the depot owns; they are reached only under its lock.
+unsafe impl Send for DepotState {}
+
+/// What a depot holds, for statistics.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct DepotCounts {
+    pub(crate) slabs: u32,
+    pub(crate) stacked: u32,
+    pub(crate) free_in_slabs: u32,
+    pub(crate) has_stack: bool,
+}
+
+/// What a depot must know of the service to work on its slabs.
+#[derive(Clone, Copy)]
+pub(crate) struct SlabView {
+    pub(crate) frames: Frames,
+    pub(crate) geometry: &'static Geometry,
+    pub(crate) direct_map: usize,
+    pub(crate) secret: u64,
+}
+
+impl Depot {
+    pub(crate) const fn new() -> Self {
+        Self {
+            state: Lock::new(DepotState {
+                stack: ptr::null_mut(),
+                stacked: 0,
+                partial: FrameList::new(),
+                empty: FrameList::new(),
+                empty_slabs: 0,
+                slabs: 0,
+                free_in_slabs: 0,
+            }),
+        }
+    }
+
+    /// Takes the depot's lock.
+    pub(crate) fn lock<'a, M: Machine>(&'a self, machine: &'a M) -> Guard<'a, DepotState, M> {
+        self.state.lock(machine)
+    }
+
+    pub(crate) fn counts<M: Machine>(&self, machine: &M) -> DepotCounts {
+        let state = self.state.lock(machine);
+        DepotCounts {
+            slabs: state.slabs,
+            stacked: state.stacked,
+            free_in_slabs: state.free_in_slabs,
+            has_stack: !state.stack.is_null(),
+        }
+    }
+
+    #[cfg(feature = "hosted")]
+    pub(crate) fn tickets(&self) -> &crate::tickets::Tickets {
+        self.state.tickets()
+    }
+}
+
+impl SlabView {
+    fn address(self, slab: Pfn) -> usize {
+        self.direct_map + (slab.index() << FRAME_SHIFT)
+    }
+
+    fn slab_of(self, object: *mut u8) -> Pfn {
+        Pfn(((object.addr() - self.direct_map) >> FRAME_SHIFT) as u32).block(self.geometry.order)
+    }
+
+    fn word(self, slab: Pfn) -> (u32, u32) {
+        let word = self.frames.frame(slab).word.load(Relaxed);
+        (word >> 16, word & 0xffff)
+    }
+
+    fn set_word(self, slab: Pfn, out: u32, first_free: u32) {
+        self.frames.frame(slab).word.store(out << 16 | first_free, Relaxed);
+    }
+
+    fn object(self, slab: Pfn, index: u32) -> *mut u8 {
+        ptr::with_exposed_provenance_mut(self.address(slab) + self.geometry.offset(index) as usize)
+    }
+
+    /// Writes the free list of a new slab: all objects, the lowest address first.
+    pub(crate) fn format(self, slab: Pfn) {
+        let mut next = NO_OBJECT;
+        for index in 0..self.geometry.objects {
+            // SAFETY: the slab's frames are the caller's alone and no object of it has been handed out.
+            unsafe { self.object(slab, index).cast::<u64>().write(self.secret | u64::from(next)) };
+            next = index;
+        }
+        self.set_word(slab, 0, next);
+    }
+}
+
+impl DepotState {
+    /// Takes up to `wanted` objects off the stack, then out of slabs.
+    pub(crate) fn take(&mut self, view: SlabView, wanted: u32, mut take: impl FnMut(*mut u8)) -> u32 {
+        let from_stack = wanted.min(self.stacked);
+        for _ in 0..from_stack {
+            self.stacked -= 1;
+            // SAFETY: the stack is a page this depot owns, and `stacked` entries of it are valid.
+            take(unsafe { self.stack.add(self.stacked as usize).read() });
+        }
+        let mut taken = from_stack;
+        while taken < wanted {
+            let Some(slab) = self.partial.first().or_else(|| self.reopen_empty(view)) else { break };
+            taken += self.take_from_slab(view, slab, wanted - taken, &mut take);
+        }
+        taken
+    }
+
+    fn reopen_empty(&mut self, view: SlabView) -> Option<Pfn> {
+        let slab = self.empty.pop(view.frames)?;
+        self.empty_slabs -= 1;
+        self.partial.push(view.frames, slab);
+        Some(slab)
+    }
+
+    fn take_from_slab(&mut self, view: SlabView, slab: Pfn, wanted: u32, take: &mut impl FnMut(*mut u8)) -> u32 {
+        let (out, mut first) = view.word(slab);
+        let mut taken = 0;
+        while taken < wanted && first != NO_OBJECT {
+            let object = view.object(slab, first);
+            // SAFETY: the object is on the slab's free list, so its first word is the slab's to read.
+            let word = unsafe { object.cast::<u64>().read() };
+            let next = (word & LINK_MASK) as u32;
+            let written = word ^ view.secret > LINK_MASK;
+            if written || next != NO_OBJECT && next >= view.geometry.objects {
+                written_after_free(object);
+            }
+            take(object);
+            first = next;
+            taken += 1;
+        }
+        view.set_word(slab, out + taken, first);
+        self.free_in_slabs -= taken;
+        if first == NO_OBJECT {
+            self.partial.remove(view.frames, slab);
+        }
+        taken
+    }
+
+    /// Puts an object back into its slab; slabs beyond the empty ones worth keeping are put on `surplus`.
+    fn give_to_slab(&mut self, view: SlabView, object: *mut u8, surplus: &mut FrameList) {
+        let slab = view.slab_of(object);
+        let (out, first) = view.word(slab);
+        // SAFETY: the object is free and its caller's, so its first word is the service's to write.
+        unsafe { object.cast::<u64>().write(view.secret | u64::from(first)) };
+        view.set_word(slab, out - 1, view.geometry.index(object.addr()));
+        self.free_in_slabs += 1;
+        if out == 1 {
+            if first != NO_OBJECT {
+                self.partial.remove(view.frames, slab);
+            }
+            if self.empty_slabs < KEPT_EMPTY {
+                self.empty.push(view.frames, slab);
+                self.empty_slabs += 1;
+            } else {
+                self.slabs -= 1;
+                self.free_in_slabs -= view.geometry.objects;
+                surplus.push(view.frames, slab);
+            }
+        } else if first == NO_OBJECT {
+            self.partial.push(view.frames, slab);
+        }
+    }
+
+    /// Adds a formatted slab that nobody has an object of yet.
+    pub(crate) fn add_slab(&mut self, view: SlabView, slab: Pfn) {
+        self.partial.push(view.frames, slab);
+        self.slabs += 1;
+        self.free_in_slabs += view.geometry.objects;
+    }
+
+    pub(crate) fn has_stack(&self) -> bool {
+        !self.stack.is_null()
+    }
+
+    /// Gives the depot the page its stack is to be; it must have none.
+    pub(crate) fn set_stack(&mut self, page: *mut *mut u8) {
+        self.stack = page;
+    }
+
+    /// Puts an object on the stack or, when there is no room, back into its slab; slabs not worth keeping are put on
+    /// `surplus`.
+    pub(crate) fn give(&mut self, view: SlabView, object: *mut u8, surplus: &mut FrameList) {
+        if !self.stack(object, stack_capacity(view.geometry)) {
+            self.give_to_slab(view, object, surplus);
+        }
+    }
+
+    /// Gives up the stack, its objects and all empty slabs: these are put on `surplus`, the stack's page (or null) is returned.
+    pub(crate) fn shrink(&mut self, view: SlabView, surplus: &mut FrameList) -> *mut *mut u8 {
+        while self.stacked > 0 {
+            self.stacked -= 1;
+            // SAFETY: the first `stacked` entries of the stack are valid.
+            let object = unsafe { self.stack.add(self.stacked as usize).read() };
+            self.give_to_slab(view, object, surplus);
+        }
+        while let Some(slab) = self.empty.pop(view.frames) {
+            self.empty_slabs -= 1;
+            self.slabs -= 1;
+            self.free_in_slabs -= view.geometry.objects;
+            surplus.push(view.frames, slab);
+        }
+        mem::replace(&mut self.stack, ptr::null_mut())
+    }
+
+    /// Puts an object on the stack; `false` when there is no room.
+    fn stack(&mut self, object: *mut u8, capacity: u32) -> bool {
+        if self.stack.is_null() || self.stacked >= capacity {
+            return false;
+        }
+        // SAFETY: the stack is a page this depot owns, and `stacked` is below its capacity.
+        unsafe { self.stack.add(self.stacked as usize).write(object) };
+        self.stacked += 1;
+        true
+    }
+
+    /// Whether the object is on the stack or on its slab's free list.
+    pub(crate) fn holds(&self, view: SlabView, object: *mut u8) -> bool {
+        for index in 0..self.stacked as usize {
+            // SAFETY: the first `stacked` entries of the stack are valid.
+            if unsafe { self.stack.add(index).read() } == object {
+                return true;
+            }
+        }
+        let slab = view.slab_of(object);
+        let wanted = view.geometry.index(object.addr());
+        let mut next = view.word(slab).1;
+        for _ in 0..view.geometry.objects {
+            if next == wanted {
+                return true;
+            }
+            if next >= view.geometry.objects {
+                return false;
+            }
+            // SAFETY: the object is on the slab's free list, so its first word is the slab's to read.
+            next = (unsafe { view.object(slab, next).cast::<u64>().read() } & LINK_MASK) as u32;
+        }
+        false
+    }
+}
+
+/// Objects a magazine of this geometry may hold: bounded in number and in bytes.
+pub(crate) fn magazine_capacity(geometry: &Geometry, slots: usize) -> u32 {
+    let by_bytes = (64 << 10) / geometry.size.max(1);
+    by_bytes.clamp(8, slots as u32 - slots as u32 % 2)
+}
+
+fn stack_capacity(geometry: &Geometry) -> u32 {
+    (STACK_BYTES / geometry.size).clamp(2 * magazine_capacity(geometry, crate::set::SLOTS), STACK_OBJECTS)
+}
+
+#[cold]
+#[inline(never)]
+fn written_after_free(object: *mut u8) -> ! {
+    panic!("the free object at {object:p} was written to: somebody used it after kfree");
+}
