@@ -9,7 +9,7 @@ use core::time::Duration;
 
 use quarry_unikernel::interrupts::{self, Handler, VectorError};
 use quarry_unikernel::memory::service;
-use quarry_unikernel::memory_service::{CpuId, Gfp, Order};
+use quarry_unikernel::memory_service::{CpuId, Gfp, Machine, Order};
 use quarry_unikernel::thread::{self, WaitQueue};
 use quarry_unikernel::topology_model::MAX_CPUS;
 use quarry_unikernel::{TrapFrame, cpus};
@@ -18,7 +18,7 @@ use crate::fingerprint::seed;
 use crate::harness::Outcome;
 use crate::object::Object;
 use crate::random::Random;
-use crate::team::{check_on_every_cpu, eventually, spawn, without_loss};
+use crate::team::{check_on_every_cpu, eventually, on_every_cpu, spawn, without_loss};
 use crate::{check, check_equal, tests};
 
 const PLAIN: u8 = 0x50;
@@ -27,6 +27,7 @@ const ALLOCATING: u8 = 0x52;
 const EXCHANGING: u8 = 0x53;
 const WAKING: u8 = 0x54;
 const TAKEN: u8 = 0x55;
+const LOOKING: u8 = 0x56;
 
 /// A place for each CPU's pointer to an object, or null.
 struct Places([AtomicPtr<u8>; MAX_CPUS]);
@@ -120,6 +121,27 @@ fn interrupts_that_are_off_come_later() -> Outcome {
         }
         Ok(())
     })
+}
+
+fn handlers_have_a_set_of_the_memory_service_to_themselves() -> Outcome {
+    static SEEN: Counts = Counts::new();
+    fn active_set() -> u64 {
+        service().machine().set().addr() as u64
+    }
+    register(LOOKING, |_| SEEN.here().store(active_set(), Ordering::Relaxed))?;
+    check_on_every_cpu(|cpu| {
+        let (own, seen) = (active_set(), SEEN.of(cpu));
+        raise_and_wait(LOOKING, seen)?;
+        check!(seen.load(Ordering::Relaxed) != own, "thread and handler share the set at {own:#x}");
+        check_equal!(active_set(), own, "the thread's set after an interrupt");
+        Ok(())
+    })?;
+    let mut sets = on_every_cpu(|cpu| [active_set(), SEEN.of(cpu).load(Ordering::Relaxed)]).concat();
+    let count = sets.len();
+    sets.sort_unstable();
+    sets.dedup();
+    check_equal!(sets.len(), count, "different sets");
+    Ok(())
 }
 
 fn handlers_allocate_while_their_thread_does() -> Outcome {
@@ -252,6 +274,7 @@ tests! { "interrupts":
     a_handler_runs_on_the_cpu_that_raised_it,
     vectors_that_cannot_be_had_are_errors,
     interrupts_that_are_off_come_later,
+    handlers_have_a_set_of_the_memory_service_to_themselves,
     handlers_allocate_while_their_thread_does,
     objects_pass_between_handler_and_thread,
     a_handler_wakes_a_thread,
