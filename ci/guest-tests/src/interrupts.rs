@@ -252,14 +252,16 @@ fn a_handler_wakes_a_thread() -> Outcome {
         EVENTS.here().fetch_add(1, Ordering::Release);
         QUEUES[cpus::current().index()].wake_all();
     }
-    const ROUNDS: u64 = 20;
+    /// Of all CPUs together.
+    const ROUNDS: u64 = 160;
     register(WAKING, handler)?;
     let online = cpus::online().count();
+    let rounds = ROUNDS / online as u64 + 1;
     check_on_every_cpu(move |cpu| {
         // One waits on the CPU whose handler wakes it, one on the next.
         let next = cpus::online().nth((cpu.index() + 1) % online).unwrap_or(cpu);
         let start = EVENTS.of(cpu).load(Ordering::Acquire);
-        for round in start + 1..=start + ROUNDS {
+        for round in start + 1..=start + rounds {
             let wait = move || QUEUES[cpu.index()].wait_until(|| EVENTS.of(cpu).load(Ordering::Acquire) >= round);
             let waiters = [spawn(cpu, wait), spawn(next, wait)];
             thread::yield_now();
