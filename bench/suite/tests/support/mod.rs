@@ -142,7 +142,8 @@ impl Arena {
             self.0.bytes[start].fetch_xor(0xff, Ordering::Relaxed);
         }
         let node = if self.strikes(Fault::WrongNode) { NodeId(1 - node.0) } else { node }.index();
-        let size = if self.0.fault == Fault::Short { size.div_ceil(2) } else { size }.next_power_of_two();
+        // No smaller than the alignment every block has.
+        let size = if self.0.fault == Fault::Short { size.div_ceil(2) } else { size }.next_power_of_two().max(8);
         let start = if let Some(start) = state.free.entry((node, size)).or_default().pop() {
             start
         } else {
