@@ -74,7 +74,7 @@ impl Prepared {
         let node = cpu.node;
         let mut interrupt_stack_ends = [0; InterruptStack::COUNT];
         for end in &mut interrupt_stack_ends {
-            *end = Stack::new(INTERRUPT_STACK_BYTES, node).ok_or(NoMemory)?.leak();
+            *end = Stack::new(INTERRUPT_STACK_BYTES, id, node).ok_or(NoMemory)?.leak();
         }
         Ok(Self {
             tables: place(node, CpuTables::new())?,

@@ -59,6 +59,7 @@ pub mod thread;
 pub mod time;
 
 pub use arch::traps::TrapFrame;
+pub use arch::under_emulation;
 pub use boot::{boot_duration, topology, topology_warnings};
 pub use command_line::{command_line, option};
 pub use exit::{ExitCode, Termination, exit};

@@ -90,7 +90,7 @@ pub(crate) fn start_others(topology: &Topology, page: Option<u64>) {
 
 fn start(id: CpuId, cpu: Cpu, page: u64, mailbox: &Mailbox) -> Result<(), StartError> {
     let prepared = Box::new(Prepared::new(id, cpu).map_err(StartError::NoMemory)?);
-    let stack = Stack::new(START_STACK_BYTES, cpu.node).ok_or(StartError::NoMemory(NoMemory))?;
+    let stack = Stack::new(START_STACK_BYTES, id, cpu.node).ok_or(StartError::NoMemory(NoMemory))?;
     let prepared = Box::into_raw(prepared);
     mailbox.stack.store(stack.end(), Ordering::Relaxed);
     mailbox.argument.store(prepared.expose_provenance() as u64, Ordering::Relaxed);

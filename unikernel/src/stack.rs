@@ -1,13 +1,14 @@
-//! [`Stack`]: a thread's or a handler's stack, on a node of choice, with an unmapped page below it.
+//! [`Stack`]: a thread's or a handler's stack, on the node of its CPU, with an unmapped page below it.
 //!
-//! Users: CPUs being prepared, threads. A stack lies in the stack window; overrunning it faults at the guard page, and the panic
-//! says so. A stack given back is kept, mapped, for the next of its kind: unmapping would have to stop every CPU.
+//! Users: CPUs being prepared, threads. A stack lies in the stack window; overrunning it faults at the guard page, and
+//! the panic says so. A stack given back is kept, mapped, for the next of its size on that CPU: unmapping would have to stop
+//! every CPU, and one list for all would make threads that end on many CPUs at once wait for each other.
 
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use quarry_memory::{Gfp, Order};
-use quarry_topology::NodeId;
+use quarry_topology::{CpuId, MAX_CPUS, NodeId};
 
 use crate::layout::{PAGE_BYTES, STACK_WINDOW};
 use crate::memory::{self, service};
@@ -18,24 +19,24 @@ use crate::sync::InterruptLock;
 pub(crate) struct Stack {
     start: u64,
     bytes: u64,
-    node: NodeId,
+    cpu: CpuId,
 }
 
 /// First address no stack has had.
 static NEXT: AtomicU64 = AtomicU64::new(STACK_WINDOW.start);
 
-/// Stacks that were given back.
-static KEPT: InterruptLock<Vec<(u64, u64, NodeId)>> = InterruptLock::new(Vec::new());
+/// Start and size of the stacks that were given back, for each CPU.
+static KEPT: [InterruptLock<Vec<(u64, u64)>>; MAX_CPUS] = [const { InterruptLock::new(Vec::new()) }; MAX_CPUS];
 
 impl Stack {
-    /// A stack of `bytes` (a multiple of 4096) on `node`, or near it; `None` when memory or addresses are short.
-    pub(crate) fn new(bytes: u64, node: NodeId) -> Option<Self> {
+    /// A stack of `bytes` (a multiple of 4096) for a CPU, on its `node` or near it; `None` when memory or addresses are short.
+    pub(crate) fn new(bytes: u64, cpu: CpuId, node: NodeId) -> Option<Self> {
         assert!(bytes.is_multiple_of(PAGE_BYTES) && bytes > 0, "stacks are made of pages");
         {
-            let mut kept = KEPT.lock();
-            if let Some(index) = kept.iter().position(|stack| (stack.1, stack.2) == (bytes, node)) {
-                let (start, bytes, node) = kept.swap_remove(index);
-                return Some(Self { start, bytes, node });
+            let mut kept = KEPT[cpu.index()].lock();
+            if let Some(index) = kept.iter().position(|stack| stack.1 == bytes) {
+                let (start, bytes) = kept.swap_remove(index);
+                return Some(Self { start, bytes, cpu });
             }
         }
         // One that is larger than all free memory is refused before it takes any of it, or any addresses.
@@ -50,7 +51,7 @@ impl Stack {
             let frame = service().alloc_pages_node(node, Gfp::KERNEL | Gfp::ZERO, Order::ZERO)?;
             paging::map(page, memory::physical(frame), Access::ReadWrite, &mut memory::page_table_frames()).ok()
         })?;
-        Some(Self { start, bytes, node })
+        Some(Self { start, bytes, cpu })
     }
 
     /// One past its last byte; a multiple of 4096.
@@ -68,6 +69,6 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        KEPT.lock().push((self.start, self.bytes, self.node));
+        KEPT[self.cpu.index()].lock().push((self.start, self.bytes));
     }
 }

@@ -2,13 +2,12 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 
 use quarry_suite::Platform;
 use quarry_topology::NodeId;
-use quarry_unikernel::{cpus, memory, thread, time, topology};
-use raw_cpuid::{CpuId, Hypervisor};
+use quarry_unikernel::{cpus, memory, thread, time, topology, under_emulation};
 
 /// Bytes of a workload's stack: the checks keep their lists elsewhere.
 const STACK_BYTES: u64 = 64 << 10;
@@ -31,20 +30,13 @@ impl Machine {
     pub(crate) fn new() -> Self {
         let rows = memory::service().statistics();
         // A quarter: one node may have the smaller part of it, and the checks need some themselves.
-        let emulated =
-            CpuId::new().get_hypervisor_info().is_some_and(|info| matches!(info.identify(), Hypervisor::QEMU));
-        let machine = Self { memory: (rows.free + rows.deferred) / 4, emulated };
-        // Stacks are made once and kept. With that done, whatever is in use after a workload and was not before is lost. All at
-        // once, or one would use the stack that another has just given back.
-        let (cpus, arrived) = (machine.cpu_count(), AtomicUsize::new(0));
-        machine.on_cpus(cpus, move |_| {
-            // Relaxed: a mere count.
-            arrived.fetch_add(1, Ordering::Relaxed);
-            while arrived.load(Ordering::Relaxed) < cpus {
-                core::hint::spin_loop();
-            }
-        });
-        machine
+        Self { memory: (rows.free + rows.deferred) / 4, emulated: under_emulation() }
+    }
+
+    /// Has every CPU run a thread. Stacks are made once and kept, so from here on whatever is in use after a workload and
+    /// was not before it is lost.
+    pub(crate) fn warm_up(self) {
+        self.on_cpus(self.cpu_count(), |_| ());
     }
 }
 

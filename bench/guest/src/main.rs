@@ -60,6 +60,7 @@ fn show() {
 
 /// Runs the suite; returns how many errors there were.
 fn measure(machine: Machine, options: &Options) -> u64 {
+    machine.warm_up();
     let mut errors = 0;
     run(machine, Kernel, &options.settings, &mut |row| {
         errors += row.errors;
@@ -70,6 +71,7 @@ fn measure(machine: Machine, options: &Options) -> u64 {
 
 /// Runs the stress on all CPUs; returns how many errors there were.
 fn endure(machine: Machine, options: &Options) -> u64 {
+    machine.warm_up();
     let cpus = machine.cpu_count();
     let task = Stress { cpus, seed: options.settings.seed, limit: Limit::Seconds(options.seconds) };
     let report = stress(machine, Kernel, task);

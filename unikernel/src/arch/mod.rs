@@ -71,7 +71,7 @@ pub(crate) fn enable_features() {
 }
 
 /// Whether QEMU interprets the instructions, so that what they cost says nothing about hardware.
-pub(crate) fn under_emulation() -> bool {
+pub fn under_emulation() -> bool {
     CpuId::new().get_hypervisor_info().is_some_and(|info| matches!(info.identify(), Hypervisor::QEMU))
 }
 

@@ -163,7 +163,7 @@ where
 {
     let area = cpus::area(cpu).ok_or(SpawnError::NoSuchCpu(cpu))?;
     let bytes = stack_bytes.max(1).checked_next_multiple_of(crate::layout::PAGE_BYTES).ok_or(SpawnError::NoMemory)?;
-    let stack = Stack::new(bytes, area.node).ok_or(SpawnError::NoMemory)?;
+    let stack = Stack::new(bytes, cpu, area.node).ok_or(SpawnError::NoMemory)?;
     let result = Arc::new(TicketMutex::new(None));
     let place = Arc::clone(&result);
     let body = Box::new(move || {
