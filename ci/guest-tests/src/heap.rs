@@ -8,11 +8,11 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use quarry_suite::random::Random;
 use quarry_unikernel::memory_service::MAX_SIZE;
 
 use crate::fingerprint::seed;
 use crate::harness::Outcome;
-use crate::random::Random;
 use crate::team::{another_cpu, check_on_every_cpu, on_cpu, without_loss};
 use crate::{check, check_equal, tests};
 
@@ -51,11 +51,11 @@ fn a_map_remembers_what_a_list_does() -> Outcome {
             let mut map = BTreeMap::new();
             let mut list: Vec<Option<String>> = vec![None; 500];
             for step in 0..5000 {
-                let key = random.below(list.len());
+                let key = random.below(list.len() as u64) as usize;
                 if random.below(3) == 0 {
                     check_equal!(map.remove(&key), list[key].take(), "what was removed in step {step}");
                 } else {
-                    let value = format!("{step}{}", "x".repeat(random.below(100)));
+                    let value = format!("{step}{}", "x".repeat(random.below(100) as usize));
                     check_equal!(
                         map.insert(key, value.clone()),
                         list[key].replace(value),

@@ -7,6 +7,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use core::time::Duration;
 
+use quarry_suite::random::{Random, log_uniform};
 use quarry_unikernel::interrupts::{self, Handler, VectorError};
 use quarry_unikernel::memory::service;
 use quarry_unikernel::memory_service::{CpuId, Gfp, Machine, Order};
@@ -17,7 +18,6 @@ use quarry_unikernel::{TrapFrame, cpus};
 use crate::fingerprint::seed;
 use crate::harness::Outcome;
 use crate::object::Object;
-use crate::random::Random;
 use crate::team::{check_on_every_cpu, eventually, on_every_cpu, spawn, without_loss};
 use crate::{check, check_equal, tests};
 
@@ -178,12 +178,12 @@ fn handlers_allocate_while_their_thread_does() -> Outcome {
             let mut objects: [Option<Object>; 32] = [const { None }; 32];
             for step in 0..STEPS / cpus::online().count() {
                 interrupts::raise(ALLOCATING);
-                let index = random.below(objects.len());
+                let index = random.below(objects.len() as u64) as usize;
                 let label = index as u64;
                 if let Some(object) = objects[index].take() {
                     check!(object.holds(label), "somebody wrote to {object:?} in step {step}");
                 } else {
-                    let mut object = Object::new(random.size(14), Gfp::KERNEL).ok_or("no memory")?;
+                    let mut object = Object::new(log_uniform(&mut random, 0, 14), Gfp::KERNEL).ok_or("no memory")?;
                     object.fill(label);
                     objects[index] = Some(object);
                 }

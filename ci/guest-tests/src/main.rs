@@ -14,7 +14,6 @@ extern crate alloc;
 mod fingerprint;
 mod harness;
 mod object;
-mod random;
 mod team;
 
 mod heap;

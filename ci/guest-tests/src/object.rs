@@ -2,9 +2,11 @@
 //!
 //! Used by every test that allocates. The few unsafe lines are here, so that tests read as what they claim.
 
-use core::mem;
+use core::mem::{self, MaybeUninit};
 use core::ptr::NonNull;
+use core::slice;
 
+use quarry_suite::pattern;
 use quarry_unikernel::memory::service;
 use quarry_unikernel::memory_service::{Gfp, NodeId};
 
@@ -72,30 +74,18 @@ impl Object {
         service().virt_to_page(self.as_ptr()).map(|frame| frame.physical() + self.address() as u64 % 4096)
     }
 
-    /// Fills it with bytes made of `seed`, different in every word.
+    /// Fills it with the suite's pattern of `seed`, in which every byte depends on its place.
     pub(crate) fn fill(&mut self, seed: u64) {
-        let words = self.start.as_ptr().cast::<u64>();
-        for index in 0..self.length / 8 {
-            // SAFETY: the word is within the object, and the borrow is exclusive.
-            unsafe { words.add(index).write_unaligned(word(seed, index)) };
-        }
-        for index in self.length / 8 * 8..self.length {
-            // SAFETY: as above.
-            unsafe { self.start.as_ptr().add(index).write(seed as u8) };
-        }
+        // SAFETY: the bytes are the object's, and the borrow is exclusive.
+        let bytes = unsafe { slice::from_raw_parts_mut(self.start.as_ptr().cast::<MaybeUninit<u8>>(), self.length) };
+        pattern::fill(bytes, seed);
     }
 
-    /// Whether the first `length` bytes are what [`Self::fill`] wrote with this seed.
+    /// Whether the first `length` bytes are what [`Self::fill`] wrote with this seed, here or to what was copied here.
     pub(crate) fn starts_with(&self, seed: u64, length: usize) -> bool {
         assert!(length <= self.length, "an object has only so many bytes");
-        let words = self.start.as_ptr().cast::<u64>();
-        // SAFETY: the bytes are within the object; volatile, for what is looked for is a change nobody should have made.
-        let same_words = (0..length / 8).all(|index| unsafe { words.add(index).read_volatile() } == word(seed, index));
-        // The last bytes of a filled object are the seed's; those of a larger one it was copied to may be part of a word.
-        let tail = length / 8 * 8..length;
-        // SAFETY: as above.
-        same_words
-            && tail.into_iter().all(|index| unsafe { self.start.as_ptr().add(index).read_volatile() } == seed as u8)
+        // SAFETY: the bytes are the object's, and were written before anybody asks for a pattern in them.
+        pattern::check(unsafe { slice::from_raw_parts(self.start.as_ptr(), length) }, seed)
     }
 
     /// Whether it is what [`Self::fill`] wrote with this seed.
@@ -115,8 +105,4 @@ impl Drop for Object {
         // SAFETY: the object is this owner's alone, and goes.
         unsafe { service().kvfree(self.start.as_ptr()) };
     }
-}
-
-fn word(seed: u64, index: usize) -> u64 {
-    (seed ^ index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }

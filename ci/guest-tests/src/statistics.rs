@@ -4,6 +4,7 @@
 
 use alloc::vec::Vec;
 
+use quarry_suite::random::{Random, log_uniform};
 use quarry_unikernel::memory::service;
 use quarry_unikernel::memory_service::{Gfp, Order, ZERO_SIZE_PTR};
 use quarry_unikernel::{cpus, topology};
@@ -11,7 +12,6 @@ use quarry_unikernel::{cpus, topology};
 use crate::fingerprint::seed;
 use crate::harness::Outcome;
 use crate::object::Object;
-use crate::random::Random;
 use crate::team::{InUse, on_cpu, on_every_cpu};
 use crate::{check, check_equal, tests};
 
@@ -42,7 +42,7 @@ fn objects_in_use_are_those_a_look_finds() -> Outcome {
     let mut random = Random::new(seed(), 0);
     let mut objects = Vec::with_capacity(1000);
     for _ in 0..1000 {
-        objects.push(Object::new(random.size(13), Gfp::KERNEL).ok_or("no memory")?);
+        objects.push(Object::new(log_uniform(&mut random, 0, 13), Gfp::KERNEL).ok_or("no memory")?);
     }
     compare("with objects")?;
     let other = cpus::online().last().ok_or("a CPU runs")?;
@@ -57,7 +57,7 @@ fn the_ledger_of_a_caller_agrees() -> Outcome {
     let before = InUse::now();
     let mut ledger = before;
     for _ in 0..2000 {
-        let object = Object::new(random.size(16), Gfp::KERNEL).ok_or("no memory")?;
+        let object = Object::new(log_uniform(&mut random, 0, 16), Gfp::KERNEL).ok_or("no memory")?;
         let size = service().ksize(object.as_ptr()) as u64;
         *(if size > 8192 { &mut ledger.large } else { &mut ledger.objects }) += size;
         objects.push(object);

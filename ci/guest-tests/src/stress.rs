@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
+use quarry_suite::random::{Random, log_uniform};
 use quarry_unikernel::memory::service;
 use quarry_unikernel::memory_service::{CpuId, Gfp, NodeId};
 use quarry_unikernel::topology_model::MAX_CPUS;
@@ -17,7 +18,6 @@ use crate::fingerprint::seed;
 use crate::harness::Outcome;
 use crate::interrupts::register;
 use crate::object::Object;
-use crate::random::Random;
 use crate::team::{Gate, check_on_every_cpu, without_loss};
 use crate::{check, check_equal, tests};
 
@@ -130,25 +130,25 @@ impl Worker {
 
     fn allocate(&mut self) -> Outcome {
         let most_bits = if self.random.below(50) == 0 { 17 } else { 12 };
-        let size = self.random.size(most_bits);
-        let node = self.nodes[self.random.below(self.nodes.len())];
+        let size = log_uniform(&mut self.random, 0, most_bits);
+        let node = self.nodes[self.random.below(self.nodes.len() as u64) as usize];
         let object = match self.random.below(8) {
             0 => Object::on_node(size, Gfp::KERNEL, node),
             1 => Object::new(size, Gfp::KERNEL | Gfp::DMA32),
             _ => Object::new(size, Gfp::KERNEL),
         };
-        let label = self.random.next();
+        let label = self.random.next_u64();
         self.held.push(Labelled::new(object.ok_or("no memory")?, label));
         Ok(())
     }
 
     fn take_one(&mut self) -> Option<Labelled> {
-        let index = self.random.below(self.held.len().max(1));
+        let index = self.random.below(self.held.len().max(1) as u64) as usize;
         (index < self.held.len()).then(|| self.held.swap_remove(index))
     }
 
     fn hand_on(&mut self) {
-        let other = self.random.below(self.doors.len());
+        let other = self.random.below(self.doors.len() as u64) as usize;
         let Some(object) = self.take_one() else { return };
         let mut door = self.doors[other].lock();
         if door.len() < WAITING {

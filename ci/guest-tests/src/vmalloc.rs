@@ -4,6 +4,7 @@ use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use quarry_suite::random::{Random, log_uniform};
 use quarry_unikernel::memory::service;
 use quarry_unikernel::memory_service::{CpuId, Gfp, MAX_SIZE, Machine};
 use quarry_unikernel::probe::{can_read, can_write};
@@ -12,7 +13,6 @@ use quarry_unikernel::{cpus, rights, thread, topology};
 use crate::fingerprint::seed;
 use crate::harness::Outcome;
 use crate::object::Object;
-use crate::random::Random;
 use crate::team::{InUse, check_on_every_cpu, on_every_cpu, without_loss};
 use crate::{check, check_equal, tests};
 
@@ -107,11 +107,11 @@ fn all_cpus_map_and_unmap_at_once() -> Outcome {
             let mut kept = Vec::new();
             for round in 0..ROUNDS / cpus::online().count() + 5 {
                 let label = u64::from(cpu.0) << 32 | round as u64;
-                let mut object = Object::mapped(random.size(16)).ok_or("no memory")?;
+                let mut object = Object::mapped(log_uniform(&mut random, 0, 16)).ok_or("no memory")?;
                 object.fill(label);
                 kept.push((label, object));
                 if kept.len() > 4 {
-                    let (label, object) = kept.swap_remove(random.below(kept.len()));
+                    let (label, object) = kept.swap_remove(random.below(kept.len() as u64) as usize);
                     check!(object.holds(label), "somebody wrote to {object:?}");
                 }
                 thread::yield_now();
