@@ -12,6 +12,7 @@ mod kernel;
 mod machine;
 mod records;
 
+use quarry_guest_records::{emit, fingerprint, statistics};
 use quarry_record::{End, EndStatus, Record};
 use quarry_suite::{Limit, Mode, Options, Platform, Stress, plan, row_count, run, stress};
 use quarry_unikernel::{BuddyReport, ExitCode, MemoryReport, NodeReport, ZoneReport, log, option, println, topology};
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
     };
     let machine = Machine::new();
     let rows = if options.mode == Mode::Run { row_count(&plan(machine, &options.settings)) } else { 0 };
-    emit(&Record::Run(records::run(&options, rows as u64)));
+    emit(&Record::Run(fingerprint("bench", options.settings.seed, rows as u64)));
     let errors = match options.mode {
         Mode::Boot => {
             show();
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
         Mode::Run => measure(machine, &options),
         Mode::Stress => endure(machine, &options),
     };
-    let statistics = records::statistics();
+    let statistics = statistics();
     let adds_up = statistics.adds_up;
     emit(&Record::Statistics(statistics));
     let reason = if errors > 0 {
@@ -85,8 +86,4 @@ fn finish(errors: u64, reason: Option<alloc::string::String>) -> ExitCode {
     let failed = reason.is_some();
     emit(&Record::End(End { status: if failed { EndStatus::Failed } else { EndStatus::Ok }, reason, errors }));
     if failed { ExitCode::Failure } else { ExitCode::Success }
-}
-
-fn emit(record: &Record) {
-    println!("{}", record.to_line());
 }

@@ -106,7 +106,6 @@ fn record(comparison: &Comparison, allocator: &str, outcome: &Outcome, nanosecon
         min: ticks.min,
         median: ticks.median,
         p99: ticks.p99,
-        max: None,
         spread: ticks.spread,
     };
     Measurement {

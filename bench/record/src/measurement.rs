@@ -57,9 +57,6 @@ pub struct Summary {
     pub median: f64,
     /// What 99 % of the samples do not exceed.
     pub p99: f64,
-    /// The largest, where it is told.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max: Option<f64>,
     /// 90th percentile minus 10th.
     pub spread: f64,
 }

@@ -40,7 +40,7 @@ fn run() -> Run {
 }
 
 fn measurement() -> Measurement {
-    let summary = |median: f64| Summary { min: median - 1.0, median, p99: median + 4.5, max: None, spread: 2.0 };
+    let summary = |median: f64| Summary { min: median - 1.0, median, p99: median + 4.5, spread: 2.0 };
     Measurement {
         workload: "batch".into(),
         allocator: "quarry".into(),
@@ -71,10 +71,10 @@ fn results_read() {
     let counted = Measurement {
         phase: None,
         placement: Some("remote".into()),
-        instructions_per_op: Some(Summary { min: 30.0, median: 30.0, p99: 30.0, max: Some(30.0), spread: 0.0 }),
+        instructions_per_op: Some(Summary { min: 30.0, median: 30.0, p99: 30.0, spread: 0.0 }),
         ..measurement()
     };
-    insta::assert_snapshot!(Record::Result(counted).to_line(), @r#"{"type":"result","workload":"batch","allocator":"quarry","size":64,"placement":"remote","cpus":2,"ops":1000,"ns_per_op":{"min":19.0,"median":20.0,"p99":24.5,"spread":2.0},"cycles_per_op":{"min":39.0,"median":40.0,"p99":44.5,"spread":2.0},"empty_ns_per_op":1.5,"empty_cycles_per_op":3.0,"instructions_per_op":{"min":30.0,"median":30.0,"p99":30.0,"max":30.0,"spread":0.0},"samples":[39.0,40.0,44.5],"errors":0}"#);
+    insta::assert_snapshot!(Record::Result(counted).to_line(), @r#"{"type":"result","workload":"batch","allocator":"quarry","size":64,"placement":"remote","cpus":2,"ops":1000,"ns_per_op":{"min":19.0,"median":20.0,"p99":24.5,"spread":2.0},"cycles_per_op":{"min":39.0,"median":40.0,"p99":44.5,"spread":2.0},"empty_ns_per_op":1.5,"empty_cycles_per_op":3.0,"instructions_per_op":{"min":30.0,"median":30.0,"p99":30.0,"spread":0.0},"samples":[39.0,40.0,44.5],"errors":0}"#);
 }
 
 #[test]
@@ -146,8 +146,8 @@ fn number() -> impl Strategy<Value = f64> {
 }
 
 prop_compose! {
-    fn summary()(min in number(), median in number(), p99 in number(), max in proptest::option::of(number()), spread in number())
-        -> Summary { Summary { min, median, p99, max, spread } }
+    fn summary()(min in number(), median in number(), p99 in number(), spread in number())
+        -> Summary { Summary { min, median, p99, spread } }
 }
 
 prop_compose! {

@@ -38,10 +38,6 @@ pub struct Options {
     pub icount: bool,
     /// `seconds=`: length of the stress.
     pub seconds: u64,
-    /// `git=`: revision the image was built from.
-    pub git: String,
-    /// `accel=`: what QEMU runs the guest with.
-    pub accelerator: String,
 }
 
 /// A word of the command line that cannot be followed.
@@ -88,14 +84,7 @@ impl Options {
         if settings.samples == 0 {
             return Err(error("samples", "0", "ask for at least 1"));
         }
-        Ok(Self {
-            mode: mode(find("mode"))?,
-            settings,
-            icount,
-            seconds: one("seconds", &find)?.unwrap_or(30),
-            git: find("git").unwrap_or("unknown").to_string(),
-            accelerator: find("accel").unwrap_or("unknown").to_string(),
-        })
+        Ok(Self { mode: mode(find("mode"))?, settings, icount, seconds: one("seconds", &find)?.unwrap_or(30) })
     }
 }
 
@@ -153,7 +142,7 @@ mod tests {
         assert_eq!(options.mode, Mode::Run);
         assert_eq!(options.settings.samples, Settings::default().samples);
         assert!(options.settings.workloads.is_empty() && options.settings.sizes.is_empty());
-        assert_eq!((options.git.as_str(), options.icount), ("unknown", false));
+        assert!(!options.icount);
     }
 
     #[test]
@@ -168,7 +157,6 @@ mod tests {
         assert_eq!(options.settings.orders, [0, 9]);
         assert_eq!(options.settings.cpus, [1, 4]);
         assert_eq!((options.settings.samples, options.settings.seed, options.seconds), (7, 3, 5));
-        assert_eq!((options.git.as_str(), options.accelerator.as_str()), ("abc", "tcg"));
     }
 
     #[test]

@@ -6,11 +6,13 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use quarry_record::{End, EndStatus, Record, Statistics, StatisticsRow, TestStatus};
+use quarry_guest_records::{emit, fingerprint, statistics};
+use quarry_record::{End, EndStatus, Record, TestStatus};
 use quarry_unikernel::memory::service;
-use quarry_unikernel::{ExitCode, option, println};
+use quarry_unikernel::{ExitCode, option};
 
-use crate::fingerprint;
+/// Where random numbers start unless the command line says otherwise.
+const DEFAULT_SEED: u64 = 1;
 
 /// What a test comes to: nothing, or what was wrong.
 pub(crate) type Outcome = Result<(), String>;
@@ -53,9 +55,14 @@ macro_rules! check_equal {
     }};
 }
 
+/// The seed of this run's random numbers.
+pub(crate) fn seed() -> u64 {
+    option("seed").and_then(|seed| seed.parse().ok()).unwrap_or(DEFAULT_SEED)
+}
+
 /// Runs the tests the command line asks for and writes their records.
 pub(crate) fn run(areas: &[&[Test]]) -> ExitCode {
-    emit(&Record::Run(fingerprint::run()));
+    emit(&Record::Run(fingerprint("guest-tests", seed(), 0)));
     let wanted = option("test").unwrap_or_default();
     let (mut ran, mut failed) = (0, 0);
     for test in areas.iter().copied().flatten().filter(|test| test.name.contains(wanted)) {
@@ -94,20 +101,6 @@ fn sound_memory() -> Outcome {
     service().validate().map_err(|broken| format!("a zone's free lists are broken: {broken:?}"))
 }
 
-fn statistics() -> Statistics {
-    let statistics = service().statistics();
-    let row = |(name, bytes): (&str, u64)| StatisticsRow { name: name.to_string(), bytes };
-    Statistics {
-        total: statistics.total,
-        rows: statistics.rows().into_iter().map(row).collect(),
-        adds_up: statistics.adds_up(),
-    }
-}
-
 fn announce(test: &Test, status: TestStatus, message: Option<String>) {
     emit(&Record::Test(quarry_record::Test { name: test.name.to_string(), status, message }));
-}
-
-fn emit(record: &Record) {
-    println!("{}", record.to_line());
 }

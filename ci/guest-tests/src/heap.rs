@@ -11,8 +11,7 @@ use alloc::vec::Vec;
 use quarry_suite::random::Random;
 use quarry_unikernel::memory_service::MAX_SIZE;
 
-use crate::fingerprint::seed;
-use crate::harness::Outcome;
+use crate::harness::{Outcome, seed};
 use crate::team::{another_cpu, check_on_every_cpu, on_cpu, without_loss};
 use crate::{check, check_equal, tests};
 

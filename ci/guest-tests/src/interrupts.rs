@@ -15,8 +15,7 @@ use quarry_unikernel::thread::{self, WaitQueue};
 use quarry_unikernel::topology_model::MAX_CPUS;
 use quarry_unikernel::{TrapFrame, cpus};
 
-use crate::fingerprint::seed;
-use crate::harness::Outcome;
+use crate::harness::{Outcome, seed};
 use crate::object::Object;
 use crate::team::{check_on_every_cpu, eventually, on_every_cpu, spawn, without_loss};
 use crate::{check, check_equal, tests};

@@ -11,7 +11,6 @@
 
 extern crate alloc;
 
-mod fingerprint;
 mod harness;
 mod object;
 mod team;

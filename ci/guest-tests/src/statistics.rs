@@ -9,8 +9,7 @@ use quarry_unikernel::memory::service;
 use quarry_unikernel::memory_service::{Gfp, Order, ZERO_SIZE_PTR};
 use quarry_unikernel::{cpus, topology};
 
-use crate::fingerprint::seed;
-use crate::harness::Outcome;
+use crate::harness::{Outcome, seed};
 use crate::object::Object;
 use crate::team::{InUse, on_cpu, on_every_cpu};
 use crate::{check, check_equal, tests};

@@ -14,8 +14,7 @@ use quarry_unikernel::memory_service::{CpuId, Gfp, NodeId};
 use quarry_unikernel::topology_model::MAX_CPUS;
 use quarry_unikernel::{TrapFrame, cpus, interrupts, thread, topology};
 
-use crate::fingerprint::seed;
-use crate::harness::Outcome;
+use crate::harness::{Outcome, seed};
 use crate::interrupts::register;
 use crate::object::Object;
 use crate::team::{Gate, check_on_every_cpu, without_loss};

@@ -10,8 +10,7 @@ use quarry_unikernel::memory_service::{CpuId, Gfp, MAX_SIZE, Machine};
 use quarry_unikernel::probe::{can_read, can_write};
 use quarry_unikernel::{cpus, rights, thread, topology};
 
-use crate::fingerprint::seed;
-use crate::harness::Outcome;
+use crate::harness::{Outcome, seed};
 use crate::object::Object;
 use crate::team::{InUse, check_on_every_cpu, on_every_cpu, without_loss};
 use crate::{check, check_equal, tests};

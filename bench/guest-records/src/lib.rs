@@ -1,30 +1,33 @@
-//! The first record of the run: who runs here and on what.
+//! What every image tells of its machine, as records on the serial line: the fingerprint of the run, where all memory is.
 //!
-//! Used by the harness.
+//! Used by the bench image and the guest tests. It is the one place that knows both the unikernel and the records.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use quarry_record::{Cpu, Node, Run, SCHEMA_VERSION, Topology};
-use quarry_unikernel::topology_model::{NodeId, NodeSource};
-use quarry_unikernel::{boot_duration, command_line, cpus, option, time, topology, topology_warnings};
+use quarry_record::{Cpu, Node, Record, Run, SCHEMA_VERSION, Statistics, StatisticsRow, Topology};
+use quarry_topology::{NodeId, NodeSource};
+use quarry_unikernel::{boot_duration, command_line, cpus, memory, option, println, time, topology, topology_warnings};
 use raw_cpuid::{CpuId, Hypervisor};
 
-/// Where random numbers start unless the command line says otherwise.
-const DEFAULT_SEED: u64 = 1;
-
-/// The seed of this run's random numbers.
-pub(crate) fn seed() -> u64 {
-    option("seed").and_then(|seed| seed.parse().ok()).unwrap_or(DEFAULT_SEED)
+/// Writes a record on the serial line.
+pub fn emit(record: &Record) {
+    println!("{}", record.to_line());
 }
 
-/// The record.
-pub(crate) fn run() -> Run {
+/// Who runs here and on what. `image` is its name, `seed` where its random numbers start, `rows` how many results will follow.
+/// What only the host knows (`git=`, `accel=`, `icount=`) it has put on the command line.
+pub fn fingerprint(image: &str, seed: u64, rows: u64) -> Run {
     let word = |key| option(key).unwrap_or("unknown").to_string();
     Run {
         schema: SCHEMA_VERSION,
         git: word("git"),
-        image: "guest-tests".to_string(),
+        image: image.to_string(),
         cpu: cpu_brand(),
         hypervisor: hypervisor(),
         accelerator: word("accel"),
@@ -36,8 +39,19 @@ pub(crate) fn run() -> Run {
         warnings: topology_warnings(),
         cpus_online: cpus::online().count() as u32,
         boot_microseconds: boot_duration().as_micros() as u64,
-        seed: seed(),
-        rows: 0,
+        seed,
+        rows,
+    }
+}
+
+/// Where all memory is. Exact while only the caller runs.
+pub fn statistics() -> Statistics {
+    let statistics = memory::service().statistics();
+    let row = |(name, bytes): (&str, u64)| StatisticsRow { name: name.to_string(), bytes };
+    Statistics {
+        total: statistics.total,
+        rows: statistics.rows().into_iter().map(row).collect(),
+        adds_up: statistics.adds_up(),
     }
 }
 
@@ -63,9 +77,8 @@ fn machine() -> Topology {
 }
 
 fn cpu_brand() -> String {
-    CpuId::new()
-        .get_processor_brand_string()
-        .map_or_else(|| "unknown".to_string(), |brand| brand.as_str().trim().to_string())
+    let brand = CpuId::new().get_processor_brand_string();
+    brand.map_or_else(|| "unknown".to_string(), |brand| brand.as_str().trim().to_string())
 }
 
 fn hypervisor() -> String {
