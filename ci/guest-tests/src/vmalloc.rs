@@ -1,12 +1,13 @@
 //! Memory contiguous in addresses only, and memory for each CPU.
 
 use alloc::collections::BTreeSet;
+use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use quarry_suite::random::{Random, log_uniform};
 use quarry_unikernel::memory::service;
-use quarry_unikernel::memory_service::{CpuId, Gfp, MAX_SIZE, Machine};
+use quarry_unikernel::memory_service::{CpuId, Gfp, MAX_SIZE, Machine, Order};
 use quarry_unikernel::probe::{can_read, can_write};
 use quarry_unikernel::{cpus, rights, thread, topology};
 
@@ -47,6 +48,18 @@ fn what_cannot_be_mapped_is_null() -> Outcome {
         check!(service().vmalloc(size, Gfp::KERNEL | Gfp::NOWARN).is_null(), "vmalloc({size:#x}) is not null");
     }
     check_equal!(InUse::now(), before, "in use");
+    Ok(())
+}
+
+fn a_refusal_for_want_of_memory_leaves_the_largest_blocks_whole() -> Outcome {
+    let nodes = || topology().nodes().filter(|&node| topology().has_memory(node));
+    let largest = |node| service().alloc_pages_node(node, Gfp::KERNEL | Gfp::THISNODE | Gfp::NOWARN, Order::MAX);
+    let all = service().statistics().total as usize;
+    check!(service().vmalloc(all, Gfp::KERNEL | Gfp::NOWARN).is_null(), "{all} bytes are more than is free");
+    for node in nodes() {
+        let block = largest(node).ok_or_else(|| format!("no block of order {} is left on {node}", Order::MAX))?;
+        service().__free_pages(block, Order::MAX);
+    }
     Ok(())
 }
 
@@ -175,6 +188,7 @@ fn counters_of_cpus_do_not_disturb_each_other() -> Outcome {
 tests! { "vmalloc":
     mapped_memory_is_usable_to_its_last_page_and_no_further,
     what_cannot_be_mapped_is_null,
+    a_refusal_for_want_of_memory_leaves_the_largest_blocks_whole,
     kvmalloc_takes_what_fits,
     no_cpu_remembers_a_mapping_that_is_gone,
     all_cpus_map_and_unmap_at_once,

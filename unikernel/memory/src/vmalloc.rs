@@ -85,6 +85,10 @@ impl<M: Machine> Service<M> {
         if pages == 0 || log2 > LARGEST {
             return ptr::null_mut();
         }
+        // Refused before anything is taken: the tables made for pages mapped so far would stay, and split all memory.
+        if pages as u64 > self.available().map(|(_, _, bytes, _)| bytes / FRAME_BYTES as u64).sum() {
+            return ptr::null_mut();
+        }
         let Some(header) = self.area(log2) else { return ptr::null_mut() };
         let start = header.addr() + FRAME_BYTES;
         for page in 0..pages {
