@@ -142,7 +142,8 @@ fn check_statistics(topology: &Topology, statistics: Option<&Statistics>, wrong:
     }
 }
 
-/// Where QEMU puts the memory of each node: one after the other from 0, and above 4 GiB what does not fit below the hole.
+/// Where QEMU puts the memory of each node: one after the other from 0, and above 4 GiB what does not fit below the
+/// hole.
 fn node_ranges(board: Board, nodes: &[Node]) -> Vec<Vec<[u64; 2]>> {
     let all: u64 = nodes.iter().map(|node| node.memory.0).sum();
     // What fits below the hole, and how much may lie there when not everything does (QEMU, hw/i386/pc_*.c, microvm.c).

@@ -111,7 +111,8 @@ pub(crate) fn even_distances(nodes: usize) -> Vec<Vec<u8>> {
 }
 
 impl Machine {
-    /// A machine whose CPUs and memory (in whole MiB) are spread evenly over its nodes; the first get what is left over.
+    /// A machine whose CPUs and memory (in whole MiB) are spread evenly over its nodes; the first get what is left
+    /// over.
     pub(crate) fn even(board: Board, nodes: u32, cpus: u32, memory: Size) -> Self {
         let layout = if board == Board::Microvm {
             Layout::Flat { memory, cpus }

@@ -1,8 +1,8 @@
 //! [`Process`]: a running QEMU, its guest's serial line as lines of text, and the log that keeps all of it.
 //!
-//! Two threads read QEMU's pipes: standard output is the guest's serial port, standard error is QEMU itself. Both append to
-//! the log as they read, so the log is whole to the last byte even when QEMU is killed. Lines of the guest go through a
-//! channel to whoever watches. Dropping a [`Process`] kills QEMU.
+//! Two threads read QEMU's pipes: standard output is the guest's serial port, standard error is QEMU itself. Both
+//! append to the log as they read, so the log is whole to the last byte even when QEMU is killed. Lines of the guest go
+//! through a channel to whoever watches. Dropping a [`Process`] kills QEMU.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -28,8 +28,8 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Lets Ctrl-C (and a request to terminate) end what runs here, QEMU included.
 pub(crate) fn listen_to_interrupts() {
-    // Also where the signal was ignored so far, as it is in a script's background: whoever asks QEMU's keeper to stop must
-    // not be left with both. It fails only when called twice.
+    // Also where the signal was ignored so far, as it is in a script's background: whoever asks QEMU's keeper to stop
+    // must not be left with both. It fails only when called twice.
     drop(ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)));
 }
 

@@ -4,7 +4,8 @@
 //! Booting --run--> Working --result, test, stress, statistics--> Working --end--> Ended
 //! ```
 //!
-//! An `end` record that tells of a failure may come at any time. Any other record in any other place is a failure of its own.
+//! An `end` record that tells of a failure may come at any time. Any other record in any other place is a failure of
+//! its own.
 
 use std::collections::VecDeque;
 

@@ -1,4 +1,5 @@
-//! The `quarry` command against a QEMU that is a script (`fake-qemu`): it plays recorded serial lines, dies, hangs, lies.
+//! The `quarry` command against a QEMU that is a script (`fake-qemu`): it plays recorded serial lines, dies, hangs,
+//! lies.
 
 use std::fs;
 use std::path::{Path, PathBuf};

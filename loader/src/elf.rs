@@ -1,11 +1,11 @@
 //! An image as a file (ELF): checked, copied into memory and relocated.
 //!
-//! Used by the loader's binary. Works on byte slices: the file, and the memory that was allocated for the image. Every number of the file
-//! is distrusted; whatever is wrong is an [`ImageError`] that says what to do, never a panic.
+//! Used by the loader's binary. Works on byte slices: the file, and the memory that was allocated for the image. Every
+//! number of the file is distrusted; whatever is wrong is an [`ImageError`] that says what to do, never a panic.
 //!
-//! An image is a static position-independent ELF file (or one linked for just the place it is loaded at) for `x86_64` whose loadable segments are on pages of their own, none
-//! of them both writable and executable, and whose relocations are all `R_X86_64_RELATIVE`. `quarry-build-helper` makes
-//! such files.
+//! An image is a static position-independent ELF file (or one linked for just the place it is loaded at) for `x86_64`
+//! whose loadable segments are on pages of their own, none of them both writable and executable, and whose relocations
+//! are all `R_X86_64_RELATIVE`. `quarry-build-helper` makes such files.
 //!
 //! Source: System V gABI chapters 4 and 5; x86-64 psABI 4.4.
 

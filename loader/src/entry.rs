@@ -1,11 +1,12 @@
 //! From the PVH entry point to Rust: 32-bit protected mode without paging becomes long mode with SSE.
 //!
 //! At entry (Xen's `docs/misc/pvh.pandoc`): `ebx` holds the physical address of the start info, segments are flat,
-//! paging and interrupts are off, there is no stack. Before Rust runs there must be: zeroed bss, a stack, and SSE, which
-//! compiled code uses as a matter of course. The early page tables map the first 4 GiB to
-//! themselves, which is all the loader ever touches; they are constants, so that nothing has to be built here.
+//! paging and interrupts are off, there is no stack. Before Rust runs there must be: zeroed bss, a stack, and SSE,
+//! which compiled code uses as a matter of course. The early page tables map the first 4 GiB to themselves, which is
+//! all the loader ever touches; they are constants, so that nothing has to be built here.
 //!
-//! A CPU without long mode or no-execute pages cannot run Rust code for `x86_64`, so that one error is reported from here.
+//! A CPU without long mode or no-execute pages cannot run Rust code for `x86_64`, so that one error is reported from
+//! here.
 
 use core::arch::global_asm;
 

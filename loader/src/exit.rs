@@ -35,7 +35,8 @@ pub(crate) fn fail_with(code: u32, message: fmt::Arguments<'_>) -> ! {
 }
 
 fn line(severity: &str, message: fmt::Arguments<'_>) {
-    // The serial port takes everything; an error can only come from a value's own formatting, and there is nobody to tell.
+    // The serial port takes everything; an error can only come from a value's own formatting, and there is nobody to
+    // tell.
     let _ = writeln!(Serial, "quarry-loader: {severity}: {message}");
 }
 

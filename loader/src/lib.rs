@@ -5,8 +5,8 @@
 //! the host.
 //!
 //! All addresses that cross the boundary are physical, so that neither side depends on the other's mappings; the image
-//! reaches them through the direct map. `quarry-build-helper` links images at [`IMAGE_BASE`], where the loader maps them,
-//! so that addresses and symbols of the file are those of the running image.
+//! reaches them through the direct map. `quarry-build-helper` links images at [`IMAGE_BASE`], where the loader maps
+//! them, so that addresses and symbols of the file are those of the running image.
 //!
 //! # State of the CPU at the image's entry
 //!
@@ -49,7 +49,8 @@ pub const MAGIC: u64 = u64::from_be_bytes(*b"QUARRY01");
 /// Version of the layout of [`BootInfo`]; an image refuses any other.
 pub const VERSION: u32 = 1;
 
-/// Capacity of the memory map. The loader merges neighbours; of a map that is longer still it leaves the smallest regions out, and says so.
+/// Capacity of the memory map. The loader merges neighbours; of a map that is longer still it leaves the smallest
+/// regions out, and says so.
 pub const MAX_REGIONS: usize = 256;
 
 /// A range of physical addresses, in bytes; `start` inclusive, `end` exclusive. Empty when equal.

@@ -2,11 +2,11 @@
 //!
 //! Used by the loader's binary; the result goes into [`crate::BootInfo`]. Pure data in, pure data out, fixed capacity.
 //!
-//! Firmware's entries may come unsorted, overlapping, unaligned, with unknown types and in any number. Here
-//! they become sorted, disjoint regions of whole pages in which neighbours of one kind are merged. Where entries overlap
-//! the more cautious kind wins (bad, reserved, ACPI, RAM, in this order). Ranges nobody mentions stay unmentioned. When there are more
-//! regions than fit, the smallest are left out, which is safe because what is not listed is not used; the RAM lost in
-//! this way is counted.
+//! Firmware's entries may come unsorted, overlapping, unaligned, with unknown types and in any number. Here they become
+//! sorted, disjoint regions of whole pages in which neighbours of one kind are merged. Where entries overlap the more
+//! cautious kind wins (bad, reserved, ACPI, RAM, in this order). Ranges nobody mentions stay unmentioned. When there
+//! are more regions than fit, the smallest are left out, which is safe because what is not listed is not used; the RAM
+//! lost in this way is counted.
 
 use crate::start_info::MemoryMapEntry;
 use crate::{DIRECT_MAP_SIZE, MAX_REGIONS, PhysicalRange, Region, RegionKind};
@@ -54,7 +54,8 @@ impl MemoryMap {
         }
     }
 
-    /// Makes a sane map of firmware's entries. The page at address 0 is never RAM; nor is anything beyond the direct map.
+    /// Makes a sane map of firmware's entries. The page at address 0 is never RAM; nor is anything beyond the direct
+    /// map.
     pub fn from_firmware(entries: &(impl Iterator<Item = MemoryMapEntry> + Clone)) -> Self {
         let mut map = Self::empty();
         map.limit = MAX_REGIONS - CARVING_RESERVE;
@@ -190,7 +191,8 @@ impl MemoryMap {
         self.overlay(reachable, kind);
     }
 
-    /// Lowest free block of `size` bytes at a multiple of `alignment` that starts at or above `floor` and ends below 4 GiB.
+    /// Lowest free block of `size` bytes at a multiple of `alignment` that starts at or above `floor` and ends below 4
+    /// GiB.
     fn find_free(&self, size: u64, alignment: u64, floor: u64) -> Option<PhysicalRange> {
         debug_assert!(alignment.is_power_of_two() && alignment >= PAGE_SIZE);
         self.regions().iter().filter(|region| region.kind == RegionKind::Usable).find_map(|region| {
@@ -252,8 +254,8 @@ impl MemoryMap {
         self.count += 1;
     }
 
-    /// Drops the smallest region, if that is not `newcomer` itself, whose loss is counted when it is. What is told apart
-    /// for a purpose (ACPI's tables, the boot's own memory) is dropped only when nothing else is left.
+    /// Drops the smallest region, if that is not `newcomer` itself, whose loss is counted when it is. What is told
+    /// apart for a purpose (ACPI's tables, the boot's own memory) is dropped only when nothing else is left.
     fn make_room_for(&mut self, newcomer: Region) -> bool {
         let weight = |region: &Region| {
             let special = !matches!(region.kind, RegionKind::Usable | RegionKind::Reserved | RegionKind::Bad);

@@ -42,8 +42,8 @@ impl Block {
 
     /// Its bytes.
     pub(crate) fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: the range is free RAM (the memory map says so and whatever lies in it is avoided), it lies between 1 MiB and
-        // 4 GiB, where it is mapped to itself, and only this block refers to it.
+        // SAFETY: the range is free RAM (the memory map says so and whatever lies in it is avoided), it lies between 1
+        // MiB and 4 GiB, where it is mapped to itself, and only this block refers to it.
         unsafe { slice::from_raw_parts_mut(self.range.start as *mut u8, self.range.size() as usize) }
     }
 

@@ -4,7 +4,8 @@ use core::arch::asm;
 
 /// Writes a byte. The loader calls it for [`crate::serial::COM1`]'s registers only.
 pub(crate) fn write_u8(port: u16, value: u8) {
-    // SAFETY: writing to the serial port's registers has no effect on memory; elsewhere than the serial port it is not called.
+    // SAFETY: writing to the serial port's registers has no effect on memory; elsewhere than the serial port it is not
+    // called.
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags)) }
 }
 

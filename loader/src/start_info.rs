@@ -1,7 +1,8 @@
 //! The PVH start info: what the hypervisor or firmware hands to the loader.
 //!
-//! Source: Xen's `public/arch-x86/hvm/start_info.h`. The same structure comes from QEMU, Firecracker and cloud-hypervisor. Version 0 ends
-//! before the memory map. Used by the loader's binary, which reads the physical memory the addresses here point to.
+//! Source: Xen's `public/arch-x86/hvm/start_info.h`. The same structure comes from QEMU, Firecracker and
+//! cloud-hypervisor. Version 0 ends before the memory map. Used by the loader's binary, which reads the physical memory
+//! the addresses here point to.
 
 use core::fmt;
 

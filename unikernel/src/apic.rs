@@ -1,22 +1,26 @@
 //! The local APIC: interrupts between CPUs, their end, and each CPU's one-shot timer.
 //!
-//! Users: the boot and `smp` (starting CPUs), the interrupt dispatcher, the scheduler (wakes and timers), the panic handler
-//! (stopping the others). Source: Intel SDM volume 3, chapter "Advanced Programmable Interrupt Controller (APIC)".
+//! Users: the boot and `smp` (starting CPUs), the interrupt dispatcher, the scheduler (wakes and timers), the panic
+//! handler (stopping the others). Source: Intel SDM volume 3, chapter "Advanced Programmable Interrupt Controller
+//! (APIC)".
 //!
-//! Two ways lead to the same registers: memory (xAPIC), and model-specific registers (x2APIC), which are faster in a virtual machine
-//! and the only way to a CPU whose id does not fit in eight bits. x2APIC is used wherever the CPU has it.
+//! Two ways lead to the same registers: memory (xAPIC), and model-specific registers (x2APIC), which are faster in a
+//! virtual machine and the only way to a CPU whose id does not fit in eight bits. x2APIC is used wherever the CPU has
+//! it.
 //!
 //! # Theory
 //!
-//! [`initialise`] runs once on the first CPU and chooses; the choice is behind a `Once` and never changes. Each CPU then
-//! calls [`enable_on_this_cpu`]. All registers are the calling CPU's own (under xAPIC one address leads every CPU to its own), so
-//! nothing here is shared, there are no locks, and the only disturbance can come from an interrupt on the same CPU:
+//! [`initialise`] runs once on the first CPU and chooses; the choice is behind a `Once` and never changes. Each CPU
+//! then calls [`enable_on_this_cpu`]. All registers are the calling CPU's own (under xAPIC one address leads every CPU
+//! to its own), so nothing here is shared, there are no locks, and the only disturbance can come from an interrupt on
+//! the same CPU:
 //!
-//! - Under xAPIC an interrupt command is two writes, the destination and then the rest. A handler that sends in between would redirect
-//!   the command, so [`send`] and its kin keep interrupts off around them. [`send_nmi_to_others`] names no destination
-//!   and writes the second half only: it may come from an NMI and disturbs no command that is half written.
-//! - [`arm_timer`] is one write of a deadline or count; the last one holds. Who decides by looking at a queue of timers keeps
-//!   interrupts off from the look to the write.
+//! - Under xAPIC an interrupt command is two writes, the destination and then the rest. A handler that sends in between
+//!   would redirect the command, so [`send`] and its kin keep interrupts off around them. [`send_nmi_to_others`] names
+//!   no destination and writes the second half only: it may come from an NMI and disturbs no command that is half
+//!   written.
+//! - [`arm_timer`] is one write of a deadline or count; the last one holds. Who decides by looking at a queue of timers
+//!   keeps interrupts off from the look to the write.
 //!
 //! What a CPU wrote before it sends is visible to the handler on the other CPU: see [`LocalApic::write_command`].
 
@@ -117,8 +121,8 @@ const FIRST_SPAN: Duration = Duration::from_millis(1);
 const ATTEMPTS: u32 = 4;
 const GOOD_ENOUGH_IN_MILLIONTHS: u64 = 2500;
 
-/// Counts of the timer per tick of the TSC, times 2^32; 0 before [`calibrate_timer`]. Written by the first CPU before it starts
-/// others, which orders it before all their reads.
+/// Counts of the timer per tick of the TSC, times 2^32; 0 before [`calibrate_timer`]. Written by the first CPU before
+/// it starts others, which orders it before all their reads.
 static TIMER_RATE: AtomicU64 = AtomicU64::new(0);
 
 static APIC: Once<LocalApic> = Once::new();
@@ -133,8 +137,8 @@ struct LocalApic {
 
 /// Chooses how the registers are reached. Called once, on the first CPU; a later call does nothing.
 ///
-/// `physical_address` is that of the registers under xAPIC (from the MADT). Under xAPIC they are mapped here, at the first page
-/// of the device window, and `frames` gives what the page tables need.
+/// `physical_address` is that of the registers under xAPIC (from the MADT). Under xAPIC they are mapped here, at the
+/// first page of the device window, and `frames` gives what the page tables need.
 pub(crate) fn initialise(physical_address: u64, frames: FrameSource<'_>) -> Result<(), OutOfFrames> {
     if APIC.is_completed() {
         return Ok(());
@@ -152,8 +156,8 @@ pub(crate) fn initialise(physical_address: u64, frames: FrameSource<'_>) -> Resu
     Ok(())
 }
 
-/// Switches the calling CPU's APIC on, with every local vector masked but the timer's, which is stopped, and no priority in
-/// the way of any interrupt. Each CPU calls it once, with interrupts off, after [`initialise`].
+/// Switches the calling CPU's APIC on, with every local vector masked but the timer's, which is stopped, and no
+/// priority in the way of any interrupt. Each CPU calls it once, with interrupts off, after [`initialise`].
 pub(crate) fn enable_on_this_cpu() {
     apic().enable();
 }
@@ -163,7 +167,8 @@ pub(crate) fn end_of_interrupt() {
     apic().write(Register::EndOfInterrupt, 0);
 }
 
-/// Interrupts a CPU, which may be the calling one. What the caller wrote before is visible to the handler. Any context but an NMI.
+/// Interrupts a CPU, which may be the calling one. What the caller wrote before is visible to the handler. Any context
+/// but an NMI.
 pub(crate) fn send(apic_id: u32, vector: u8) {
     apic().command(apic_id, u32::from(vector) | ASSERT);
 }
@@ -173,7 +178,8 @@ pub(crate) fn send_init(apic_id: u32) {
     apic().command(apic_id, DELIVER_INIT | ASSERT);
 }
 
-/// Starts a CPU that waits after [`send_init`], in real mode at the physical address `page` times 4096. A CPU that runs takes no notice.
+/// Starts a CPU that waits after [`send_init`], in real mode at the physical address `page` times 4096. A CPU that runs
+/// takes no notice.
 pub(crate) fn send_startup(apic_id: u32, page: u8) {
     apic().command(apic_id, DELIVER_STARTUP | ASSERT | u32::from(page));
 }
@@ -190,7 +196,8 @@ pub(crate) fn send_nmi_to_others() {
 }
 
 /// Measures how fast the timer counts, if it does not take a TSC as its deadline. Called once, on the first CPU, after
-/// [`enable_on_this_cpu`] and [`time::initialise`], before other CPUs start and with interrupts off. Takes a millisecond or a few.
+/// [`enable_on_this_cpu`] and [`time::initialise`], before other CPUs start and with interrupts off. Takes a
+/// millisecond or a few.
 pub(crate) fn calibrate_timer() {
     let apic = apic();
     if apic.has_deadline {
@@ -206,11 +213,11 @@ pub(crate) fn calibrate_timer() {
     TIMER_RATE.store(rate_of(counts, span.ticks), Relaxed);
 }
 
-/// Has the calling CPU interrupted with [`TIMER_VECTOR`] once, as soon as its TSC reaches `deadline` (at once if it has), or never.
-/// Replaces what was set before. An interrupt may still come that was under way.
+/// Has the calling CPU interrupted with [`TIMER_VECTOR`] once, as soon as its TSC reaches `deadline` (at once if it
+/// has), or never. Replaces what was set before. An interrupt may still come that was under way.
 ///
-/// Where the timer counts, a deadline more than about a minute away makes it fire earlier, and so may the difference between the
-/// measured rate and the true one: the handler looks at the TSC and arms it again.
+/// Where the timer counts, a deadline more than about a minute away makes it fire earlier, and so may the difference
+/// between the measured rate and the true one: the handler looks at the TSC and arms it again.
 pub(crate) fn arm_timer(deadline: Option<u64>) {
     let apic = apic();
     if apic.has_deadline {
@@ -254,7 +261,8 @@ impl LocalApic {
     fn enable(&self) {
         // SAFETY: every CPU in long mode has the register.
         let base = unsafe { arch::read_msr(APIC_BASE) } | BASE_ENABLE;
-        // SAFETY: switches the APIC on where it is; x2APIC only where CPUID names it, and from xAPIC, as the manual demands.
+        // SAFETY: switches the APIC on where it is; x2APIC only where CPUID names it, and from xAPIC, as the manual
+        // demands.
         unsafe {
             arch::write_msr(APIC_BASE, base);
             if self.memory.is_none() {
@@ -305,7 +313,8 @@ impl LocalApic {
             self.write(Register::Command, command);
         } else {
             let value = u64::from(apic_id.unwrap_or(0)) << 32 | u64::from(command);
-            // SAFETY: the CPU is in x2APIC mode; commands lead to handlers that exist, or start a CPU as `smp` prepared it.
+            // SAFETY: the CPU is in x2APIC mode; commands lead to handlers that exist, or start a CPU as `smp` prepared
+            // it.
             unsafe { arch::write_msr(msr_of(Register::Command), value) };
         }
     }

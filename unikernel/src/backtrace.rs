@@ -1,12 +1,13 @@
 //! Who called whom: exact backtraces from the unwind tables the image carries.
 //!
-//! Users: the panic report. The compiler keeps no frame pointers, but it describes every function's frame in `.eh_frame`;
-//! the linker script keeps that section and its sorted index `.eh_frame_hdr` in the constants segment. The crate `gimli`
-//! reads them (DWARF 5, section 6.4; System V ABI for x86-64, section 3.7). Assembly is passed if it has `.cfi`
-//! directives; the trail ends where there are none.
+//! Users: the panic report. The compiler keeps no frame pointers, but it describes every function's frame in
+//! `.eh_frame`; the linker script keeps that section and its sorted index `.eh_frame_hdr` in the constants segment. The
+//! crate `gimli` reads them (DWARF 5, section 6.4; System V ABI for x86-64, section 3.7). Assembly is passed if it has
+//! `.cfi` directives; the trail ends where there are none.
 //!
-//! Nothing here allocates, locks or writes memory, and the stack is read only where it is mapped, so that a damaged stack
-//! costs frames of the report, not the report. It needs some 5 KiB of stack, and thrice that without optimization.
+//! Nothing here allocates, locks or writes memory, and the stack is read only where it is mapped, so that a damaged
+//! stack costs frames of the report, not the report. It needs some 5 KiB of stack, and thrice that without
+//! optimization.
 
 use core::arch::asm;
 use core::{fmt, ptr, slice};
@@ -263,8 +264,8 @@ fn read(address: u64, is_readable: IsReadable) -> Result<u64, Broken> {
         return Err(Broken::Unreadable(address));
     }
     let word = ptr::with_exposed_provenance::<u64>(address as usize);
-    // SAFETY: the word is aligned, so it lies in one page, and that is mapped. Volatile, for whoever owns the stack may be
-    // another CPU's thread that was stopped anywhere.
+    // SAFETY: the word is aligned, so it lies in one page, and that is mapped. Volatile, for whoever owns the stack may
+    // be another CPU's thread that was stopped anywhere.
     Ok(unsafe { word.read_volatile() })
 }
 
@@ -286,8 +287,8 @@ pub(crate) fn in_text(address: u64) -> bool {
 /// The frame descriptions, their sorted index, and where in memory the two are.
 fn unwind_tables() -> (EhFrame<Bytes>, EhFrameHdr<Bytes>, BaseAddresses) {
     let section = |start: *const u8, end: *const u8| {
-        // SAFETY: the linker script puts the section's bytes, and nothing else, between the two symbols. They are constants
-        // that nothing writes.
+        // SAFETY: the linker script puts the section's bytes, and nothing else, between the two symbols. They are
+        // constants that nothing writes.
         let bytes = unsafe { slice::from_raw_parts(start, end.addr() - start.addr()) };
         (bytes, start.addr() as u64)
     };

@@ -1,7 +1,8 @@
 //! The boot: from the loader's jump to the image's `main`, each step one call, in this order.
 //!
-//! Used by the loader, which jumps to `quarry_start`. One CPU runs all of this; the others join near the end. What has to
-//! exist before there is memory to allocate (a stack, descriptor tables, a CPU-local area) is static here and is left behind.
+//! Used by the loader, which jumps to `quarry_start`. One CPU runs all of this; the others join near the end. What has
+//! to exist before there is memory to allocate (a stack, descriptor tables, a CPU-local area) is static here and is
+//! left behind.
 
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
@@ -123,7 +124,8 @@ unsafe extern "Rust" {
 
 fn bytes_at(range: quarry_loader::PhysicalRange) -> &'static [u8] {
     let start = ptr::with_exposed_provenance::<u8>(direct(range.start) as usize);
-    // SAFETY: the loader keeps the command line and the image file in memory of their own, in the direct map; nobody writes to them.
+    // SAFETY: the loader keeps the command line and the image file in memory of their own, in the direct map; nobody
+    // writes to them.
     unsafe { slice::from_raw_parts(start, range.size() as usize) }
 }
 
@@ -165,8 +167,8 @@ fn start_memory(info: &BootInfo) -> Option<u64> {
     let memory = unsafe { &mut *MEMORY.0.get() };
     memory.fill(info, topology());
     let start_page = memory.take_real_mode_frame();
-    // SAFETY: the ranges are free RAM: what the loader says is in use is not among them, its stack was left at once, the
-    // tables of the firmware have been read, and the pages taken so far are no longer in the list.
+    // SAFETY: the ranges are free RAM: what the loader says is in use is not among them, its stack was left at once,
+    // the tables of the firmware have been read, and the pages taken so far are no longer in the list.
     if let Err(error) = unsafe { memory::start(topology(), memory, info.direct_map_end) } {
         panic!("the memory service cannot start: {error}");
     }

@@ -1,7 +1,8 @@
 //! [`BootMemory`]: what is free before the memory service runs, by node.
 //!
-//! Used by the boot alone, on one CPU. It turns the loader's memory map into free ranges that lie on one node each, gives
-//! out single frames (page tables, the page other CPUs start on), and in the end hands what is left to the service.
+//! Used by the boot alone, on one CPU. It turns the loader's memory map into free ranges that lie on one node each,
+//! gives out single frames (page tables, the page other CPUs start on), and in the end hands what is left to the
+//! service.
 
 use core::ptr;
 
@@ -68,7 +69,8 @@ impl BootMemory {
         Some(frame)
     }
 
-    /// Adds a range, whole pages of it, a piece for each node. RAM of no node stays unused; so does what there is no room for.
+    /// Adds a range, whole pages of it, a piece for each node. RAM of no node stays unused; so does what there is no
+    /// room for.
     fn add(&mut self, range: Range, topology: &Topology) {
         let range = PhysicalRange::new(range.start.next_multiple_of(PAGE_BYTES), range.end & !(PAGE_BYTES - 1));
         for memory in topology.memory() {

@@ -1,8 +1,8 @@
 //! The console: the first serial port, a line at a time, whoever writes.
 //!
-//! Users: `print!`, `println!` and the log. Lines of different CPUs never mix: a call writes all its text under one lock, which
-//! is taken with interrupts off, for handlers log too. The panic handler writes without the lock, once the other CPUs
-//! are stopped.
+//! Users: `print!`, `println!` and the log. Lines of different CPUs never mix: a call writes all its text under one
+//! lock, which is taken with interrupts off, for handlers log too. The panic handler writes without the lock, once the
+//! other CPUs are stopped.
 
 use core::fmt::{self, Write};
 
@@ -67,7 +67,8 @@ pub(crate) fn initialise() {
 /// Writes text whole: nothing of another CPU gets in between. May be called anywhere but in an NMI.
 pub fn write(text: fmt::Arguments<'_>) {
     let interrupts = arch::save_and_disable_interrupts();
-    // The port never fails; an error could only come from a Display of the caller's, and then the rest of the text is lost.
+    // The port never fails; an error could only come from a Display of the caller's, and then the rest of the text is
+    // lost.
     let _ = PORT.lock().write_fmt(text);
     arch::restore_interrupts(interrupts);
 }

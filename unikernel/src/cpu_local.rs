@@ -40,8 +40,8 @@ pub(crate) struct CpuLocal {
     pub(crate) flushed: AtomicU64,
 }
 
-// SAFETY: the cells are used by the CPU the area belongs to alone; other CPUs only use `id`, `node`, `apic_id`, which do
-// not change, and the locks and atomics in `scheduler` and `flushed`.
+// SAFETY: the cells are used by the CPU the area belongs to alone; other CPUs only use `id`, `node`, `apic_id`, which
+// do not change, and the locks and atomics in `scheduler` and `flushed`.
 unsafe impl Sync for CpuLocal {}
 
 /// The set of CPUs that have none yet. Its fields are never written: see `quarry_memory::Set::detached`.
@@ -105,8 +105,8 @@ pub(crate) fn try_current() -> Option<&'static CpuLocal> {
 #[inline(always)]
 pub(crate) fn current() -> &'static CpuLocal {
     let this: *const CpuLocal;
-    // SAFETY: `install` ran before anything asks; the area lives for ever. The address of the area of the CPU a thread runs
-    // on does not change, for threads never move.
+    // SAFETY: `install` ran before anything asks; the area lives for ever. The address of the area of the CPU a thread
+    // runs on does not change, for threads never move.
     unsafe {
         asm!("mov {}, gs:[{offset}]", out(reg) this, offset = const offset_of!(CpuLocal, this), options(nostack, preserves_flags, readonly));
         &*this

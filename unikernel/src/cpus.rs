@@ -1,7 +1,8 @@
 //! The CPUs that run: their areas, and who they are.
 //!
-//! Users: the boot and `smp`, which prepare and add them; everybody who asks which CPUs there are. A CPU is prepared by the first one, in
-//! memory of its own node: area, descriptor tables, stacks, sets of the memory service. It then puts them into force itself.
+//! Users: the boot and `smp`, which prepare and add them; everybody who asks which CPUs there are. A CPU is prepared by
+//! the first one, in memory of its own node: area, descriptor tables, stacks, sets of the memory service. It then puts
+//! them into force itself.
 
 use core::fmt;
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -18,7 +19,8 @@ use crate::stack::Stack;
 /// Bytes of each interrupt stack. A panic report is written on one.
 const INTERRUPT_STACK_BYTES: u64 = 32 << 10;
 
-/// The areas of the CPUs that run, by id; null for the others. Release stores by each CPU as it comes up pair with Acquire loads.
+/// The areas of the CPUs that run, by id; null for the others. Release stores by each CPU as it comes up pair with
+/// Acquire loads.
 static ONLINE: [AtomicPtr<CpuLocal>; MAX_CPUS] = [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS];
 
 /// The CPUs that run, in the order of their ids.
@@ -112,8 +114,8 @@ fn place<T>(node: NodeId, value: T) -> Result<&'static mut T, NoMemory> {
     if place.is_null() {
         return Err(NoMemory);
     }
-    // SAFETY: the memory is this function's alone, large enough, and aligned to its size, a power of two no smaller than
-    // the type's alignment. It is never freed.
+    // SAFETY: the memory is this function's alone, large enough, and aligned to its size, a power of two no smaller
+    // than the type's alignment. It is never freed.
     unsafe {
         place.write(value);
         Ok(&mut *place)

@@ -1,7 +1,8 @@
 //! The end of a run: a code the host can tell from a crash.
 //!
-//! Users: images (through `main`'s result or [`exit`]), and the panic handler. QEMU's `isa-debug-exit` device turns a value
-//! v written to port 0xf4 into exit status 2 v + 1; a triple fault with `-no-reboot` exits 0, so 0 is never success.
+//! Users: images (through `main`'s result or [`exit`]), and the panic handler. QEMU's `isa-debug-exit` device turns a
+//! value v written to port 0xf4 into exit status 2 v + 1; a triple fault with `-no-reboot` exits 0, so 0 is never
+//! success.
 
 use crate::{arch, console};
 
@@ -17,8 +18,8 @@ pub enum ExitCode {
 /// Port of QEMU's `isa-debug-exit` device.
 const PORT: u16 = 0xf4;
 
-/// Ends the run: everything written to the console comes out first. Where there is no exit device the machine stops with a
-/// line that says so.
+/// Ends the run: everything written to the console comes out first. Where there is no exit device the machine stops
+/// with a line that says so.
 pub fn exit(code: ExitCode) -> ! {
     leave(match code {
         ExitCode::Success => 0x10,

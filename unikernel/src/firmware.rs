@@ -18,8 +18,8 @@ use crate::paging;
 ///
 /// # Safety
 ///
-/// `rsdp` is the address the loader found a root pointer at, and the memory of the tables is not written to while the result is in
-/// use.
+/// `rsdp` is the address the loader found a root pointer at, and the memory of the tables is not written to while the
+/// result is in use.
 pub(crate) unsafe fn find_tables(rsdp: u64) -> Tables<'static> {
     // SAFETY: the loader checked the root pointer and mapped it.
     match unsafe { AcpiTables::from_rsdp(DirectMap, rsdp as usize) } {
@@ -59,7 +59,8 @@ fn is_mapped(physical: u64) -> bool {
     physical < quarry_loader::DIRECT_MAP_SIZE && paging::is_readable(direct(physical))
 }
 
-/// What is read in place of something that is not all mapped: no table has this signature. Only its header is looked at.
+/// What is read in place of something that is not all mapped: no table has this signature. Only its header is looked
+/// at.
 static NOTHING: [u64; 8] = [0; 8];
 
 /// The loader's direct map, as the `acpi` crate wants it.

@@ -1,12 +1,12 @@
 //! Interrupts and exceptions: who is called for which vector.
 //!
-//! Users: the stubs of [`traps`](crate::arch::traps) come in through [`dispatch`]; the timer, wake-ups and images register
-//! handlers. Handlers of vectors from 32 on run on the CPU's interrupt stack, with interrupts off, and with the
-//! memory service's interrupt set active: they may allocate, may wake threads, and must not wait or sleep.
+//! Users: the stubs of [`traps`](crate::arch::traps) come in through [`dispatch`]; the timer, wake-ups and images
+//! register handlers. Handlers of vectors from 32 on run on the CPU's interrupt stack, with interrupts off, and with
+//! the memory service's interrupt set active: they may allocate, may wake threads, and must not wait or sleep.
 //!
 //! Exceptions end the run ([`panic::fatal_trap`](crate::panic::fatal_trap)), except three kinds of page fault or
-//! general protection fault: a probe's ([`probe`](crate::probe)), and a write through a stale translation of a zero window
-//! ([`paging`]), which is repeated.
+//! general protection fault: a probe's ([`probe`](crate::probe)), and a write through a stale translation of a zero
+//! window ([`paging`]), which is repeated.
 
 use core::fmt;
 use core::mem;
@@ -159,8 +159,9 @@ fn exception(frame: &mut TrapFrame) {
     }
 }
 
-/// Whether a page fault was a write to a page of a zero window that has had memory of its own since this CPU last looked.
-/// The CPU forgets the old translation by faulting (Intel SDM volume 3, section 4.10.4.1), so repeating is enough.
+/// Whether a page fault was a write to a page of a zero window that has had memory of its own since this CPU last
+/// looked. The CPU forgets the old translation by faulting (Intel SDM volume 3, section 4.10.4.1), so repeating is
+/// enough.
 fn is_stale(frame: &TrapFrame) -> bool {
     let address = arch::fault_address();
     let in_window = layout::TAG_WINDOW.contains(&address) || layout::STATE_WINDOW.contains(&address);

@@ -20,8 +20,8 @@ pub(crate) use quarry_loader::DIRECT_MAP_BASE;
 /// Bytes of a page.
 pub(crate) const PAGE_BYTES: u64 = 4096;
 
-/// Address of the tag of address 0. An address's tag is at `TAGS + 2 * (address >> 12)`, the shift being signed: so every
-/// pointer there can be has a tag, and looking it up needs no check.
+/// Address of the tag of address 0. An address's tag is at `TAGS + 2 * (address >> 12)`, the shift being signed: so
+/// every pointer there can be has a tag, and looking it up needs no check.
 pub(crate) const TAGS: u64 = 0xffff_d040_0000_0000;
 
 /// Half the size of the tag window: 2^47 bytes of addresses on either side of 0, two bytes for each page.

@@ -1,8 +1,9 @@
 //! The memory service in the guest: [`service`], and [`Guest`], which is the machine it runs on.
 //!
-//! Users: everybody who allocates. The service is one static; all Rust collections use it too, through the
-//! global allocator. What it asks of the machine comes down to a few instructions here: the active set is a word of the
-//! CPU-local area, and the tag of any address is one load from a table that has an address for every pointer ([`layout`]).
+//! Users: everybody who allocates. The service is one static; all Rust collections use it too, through the global
+//! allocator. What it asks of the machine comes down to a few instructions here: the active set is a word of the
+//! CPU-local area, and the tag of any address is one load from a table that has an address for every pointer
+//! ([`layout`]).
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::arch::asm;
@@ -105,9 +106,9 @@ unsafe impl Machine for Guest {
     #[inline(always)]
     fn tag(&self, address: usize) -> u32 {
         let tag: u32;
-        // SAFETY: every canonical address has an entry in the window, which is readable everywhere. Another has none: the load
-        // faults, which ends the run at the call that got the bad pointer. An aligned load of two bytes is atomic. It is
-        // written out because the compiler widens a 16-bit atomic load in a second step.
+        // SAFETY: every canonical address has an entry in the window, which is readable everywhere. Another has none:
+        // the load faults, which ends the run at the call that got the bad pointer. An aligned load of two bytes is
+        // atomic. It is written out because the compiler widens a 16-bit atomic load in a second step.
         unsafe {
             asm!(
                 "movzx {tag:e}, word ptr [{tags} + 2 * {page}]",
@@ -200,8 +201,8 @@ struct Allocator;
 
 const HEAP: Gfp = Gfp::KERNEL.union(Gfp::NOWARN);
 
-// SAFETY: blocks come from the service's kmalloc and vmalloc, which hand out memory nobody else has, of at least the size asked
-// for, aligned as `kmalloc_aligned` promises or to a page; nothing unwinds.
+// SAFETY: blocks come from the service's kmalloc and vmalloc, which hand out memory nobody else has, of at least the
+// size asked for, aligned as `kmalloc_aligned` promises or to a page; nothing unwinds.
 unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

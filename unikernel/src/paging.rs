@@ -4,14 +4,14 @@
 //!
 //! # Theory
 //!
-//! One set of tables, used by all CPUs. Entries are changed under [`LOCK`] (a FIFO spin lock, interrupts off; the last lock of
-//! any order: nothing is taken under it). So frames for new tables are asked for before it is taken, one at a time, until
-//! the change goes through; one that turned out not to be needed waits in [`SPARES`] for the next change. Tables are never
-//! freed, so a walk that found one may keep using it.
+//! One set of tables, used by all CPUs. Entries are changed under [`LOCK`] (a FIFO spin lock, interrupts off; the last
+//! lock of any order: nothing is taken under it). So frames for new tables are asked for before it is taken, one at a
+//! time, until the change goes through; one that turned out not to be needed waits in [`SPARES`] for the next change.
+//! Tables are never freed, so a walk that found one may keep using it.
 //!
-//! A *zero window* reads as zeroes everywhere though nothing is behind it: its tables are shared, all of them leading to one
-//! read-only page of zeroes. [`back`] gives a page of it memory of its own, splitting the shared tables on the way (a copy of
-//! the table, then the change). Other CPUs may remember the page of zeroes; who depends on it refreshes
+//! A *zero window* reads as zeroes everywhere though nothing is behind it: its tables are shared, all of them leading
+//! to one read-only page of zeroes. [`back`] gives a page of it memory of its own, splitting the shared tables on the
+//! way (a copy of the table, then the change). Other CPUs may remember the page of zeroes; who depends on it refreshes
 //! ([`crate::arch::flush_page`]), and a write through a stale translation faults once and is repeated
 //! ([`is_writable`]).
 
@@ -79,7 +79,8 @@ fn changed<R>(
         let result = locked(|| change(&mut spare));
         if result.is_ok() {
             if let Some(frame) = spare {
-                // Where all places are taken the frame is lost to the machine, not to the accounts: it counts as a table.
+                // Where all places are taken the frame is lost to the machine, not to the accounts: it counts as a
+                // table.
                 let _ = SPARES.iter().find(|slot| slot.compare_exchange(0, frame, Relaxed, Relaxed).is_ok());
             }
             return result;
@@ -195,7 +196,8 @@ pub(crate) fn is_writable(address: u64) -> bool {
     rights(address).is_some_and(|(writable, _)| writable)
 }
 
-/// Makes a window of whole GiB read as zeroes. `frames` gives what the tables need: a frame or two, and three the first time.
+/// Makes a window of whole GiB read as zeroes. `frames` gives what the tables need: a frame or two, and three the first
+/// time.
 pub(crate) fn make_zero_window(window: core::ops::Range<u64>, frames: FrameSource<'_>) -> Result<(), OutOfFrames> {
     const GIB: u64 = 1 << 30;
     assert!(window.start.is_multiple_of(GIB) && window.end.is_multiple_of(GIB), "zero windows are whole GiB");

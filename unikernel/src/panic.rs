@@ -1,19 +1,19 @@
 //! The end of a run that went wrong: a panic or a trap that nobody handles.
 //!
-//! Users: `core` (the panic handler) and the interrupt dispatcher ([`fatal_trap`]). Both lead to one report: what, where,
-//! on which CPU and in which thread, registers, backtrace, the state of the memory service, and for the host one last
-//! `end` record. Then the exit device ends the run with a code that says so. The report is read by people, its last line by
-//! the host.
+//! Users: `core` (the panic handler) and the interrupt dispatcher ([`fatal_trap`]). Both lead to one report: what,
+//! where, on which CPU and in which thread, registers, backtrace, the state of the memory service, and for the host one
+//! last `end` record. Then the exit device ends the run with a code that says so. The report is read by people, its
+//! last line by the host.
 //!
 //! # Theory
 //!
-//! Any CPU may come here at any time, in any context, holding any lock. So nothing here takes a lock, allocates or waits
-//! for another CPU for long.
+//! Any CPU may come here at any time, in any context, holding any lock. So nothing here takes a lock, allocates or
+//! waits for another CPU for long.
 //!
 //! - [`DYING`] names the CPU that reports: the first one to swap its identity in. Others stop where they are.
 //! - That CPU stops the others before it writes, so that the console is its own, whoever holds the console's lock.
-//! - [`ATTEMPTS`] counts how often that CPU came here. The report itself may fail, for memory may be damaged: the second
-//!   time only says so and ends the run, the third time just ends it.
+//! - [`ATTEMPTS`] counts how often that CPU came here. The report itself may fail, for memory may be damaged: the
+//!   second time only says so and ends the run, the third time just ends it.
 //! - [`REPORT_STACK`] is used by the first attempt alone.
 
 use core::arch::asm;
@@ -71,8 +71,8 @@ fn die(death: &Death<'_>) -> ! {
     match ATTEMPTS.fetch_add(1, Relaxed) {
         0 => {
             smp::stop_others();
-            // SAFETY: only the first attempt of the first CPU comes here, so the stack is unused. `last_words` takes its
-            // argument where the calling convention has it, on a stack aligned for a call, and does not return.
+            // SAFETY: only the first attempt of the first CPU comes here, so the stack is unused. `last_words` takes
+            // its argument where the calling convention has it, on a stack aligned for a call, and does not return.
             unsafe {
                 asm!(
                     "mov rsp, {end}",

@@ -1,7 +1,7 @@
 //! Touching an address that may not be there, and hearing about it instead of faulting.
 //!
-//! Users: guest tests of what is mapped and how, and diagnostics. The two functions are a few instructions of
-//! assembly; the page-fault handler knows their addresses ([`recover`]) and resumes at the place where they return failure.
+//! Users: guest tests of what is mapped and how, and diagnostics. The two functions are a few instructions of assembly;
+//! the page-fault handler knows their addresses ([`recover`]) and resumes at the place where they return failure.
 
 use core::arch::global_asm;
 
@@ -34,7 +34,8 @@ global_asm!(
 
 /// Whether the byte at an address can be read: tried, not looked up.
 pub fn can_read(address: u64) -> bool {
-    // SAFETY: an ordinary call that reads one byte; should that fault, `recover` makes it return 0. What is read is dropped.
+    // SAFETY: an ordinary call that reads one byte; should that fault, `recover` makes it return 0. What is read is
+    // dropped.
     unsafe { quarry_probe_read(address) == 1 }
 }
 

@@ -1,18 +1,18 @@
 //! Starting the other CPUs, and what one CPU asks of all: stop, forget translations.
 //!
-//! Users: the boot ([`start_others`]), the memory service's host ([`flush_everywhere`]), the panic handler ([`stop_others`]).
-//! Source: Intel SDM volume 3, chapter "Multiple-processor management".
+//! Users: the boot ([`start_others`]), the memory service's host ([`flush_everywhere`]), the panic handler
+//! ([`stop_others`]). Source: Intel SDM volume 3, chapter "Multiple-processor management".
 //!
 //! # Theory
 //!
-//! Starting: all CPUs get INIT, then one after the other is told to start at a page below 1 MiB and handed its stack through
-//! [`Mailbox`], in that page. A CPU takes the mailbox only if it holds its own APIC id, and by an atomic exchange, so one that was
-//! given up for dead and comes late finds nobody home and halts. What it takes is its stack and the address of
-//! its [`Prepared`]; the swap's acquire pairs with the release store of the first CPU.
+//! Starting: all CPUs get INIT, then one after the other is told to start at a page below 1 MiB and handed its stack
+//! through [`Mailbox`], in that page. A CPU takes the mailbox only if it holds its own APIC id, and by an atomic
+//! exchange, so one that was given up for dead and comes late finds nobody home and halts. What it takes is its stack
+//! and the address of its [`Prepared`]; the swap's acquire pairs with the release store of the first CPU.
 //!
-//! Forgetting translations: a request is a number. The CPU that asks takes the next one, interrupts the others and waits until
-//! each has noted a number that is no smaller. Requests of several CPUs overlap freely; whoever waits has interrupts
-//! on and so serves the others meanwhile.
+//! Forgetting translations: a request is a number. The CPU that asks takes the next one, interrupts the others and
+//! waits until each has noted a number that is no smaller. Requests of several CPUs overlap freely; whoever waits has
+//! interrupts on and so serves the others meanwhile.
 
 use alloc::boxed::Box;
 use core::arch::global_asm;
@@ -113,7 +113,8 @@ fn start(id: CpuId, cpu: Cpu, page: u64, mailbox: &Mailbox) -> Result<(), StartE
             core::hint::spin_loop();
         }
     });
-    // Whether it is late or dead: what is in the mailbox is no longer for it. If the exchange fails it has just taken it, and will come up.
+    // Whether it is late or dead: what is in the mailbox is no longer for it. If the exchange fails it has just taken
+    // it, and will come up.
     let taken_back = !came_up
         && mailbox
             .apic_id
@@ -206,9 +207,9 @@ fn prepare_page(page: u64) -> Option<&'static Mailbox> {
     Some(mailbox)
 }
 
-// The start page. A CPU begins in real mode with CS = page / 16 and IP = 0; all its data is reached relative to that. It makes
-// the page's flat descriptors its own, switches to long mode with the first CPU's control registers, finds out its APIC id, takes the
-// mailbox if that is for it, and leaves the page for `quarry_cpu_entry`.
+// The start page. A CPU begins in real mode with CS = page / 16 and IP = 0; all its data is reached relative to that.
+// It makes the page's flat descriptors its own, switches to long mode with the first CPU's control registers, finds out
+// its APIC id, takes the mailbox if that is for it, and leaves the page for `quarry_cpu_entry`.
 global_asm!(
     ".balign 16",
     "quarry_start_page:",
@@ -297,8 +298,8 @@ global_asm!(
 
 /// Where a CPU arrives, on its own stack, with interrupts off.
 unsafe extern "sysv64" fn enter(prepared: *mut Prepared) -> ! {
-    // SAFETY: `start` boxed it and put it into the mailbox, which this CPU alone took. The CPU is the one it was made for, for
-    // the mailbox had its id, and the stack came with it.
+    // SAFETY: `start` boxed it and put it into the mailbox, which this CPU alone took. The CPU is the one it was made
+    // for, for the mailbox had its id, and the stack came with it.
     unsafe { prepared.read().install() };
     // SAFETY: as above; what was in the box was moved out. Only now has this CPU what it needs to free something.
     drop(unsafe { Box::from_raw(prepared.cast::<MaybeUninit<Prepared>>()) });

@@ -1,8 +1,8 @@
 //! [`Stack`]: a thread's or a handler's stack, on the node of its CPU, with an unmapped page below it.
 //!
 //! Users: CPUs being prepared, threads. A stack lies in the stack window; overrunning it faults at the guard page, and
-//! the panic says so. A stack given back is kept, mapped, for the next of its size on that CPU: unmapping would have to stop
-//! every CPU, and one list for all would make threads that end on many CPUs at once wait for each other.
+//! the panic says so. A stack given back is kept, mapped, for the next of its size on that CPU: unmapping would have to
+//! stop every CPU, and one list for all would make threads that end on many CPUs at once wait for each other.
 
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -29,7 +29,8 @@ static NEXT: AtomicU64 = AtomicU64::new(STACK_WINDOW.start);
 static KEPT: [InterruptLock<Vec<(u64, u64)>>; MAX_CPUS] = [const { InterruptLock::new(Vec::new()) }; MAX_CPUS];
 
 impl Stack {
-    /// A stack of `bytes` (a multiple of 4096) for a CPU, on its `node` or near it; `None` when memory or addresses are short.
+    /// A stack of `bytes` (a multiple of 4096) for a CPU, on its `node` or near it; `None` when memory or addresses are
+    /// short.
     pub(crate) fn new(bytes: u64, cpu: CpuId, node: NodeId) -> Option<Self> {
         assert!(bytes.is_multiple_of(PAGE_BYTES) && bytes > 0, "stacks are made of pages");
         {
@@ -46,7 +47,8 @@ impl Stack {
         let end_after = |guard: u64| guard.checked_add(PAGE_BYTES + bytes).filter(|&end| end <= STACK_WINDOW.end);
         let start = NEXT.fetch_update(Relaxed, Relaxed, end_after).ok()? + PAGE_BYTES;
         let pages = (start..start + bytes).step_by(PAGE_BYTES as usize);
-        // What is mapped when memory runs out stays so, and the addresses are lost: the machine is about to fail anyway.
+        // What is mapped when memory runs out stays so, and the addresses are lost: the machine is about to fail
+        // anyway.
         pages.into_iter().try_for_each(|page| {
             let frame = service().alloc_pages_node(node, Gfp::KERNEL | Gfp::ZERO, Order::ZERO)?;
             paging::map(page, memory::physical(frame), Access::ReadWrite, &mut memory::page_table_frames()).ok()

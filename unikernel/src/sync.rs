@@ -1,7 +1,7 @@
 //! [`InterruptLock`]: a FIFO spin lock that keeps this CPU's interrupt handlers out while it is held.
 //!
-//! Used for everything that handlers and threads share: the console, run queues, wait queues. A holder never waits, sleeps or
-//! yields.
+//! Used for everything that handlers and threads share: the console, run queues, wait queues. A holder never waits,
+//! sleeps or yields.
 
 use core::ops::{Deref, DerefMut};
 

@@ -3,13 +3,14 @@
 //! Users: the log (every line's time), the scheduler's timers, the local APIC's timer, images that measure.
 //!
 //! The TSC is the only clock. It is taken to run at one rate on all CPUs and to agree between them, as the hypervisors
-//! Quarry runs on arrange; what is subtracted here saturates, so a CPU that lags a little sees no time rather than centuries.
+//! Quarry runs on arrange; what is subtracted here saturates, so a CPU that lags a little sees no time rather than
+//! centuries.
 //!
 //! # Theory
 //!
 //! [`initialise`] runs once, on the first CPU, with interrupts off and before any other CPU starts. What it found is
-//! behind a `Once` and never changes. So everything else may be called on any CPU and in any context, also before: then no
-//! time has passed, and the rate is [`ASSUMED_RATE`].
+//! behind a `Once` and never changes. So everything else may be called on any CPU and in any context, also before: then
+//! no time has passed, and the rate is [`ASSUMED_RATE`].
 
 mod cpuid;
 mod kvm_clock;
@@ -131,8 +132,8 @@ pub fn ticks_in(duration: Duration) -> u64 {
 
 /// Waits without giving up the CPU. Interrupts are handled meanwhile if they are enabled.
 ///
-/// There is no `pause` in the loop: the waits are short, and QEMU's interpreter leaves its CPU loop at every one, which makes
-/// them endless where virtual time counts instructions (`-icount`).
+/// There is no `pause` in the loop: the waits are short, and QEMU's interpreter leaves its CPU loop at every one, which
+/// makes them endless where virtual time counts instructions (`-icount`).
 pub fn spin_for(duration: Duration) {
     let (start, length) = (ticks(), ticks_in(duration));
     while ticks().saturating_sub(start) < length {}

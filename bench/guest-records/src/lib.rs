@@ -1,4 +1,5 @@
-//! What every image tells of its machine, as records on the serial line: the fingerprint of the run, where all memory is.
+//! What every image tells of its machine, as records on the serial line: the fingerprint of the run, where all memory
+//! is.
 //!
 //! Used by the bench image and the guest tests. It is the one place that knows both the unikernel and the records.
 
@@ -20,8 +21,8 @@ pub fn emit(record: &Record) {
     println!("{}", record.to_line());
 }
 
-/// Who runs here and on what. `image` is its name, `seed` where its random numbers start, `rows` how many results will follow.
-/// What only the host knows (`git=`, `accel=`, `icount=`) it has put on the command line.
+/// Who runs here and on what. `image` is its name, `seed` where its random numbers start, `rows` how many results will
+/// follow. What only the host knows (`git=`, `accel=`, `icount=`) it has put on the command line.
 pub fn fingerprint(image: &str, seed: u64, rows: u64) -> Run {
     let word = |key| option(key).unwrap_or("unknown").to_string();
     Run {

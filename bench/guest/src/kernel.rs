@@ -1,7 +1,7 @@
 //! [`Kernel`]: the kernel's `kmalloc` and page layer as the suite measures them.
 //!
-//! `allocate` and `free` are real calls with the size in a register, as from another crate; the inlined pair is open to the
-//! optimiser, as within one image built with link-time optimisation.
+//! `allocate` and `free` are real calls with the size in a register, as from another crate; the inlined pair is open to
+//! the optimiser, as within one image built with link-time optimisation.
 
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;

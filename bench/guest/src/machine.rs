@@ -33,8 +33,8 @@ impl Machine {
         Self { memory: (rows.free + rows.deferred) / 4, emulated: under_emulation() }
     }
 
-    /// Has every CPU run a thread. Stacks are made once and kept, so from here on whatever is in use after a workload and
-    /// was not before it is lost.
+    /// Has every CPU run a thread. Stacks are made once and kept, so from here on whatever is in use after a workload
+    /// and was not before it is lost.
     pub(crate) fn warm_up(self) {
         self.on_cpus(self.cpu_count(), |_| ());
     }
@@ -70,8 +70,8 @@ impl Platform for Machine {
         time::ticks_per_second()
     }
 
-    /// Under emulation the CPU waited for may be one that has no core of the host just now, and whoever spins keeps it from getting
-    /// one; so a CPU that has waited for long halts for a moment. Elsewhere it only spins.
+    /// Under emulation the CPU waited for may be one that has no core of the host just now, and whoever spins keeps it
+    /// from getting one; so a CPU that has waited for long halts for a moment. Elsewhere it only spins.
     fn relax(&self) {
         core::hint::spin_loop();
         // Relaxed: any count will do, from whichever CPUs.

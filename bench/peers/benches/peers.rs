@@ -179,7 +179,8 @@ fn progress(round: usize, rounds: usize) {
     }
 }
 
-/// Cargo starts benchmarks in their package's folder; a relative path is meant from where cargo was started, if that is told.
+/// Cargo starts benchmarks in their package's folder; a relative path is meant from where cargo was started, if that is
+/// told.
 fn write(path: &PathBuf, report: &Report) -> Result<(), String> {
     let path = env::var_os("PWD").map_or_else(|| path.clone(), |folder| PathBuf::from(folder).join(path));
     let text = serde_json::to_string(report).map_err(|problem| problem.to_string())?;

@@ -1,8 +1,8 @@
 //! [`BuddySlab`]: the `buddy-slab-allocator` crate, the nearest relative of the hosted service: a kernel's buddy and
 //! per-CPU slabs.
 //!
-//! It is given memory once, and asks its kernel (here: this file) which slab cache is the calling CPU's and how to lock. Its
-//! slabs are the caches of the platform's CPUs, so only the platform's threads may use it. Its spin locks are
+//! It is given memory once, and asks its kernel (here: this file) which slab cache is the calling CPU's and how to
+//! lock. Its slabs are the caches of the platform's CPUs, so only the platform's threads may use it. Its spin locks are
 //! test-and-set, as its own host tests have them.
 
 use std::alloc::{Layout, alloc_zeroed};

@@ -1,8 +1,9 @@
 //! All contestants over all cases, in turn, a moment at a time: [`compare`].
 //!
-//! A machine drifts: its clock boosts and throttles, neighbours come and go. Contestants measured one after another would
-//! meet different machines. So a run is made of rounds; in each, every case is measured for some milliseconds over each
-//! contestant before the next case comes, and the order rotates, so that none always comes first, or after the same other.
+//! A machine drifts: its clock boosts and throttles, neighbours come and go. Contestants measured one after another
+//! would meet different machines. So a run is made of rounds; in each, every case is measured for some milliseconds
+//! over each contestant before the next case comes, and the order rotates, so that none always comes first, or after
+//! the same other.
 
 use quarry_suite::{Case, Row, Settings, Summary};
 
@@ -80,8 +81,8 @@ impl Comparison {
     }
 }
 
-/// Measures `settings` over the contestants for some rounds. The seed advances with the round. `progress` is told of each
-/// round when it begins.
+/// Measures `settings` over the contestants for some rounds. The seed advances with the round. `progress` is told of
+/// each round when it begins.
 pub fn compare(
     threads: Threads,
     contestants: &[Contestant],

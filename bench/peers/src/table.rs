@@ -6,8 +6,8 @@ use quarry_suite::Extent;
 
 use crate::compare::{Comparison, Outcome, Statistic};
 
-/// A line for each comparison: nanoseconds per operation of each contestant, and how many times the best peer's the first
-/// contestant's is. What the loop costs alone stands beside them.
+/// A line for each comparison: nanoseconds per operation of each contestant, and how many times the best peer's the
+/// first contestant's is. What the loop costs alone stands beside them.
 pub fn figures(names: &[&str], comparisons: &[Comparison], statistic: Statistic, nanoseconds_per_tick: f64) -> String {
     let mut lines = vec![header(&["workload", "size", "threads"], names, &["loop", "ratio", "best peer"])];
     for comparison in comparisons {

@@ -1,5 +1,5 @@
-//! Every contestant hands out blocks that are writable, apart from all others and aligned; one test each, for each is one
-//! allocator in the process.
+//! Every contestant hands out blocks that are writable, apart from all others and aligned; one test each, for each is
+//! one allocator in the process.
 
 use quarry_peers::buddy_slab::BuddySlab;
 use quarry_peers::malloc::{Jemalloc, MallocSubject, Mimalloc, System};

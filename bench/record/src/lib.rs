@@ -1,7 +1,7 @@
 //! The records Quarry's guest writes on its serial line and its host reads: one JSON object a line.
 //!
-//! Used by the images (which write [`Record::to_line`]), by the `quarry` command and by whoever reads the `.jsonl` files
-//! it keeps. The guest and the host share this package alone.
+//! Used by the images (which write [`Record::to_line`]), by the `quarry` command and by whoever reads the `.jsonl`
+//! files it keeps. The guest and the host share this package alone.
 //!
 //! A line that starts with `{` is a record, every other line is for people. A run is
 //!

@@ -1,8 +1,8 @@
 //! The pass that checks what the timed loops do not: every block written and read, compared with every other.
 //!
-//! It asks for memory by the way of the case it belongs to, on as many CPUs at once, and counts: allocations that failed,
-//! blocks misaligned or on another node than asked for, contents that changed while held, blocks that overlap others
-//! of any CPU, and memory that did not come back.
+//! It asks for memory by the way of the case it belongs to, on as many CPUs at once, and counts: allocations that
+//! failed, blocks misaligned or on another node than asked for, contents that changed while held, blocks that overlap
+//! others of any CPU, and memory that did not come back.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;

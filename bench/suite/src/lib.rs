@@ -1,8 +1,8 @@
 //! Allocator workloads, generic over the allocator measured ([`Subject`]) and the machine ([`Platform`]).
 //!
-//! The guest image runs them over the kernel's memory service, the tests over an arena. A workload runs on 1, 2, ... N CPUs that
-//! start together. What is timed and what is checked are two passes: the timed loops ([`loops`]) are bare, and a pass
-//! of its own ([`check`]) writes and reads every byte of every block. An empty loop is timed beside each and
+//! The guest image runs them over the kernel's memory service, the tests over an arena. A workload runs on 1, 2, ... N
+//! CPUs that start together. What is timed and what is checked are two passes: the timed loops ([`loops`]) are bare,
+//! and a pass of its own ([`check`]) writes and reads every byte of every block. An empty loop is timed beside each and
 //! reported in a field of its own, so all figures are gross.
 //!
 //! Layers, each using only those below it:

@@ -1,10 +1,10 @@
 //! The timed loops, one [`Body`] a workload.
 //!
-//! Each `run` is what stands between two readings of the clock: nothing is checked there, nothing counted that need
-//! not be, and no function of the suite is called. The loops have the shape of those of Linux's `slab_test`, so that the
-//! figures compare; what the loop itself costs is measured by running it over [`Empty`](crate::Empty).
-//! A block passes through `black_box` between allocation and free: C compilers cannot see through a call of
-//! `kmalloc`, and here an inlined pair might otherwise cancel out.
+//! Each `run` is what stands between two readings of the clock: nothing is checked there, nothing counted that need not
+//! be, and no function of the suite is called. The loops have the shape of those of Linux's `slab_test`, so that the
+//! figures compare; what the loop itself costs is measured by running it over [`Empty`](crate::Empty). A block passes
+//! through `black_box` between allocation and free: C compilers cannot see through a call of `kmalloc`, and here an
+//! inlined pair might otherwise cancel out.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;

@@ -32,7 +32,8 @@ pub enum Mode {
 pub struct Options {
     /// `mode=run|boot|stress`.
     pub mode: Mode,
-    /// `workloads=`, `sizes=`, `orders=`, `cpus=` (lists with commas), `samples=`, `seed=`; `icount=1` makes the effort fixed.
+    /// `workloads=`, `sizes=`, `orders=`, `cpus=` (lists with commas), `samples=`, `seed=`; `icount=1` makes the effort
+    /// fixed.
     pub settings: Settings,
     /// `icount=1`: the clock counts instructions.
     pub icount: bool,

@@ -7,7 +7,8 @@ pub struct Summary {
     pub min: f64,
     /// The middle one, or the mean of the two in the middle.
     pub median: f64,
-    /// 99th percentile by nearest rank: at least 99 % of the samples are no larger. The largest when there are fewer than 100.
+    /// 99th percentile by nearest rank: at least 99 % of the samples are no larger. The largest when there are fewer
+    /// than 100.
     pub p99: f64,
     /// How far the middle 80 % spread: 90th percentile minus 10th, both by nearest rank.
     pub spread: f64,

@@ -1,8 +1,8 @@
 //! The stress: all CPUs allocate and free at random, hand blocks to each other, and look at every byte.
 //!
-//! Nothing is timed. Every block is filled when it comes and compared when it goes, when it changes hands and now and then
-//! in between, so two that overlap betray each other. Run by the guest (`mode=stress`) and by the hosted tests of the
-//! memory service.
+//! Nothing is timed. Every block is filled when it comes and compared when it goes, when it changes hands and now and
+//! then in between, so two that overlap betray each other. Run by the guest (`mode=stress`) and by the hosted tests of
+//! the memory service.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;

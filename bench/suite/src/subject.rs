@@ -11,8 +11,8 @@ use quarry_topology::NodeId;
 ///
 /// A block is a token that stands for memory: it is not `Copy`, so that safe code can neither free one twice nor write
 /// to one it gave back, and it should be one pointer wide and have no `Drop`, so that the timed loops stay bare.
-/// Whether a call is inlined is the implementor's choice per method: `allocate` and `free` should be real calls
-/// with the size in a register, as an allocator in another crate or behind a shared library is called; the `_inlined` pair
+/// Whether a call is inlined is the implementor's choice per method: `allocate` and `free` should be real calls with
+/// the size in a register, as an allocator in another crate or behind a shared library is called; the `_inlined` pair
 /// should be open to the optimiser.
 pub trait Subject: Copy + Send + Sync + 'static {
     /// Memory handed out, to be given back by exactly one `free`.
@@ -24,7 +24,8 @@ pub trait Subject: Copy + Send + Sync + 'static {
     /// At least `size` bytes (`size` > 0), or `None` when there are none. Called.
     fn allocate(&self, size: usize) -> Option<Self::Block>;
 
-    /// Gives a block back that came from [`Self::allocate`], [`Self::allocate_inlined`] or [`Self::allocate_on`]. Called.
+    /// Gives a block back that came from [`Self::allocate`], [`Self::allocate_inlined`] or [`Self::allocate_on`].
+    /// Called.
     fn free(&self, block: Self::Block);
 
     /// Like [`Self::allocate`] with a size known at compile time. Inlined.
@@ -45,7 +46,8 @@ pub trait Subject: Copy + Send + Sync + 'static {
     /// Address of the block's first byte.
     fn address(&self, block: &Self::Block) -> usize;
 
-    /// Writes the pattern of `seed` (see [`crate::pattern`]) to the first `length` bytes. `length` is what was asked for.
+    /// Writes the pattern of `seed` (see [`crate::pattern`]) to the first `length` bytes. `length` is what was asked
+    /// for.
     fn fill(&self, block: &mut Self::Block, length: usize, seed: u64);
 
     /// Whether the first `length` bytes still hold the pattern of `seed`.

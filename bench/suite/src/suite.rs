@@ -21,8 +21,8 @@ pub struct Row {
     pub phase: Option<&'static str>,
     /// Operations of all samples and CPUs together. A pair is one; in a batch each allocation and each free is one.
     pub operations: u64,
-    /// What an operation cost the CPU that did it, in ticks of the platform's clock, sample by sample as they were taken:
-    /// the mean over the CPUs. Gross: the loop is in it.
+    /// What an operation cost the CPU that did it, in ticks of the platform's clock, sample by sample as they were
+    /// taken: the mean over the CPUs. Gross: the loop is in it.
     pub samples: Vec<f64>,
     /// The same, summarised.
     pub ticks: Summary,

@@ -1,4 +1,5 @@
-//! Every workload's checking pass, and the stress, find an allocator that misbehaves, and find nothing in one that does not.
+//! Every workload's checking pass, and the stress, find an allocator that misbehaves, and find nothing in one that does
+//! not.
 
 mod support;
 

@@ -1,7 +1,8 @@
 //! What a test is, and how tests are run: one after the other on the first CPU, each announced before it starts.
 //!
-//! Used by `main`, which passes the lists of all modules; the test modules use [`tests!`](crate::tests), the `check` macros
-//! and [`Outcome`]. After each test the memory statistics have to add up: a test that leaves the accounts wrong has failed.
+//! Used by `main`, which passes the lists of all modules; the test modules use [`tests!`](crate::tests), the `check`
+//! macros and [`Outcome`]. After each test the memory statistics have to add up: a test that leaves the accounts wrong
+//! has failed.
 
 use alloc::format;
 use alloc::string::{String, ToString};

@@ -1,8 +1,8 @@
 //! The guest-tests image: tests of the kernel that need a real boot, their outcomes as records on the serial line.
 //!
-//! Booted by `quarry test`, or by hand. `test=<part of a name>` on the command line runs the tests whose names contain it;
-//! `seed=<number>` starts the random ones elsewhere. A test that panics ends the run: the panic report names it, for its
-//! `started` record is the last.
+//! Booted by `quarry test`, or by hand. `test=<part of a name>` on the command line runs the tests whose names contain
+//! it; `seed=<number>` starts the random ones elsewhere. A test that panics ends the run: the panic report names it,
+//! for its `started` record is the last.
 //!
 //! Each module of tests is about one area and ends with their list, `TESTS`.
 

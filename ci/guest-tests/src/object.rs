@@ -44,7 +44,8 @@ impl Object {
     ///
     /// # Safety
     ///
-    /// `start` is null, or came from the kmalloc family or `vmalloc` with at least `length` bytes, and is nobody else's.
+    /// `start` is null, or came from the kmalloc family or `vmalloc` with at least `length` bytes, and is nobody
+    /// else's.
     pub(crate) unsafe fn adopt(start: *mut u8, length: usize) -> Option<Self> {
         NonNull::new(start).map(|start| Self { start, length })
     }

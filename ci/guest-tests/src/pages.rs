@@ -35,8 +35,8 @@ impl Block {
 
     fn words(&mut self) -> &mut [u64] {
         let start = service().page_address(self.first).cast::<u64>();
-        // SAFETY: the block is this owner's alone, in the direct map; nothing but zeroes and words was ever written there
-        // since it was given out, and whatever bytes it has make valid words.
+        // SAFETY: the block is this owner's alone, in the direct map; nothing but zeroes and words was ever written
+        // there since it was given out, and whatever bytes it has make valid words.
         unsafe {
             start.write_volatile(start.read_volatile());
             core::slice::from_raw_parts_mut(start, self.order.bytes() / 8)

@@ -28,8 +28,8 @@ static SPOILT: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 fn spoil(_: &mut TrapFrame) {
     let mut stack = [0_u64; 512];
     black_box(&mut stack).fill(u64::MAX);
-    // SAFETY: all registers that change are named; MXCSR is put back by the interrupt's return, and nothing here computes
-    // with it meanwhile.
+    // SAFETY: all registers that change are named; MXCSR is put back by the interrupt's return, and nothing here
+    // computes with it meanwhile.
     unsafe {
         asm!(
             "pcmpeqd xmm0, xmm0", "pcmpeqd xmm1, xmm1", "pcmpeqd xmm2, xmm2", "pcmpeqd xmm3, xmm3",
@@ -85,8 +85,9 @@ impl Image {
 ///
 /// An interrupt of this CPU is pending whose handler changes `count`.
 unsafe fn through_an_interrupt(image: &mut Image, count: &AtomicU64) {
-    // SAFETY: the asm pushes nothing, so what it writes below the stack pointer is nobody's; it puts MXCSR back; everything
-    // else that changes is named. It turns interrupts on as the caller was promised, and ends because one is pending.
+    // SAFETY: the asm pushes nothing, so what it writes below the stack pointer is nobody's; it puts MXCSR back;
+    // everything else that changes is named. It turns interrupts on as the caller was promised, and ends because one is
+    // pending.
     unsafe {
         asm!(
             "push rbx",

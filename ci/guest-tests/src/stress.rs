@@ -1,7 +1,8 @@
-//! Every CPU allocates and frees at random, hands objects to the others, and is interrupted by handlers that do the same.
+//! Every CPU allocates and frees at random, hands objects to the others, and is interrupted by handlers that do the
+//! same.
 //!
-//! Objects are filled with a label that stands beside them, and compared whenever they change hands and when they go: two
-//! that overlap, or memory given to two owners, show. Bounded by a number of steps, not by time.
+//! Objects are filled with a label that stands beside them, and compared whenever they change hands and when they go:
+//! two that overlap, or memory given to two owners, show. Bounded by a number of steps, not by time.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -59,8 +60,8 @@ static LEFT: [[AtomicPtr<u8>; 4]; MAX_CPUS] = [const { [const { AtomicPtr::new(p
 static DISTURBED: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 static ERRORS: AtomicU64 = AtomicU64::new(0);
 
-/// Takes the object a handler of this CPU left; says whether it was whole. Relaxed everywhere: only this CPU's thread and
-/// handler use its places, and a handler runs to its end.
+/// Takes the object a handler of this CPU left; says whether it was whole. Relaxed everywhere: only this CPU's thread
+/// and handler use its places, and a handler runs to its end.
 fn take_left(place: &AtomicPtr<u8>) -> bool {
     let start = place.swap(ptr::null_mut(), Ordering::Relaxed);
     if start.is_null() {

@@ -57,7 +57,7 @@ fn a_refusal_for_want_of_memory_leaves_the_largest_blocks_whole() -> Outcome {
     let all = service().statistics().total as usize;
     check!(service().vmalloc(all, Gfp::KERNEL | Gfp::NOWARN).is_null(), "{all} bytes are more than is free");
     for node in nodes() {
-        let block = largest(node).ok_or_else(|| format!("no block of order {} is left on {node}", Order::MAX))?;
+        let block = largest(node).ok_or_else(|| format!("no block of {} is left on {node}", Order::MAX))?;
         service().__free_pages(block, Order::MAX);
     }
     Ok(())

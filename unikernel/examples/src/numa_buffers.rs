@@ -1,7 +1,7 @@
 //! A buffer for every CPU, in memory of the CPU's own node.
 //!
-//! Each CPU runs a thread that allocates with `kmalloc`, which prefers the memory nearest to the caller; then the first CPU asks where the
-//! buffers are, and gives them back: any CPU may free what another allocated.
+//! Each CPU runs a thread that allocates with `kmalloc`, which prefers the memory nearest to the caller; then the first
+//! CPU asks where the buffers are, and gives them back: any CPU may free what another allocated.
 
 #![no_std]
 #![no_main]

@@ -1,8 +1,8 @@
 //! What our own paths cost, hosted: `cargo bench -p quarry-memory`, under two minutes.
 //!
-//! One simulated machine of two nodes; the benchmark's thread is CPU 0 of node 0 unless a case says otherwise. Loops are bare:
-//! nothing is checked or written beside what the call does. The same in every run: sizes come from a fixed seed. (Against
-//! other allocators: `cargo bench -p quarry-peers`. In the guest: the suite.)
+//! One simulated machine of two nodes; the benchmark's thread is CPU 0 of node 0 unless a case says otherwise. Loops
+//! are bare: nothing is checked or written beside what the call does. The same in every run: sizes come from a fixed
+//! seed. (Against other allocators: `cargo bench -p quarry-peers`. In the guest: the suite.)
 
 use std::hint::black_box;
 use std::sync::mpsc;
@@ -35,7 +35,8 @@ fn free(service: &Service<HostedMachine>, object: *mut u8) {
     unsafe { service.kfree(object) };
 }
 
-/// Sizes from 8 bytes to 8 KiB, every magnitude as often as any other, in an order that a branch predictor does not learn.
+/// Sizes from 8 bytes to 8 KiB, every magnitude as often as any other, in an order that a branch predictor does not
+/// learn.
 fn mixed_sizes() -> [usize; 1024] {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     std::array::from_fn(|_| {

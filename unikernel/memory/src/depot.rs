@@ -1,17 +1,17 @@
 //! [`Depot`]: the free objects of one cache on one node, and its slabs.
 //!
-//! Used by the slab layer alone, whose module head says what states an object has. Here are the two that the depot's lock
-//! guards: on the stack, and on a slab's free list.
+//! Used by the slab layer alone, whose module head says what states an object has. Here are the two that the depot's
+//! lock guards: on the stack, and on a slab's free list.
 //!
 //! # Theory
 //!
 //! The stack holds objects that CPUs gave back in batches and will take again in batches: an exchange is one lock
 //! acquisition and a copy of pointers; objects are not touched. Slabs stand behind it. A slab with free objects is on
-//! `partial` (some in use) or `empty` (none); a full one is on no list. A few empty slabs are kept; the others are handed
-//! to the caller, who gives their frames back to the page layer after the lock is released.
+//! `partial` (some in use) or `empty` (none); a full one is on no list. A few empty slabs are kept; the others are
+//! handed to the caller, who gives their frames back to the page layer after the lock is released.
 //!
-//! A slab's frame word holds the number of objects not on its free list (upper half) and the first free one (lower half). The
-//! list runs through the objects' first words: lower 16 bits the next object's number, upper 48 the secret.
+//! A slab's frame word holds the number of objects not on its free list (upper half) and the first free one (lower
+//! half). The list runs through the objects' first words: lower 16 bits the next object's number, upper 48 the secret.
 
 use core::sync::atomic::Ordering::Relaxed;
 use core::{mem, ptr};
@@ -240,7 +240,8 @@ impl DepotState {
         }
     }
 
-    /// Gives up the stack, its objects and all empty slabs: these are put on `surplus`, the stack's page (or null) is returned.
+    /// Gives up the stack, its objects and all empty slabs: these are put on `surplus`, the stack's page (or null) is
+    /// returned.
     pub(crate) fn shrink(&mut self, view: SlabView, surplus: &mut FrameList) -> *mut *mut u8 {
         while self.stacked > 0 {
             self.stacked -= 1;

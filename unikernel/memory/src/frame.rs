@@ -23,9 +23,10 @@
 //! | `Inner`    | -     | -                    | -                           | as head's  | whoever owns the head  |
 //!
 //! Kind, order and word are those of a block's first frame (its head); the others are `Inner`, and of a large
-//! allocation only the head has a tag. Every frame that is not `Absent` knows its zone. Loads and stores are relaxed: who
-//! may write is decided by the lock or owner in the last column; the only foreign reader is the buddy, which asks of a
-//! neighbour "is it the head of a free block of this order", an answer that only changes under the zone lock it holds.
+//! allocation only the head has a tag. Every frame that is not `Absent` knows its zone. Loads and stores are relaxed:
+//! who may write is decided by the lock or owner in the last column; the only foreign reader is the buddy, which asks
+//! of a neighbour "is it the head of a free block of this order", an answer that only changes under the zone lock it
+//! holds.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
@@ -244,7 +245,8 @@ impl Frames {
 
     #[inline]
     pub(crate) fn state(self, frame: Pfn) -> State {
-        // SAFETY: the frame is in a filled section (see the type), so its state has memory; it is only accessed atomically.
+        // SAFETY: the frame is in a filled section (see the type), so its state has memory; it is only accessed
+        // atomically.
         State(unsafe { &*self.0.states.wrapping_add(frame.index()) }.load(Relaxed))
     }
 
@@ -256,7 +258,8 @@ impl Frames {
 
     #[inline]
     pub(crate) fn set_tag(self, frame: Pfn, tag: u16) {
-        // SAFETY: the frame is in a filled section (see the type), so its tag has memory; it is only accessed atomically.
+        // SAFETY: the frame is in a filled section (see the type), so its tag has memory; it is only accessed
+        // atomically.
         unsafe { &*self.0.tags.wrapping_add(frame.index()) }.store(tag, Relaxed);
     }
 
@@ -268,8 +271,8 @@ impl Frames {
 
     #[inline]
     pub(crate) fn frame<'a>(self, frame: Pfn) -> &'a Frame {
-        // SAFETY: the frame is in a filled section (see the type), so its entry has memory, which is never given back, and
-        // all its fields are atomics.
+        // SAFETY: the frame is in a filled section (see the type), so its entry has memory, which is never given back,
+        // and all its fields are atomics.
         unsafe { &*self.0.frames.wrapping_add(frame.index()) }
     }
 

@@ -46,7 +46,8 @@ bitflags::bitflags! {
         const COMP = 1 << 18;
         /// `__GFP_HARDWALL`: obey the memory policy as a wall.
         const HARDWALL = 1 << 20;
-        /// `__GFP_THISNODE`: this node or none. Where no node is named: the caller's local one, the nearest with memory.
+        /// `__GFP_THISNODE`: this node or none. Where no node is named: the caller's local one, the nearest with
+        /// memory.
         const THISNODE = 1 << 21;
         /// `__GFP_COLD`: a cache-cold page.
         const COLD = 1 << 22;

@@ -1,14 +1,14 @@
 //! [`Growth`]: memory the service owns but has not looked at yet, and how it takes it in, a section at a time.
 //!
-//! Used by the start (which hands over every free range) and by the page layer (which grows a zone that ran short).
-//! A machine of 900 GiB would spend its boot writing frame tables; so the tables of a *section* (128 MiB) are filled when
+//! Used by the start (which hands over every free range) and by the page layer (which grows a zone that ran short). A
+//! machine of 900 GiB would spend its boot writing frame tables; so the tables of a *section* (128 MiB) are filled when
 //! its zone first needs it. Until then its frames count as *deferred*.
 //!
 //! # Theory
 //!
 //! A range is a run of free frames of one zone; filling takes the part of it in the section where it starts. The memory
-//! of the section's table entries comes out of the section itself, first frames first, so metadata lies on its own node.
-//! Everything here is guarded by the growth lock; lock order: depot, growth, zone.
+//! of the section's table entries comes out of the section itself, first frames first, so metadata lies on its own
+//! node. Everything here is guarded by the growth lock; lock order: depot, growth, zone.
 
 use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn, State, ZoneId};
 use crate::machine::Machine;

@@ -1,20 +1,21 @@
 //! The kmalloc family, as methods of [`Service`].
 //!
-//! Users: everybody in the guest, and the global allocators. Source: the kernel's `kmalloc(9)`, `kcalloc(9)`, `kzalloc(9)`.
+//! Users: everybody in the guest, and the global allocators. Source: the kernel's `kmalloc(9)`, `kcalloc(9)`,
+//! `kzalloc(9)`.
 //!
-//! All of it may be called in an interrupt handler. In this version nothing sleeps: a request that cannot be met fails at
-//! once, also with `GFP_KERNEL`.
+//! All of it may be called in an interrupt handler. In this version nothing sleeps: a request that cannot be met fails
+//! at once, also with `GFP_KERNEL`.
 //!
-//! What Linux defines at the edges holds here: a request of 0 bytes returns [`ZERO_SIZE_PTR`], which is not null, must not
-//! be dereferenced, and may be freed; freeing null does nothing; a product that overflows, a size beyond
+//! What Linux defines at the edges holds here: a request of 0 bytes returns [`ZERO_SIZE_PTR`], which is not null, must
+//! not be dereferenced, and may be freed; freeing null does nothing; a product that overflows, a size beyond
 //! [`MAX_SIZE`] and an unknown node fail.
 //!
 //! # The fast paths
 //!
-//! `kmalloc` takes the top object off the magazine of its class, `kfree` finds the class in the tag of the object's frame,
-//! checks that the pointer is an object and not free already, and puts it on top. Both touch only the CPU's active
-//! [`Set`], the tag and the object, execute no locked instruction and mask no interrupt: an interrupt handler has
-//! a set of its own. See [`set`](crate::set) for the theory.
+//! `kmalloc` takes the top object off the magazine of its class, `kfree` finds the class in the tag of the object's
+//! frame, checks that the pointer is an object and not free already, and puts it on top. Both touch only the CPU's
+//! active [`Set`], the tag and the object, execute no locked instruction and mask no interrupt: an interrupt handler
+//! has a set of its own. See [`set`](crate::set) for the theory.
 
 use core::ptr;
 use core::sync::atomic::Ordering::Relaxed;
@@ -126,8 +127,8 @@ impl<M: Machine> Service<M> {
         count.checked_mul(size).map_or(ptr::null_mut(), |bytes| self.kzalloc(bytes, gfp))
     }
 
-    /// As [`Self::kmalloc`], from the given node if it has memory to spare, else (without [`Gfp::THISNODE`]) from the nearest
-    /// that has. Null for a node that does not exist.
+    /// As [`Self::kmalloc`], from the given node if it has memory to spare, else (without [`Gfp::THISNODE`]) from the
+    /// nearest that has. Null for a node that does not exist.
     pub fn kmalloc_node(&self, size: usize, gfp: Gfp, node: NodeId) -> *mut u8 {
         // SAFETY: as in `object`.
         let set = unsafe { &*self.machine().set() };
@@ -253,8 +254,8 @@ impl<M: Machine> Service<M> {
         }
     }
 
-    /// Makes an object at least `size` bytes large, moving it if need be; the contents up to the smaller of the two sizes
-    /// are kept. Null allocates; 0 bytes frees and returns [`ZERO_SIZE_PTR`]. On failure null is returned and the
+    /// Makes an object at least `size` bytes large, moving it if need be; the contents up to the smaller of the two
+    /// sizes are kept. Null allocates; 0 bytes frees and returns [`ZERO_SIZE_PTR`]. On failure null is returned and the
     /// object is as it was. Linux's `krealloc`.
     ///
     /// # Safety
@@ -294,8 +295,8 @@ impl<M: Machine> Service<M> {
         copy
     }
 
-    /// Allocates `size` bytes aligned to `align`, a power of two of at most [`MAX_SIZE`]; null on failure. What the global
-    /// allocators use: free it with [`Self::kfree`].
+    /// Allocates `size` bytes aligned to `align`, a power of two of at most [`MAX_SIZE`]; null on failure. What the
+    /// global allocators use: free it with [`Self::kfree`].
     #[inline(always)]
     pub fn kmalloc_aligned(&self, size: usize, align: usize, gfp: Gfp) -> *mut u8 {
         self.kmalloc(aligned_size(size, align), gfp)

@@ -1,8 +1,8 @@
 //! The memory service of Quarry: zones and buddy allocators on every NUMA node, per-CPU page lists, slab caches with
 //! per-CPU magazines and per-node depots, and the kmalloc family over them.
 //!
-//! `no_std`, and it knows no hardware: everything it asks of its host goes through [`Machine`]. The unikernel implements
-//! that on real CPUs; the feature `hosted` runs the same code on threads of an ordinary Linux process.
+//! `no_std`, and it knows no hardware: everything it asks of its host goes through [`Machine`]. The unikernel
+//! implements that on real CPUs; the feature `hosted` runs the same code on threads of an ordinary Linux process.
 //!
 //! A module uses only those below it:
 //!

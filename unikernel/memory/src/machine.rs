@@ -1,7 +1,7 @@
 //! [`Machine`]: the only door from the memory service to whatever hosts it.
 //!
-//! The unikernel implements it on real CPUs, [`hosted`](crate::hosted) on threads of an ordinary process. The service is
-//! generic over it, never `dyn`: what the fast paths ask (the active [`Set`], the tag of an address) inlines to one
+//! The unikernel implements it on real CPUs, [`hosted`](crate::hosted) on threads of an ordinary process. The service
+//! is generic over it, never `dyn`: what the fast paths ask (the active [`Set`], the tag of an address) inlines to one
 //! or two instructions.
 
 use core::fmt;
@@ -36,10 +36,10 @@ pub struct OutOfFrames;
 ///
 /// # Safety
 ///
-/// The implementor vouches that [`Machine::set`] is exclusively the caller's until it returns to its scheduler: no other
-/// thread of execution touches that set's private parts meanwhile (an interrupt handler sees another set); that the
-/// direct map and the frame tables are where it says and stay there; and that [`Machine::back`] makes the page it is
-/// asked for readable and writable.
+/// The implementor vouches that [`Machine::set`] is exclusively the caller's until it returns to its scheduler: no
+/// other thread of execution touches that set's private parts meanwhile (an interrupt handler sees another set); that
+/// the direct map and the frame tables are where it says and stay there; and that [`Machine::back`] makes the page it
+/// is asked for readable and writable.
 pub unsafe trait Machine: Sync + Sized + 'static {
     /// What [`Machine::disable_interrupts`] must remember.
     type InterruptState: Copy;
@@ -81,8 +81,8 @@ pub unsafe trait Machine: Sync + Sized + 'static {
         0..0
     }
 
-    /// Maps `frame` at `page` of the mapping window, writable and not executable. Takes zeroed frames for page tables from
-    /// `frames`.
+    /// Maps `frame` at `page` of the mapping window, writable and not executable. Takes zeroed frames for page tables
+    /// from `frames`.
     ///
     /// # Errors
     ///

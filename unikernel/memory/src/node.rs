@@ -1,4 +1,5 @@
-//! [`Node`]: the part of the service that lives on one NUMA node: its zones, its depots, and whom it asks when it is short.
+//! [`Node`]: the part of the service that lives on one NUMA node: its zones, its depots, and whom it asks when it is
+//! short.
 //!
 //! Used by every layer above zones. A node's `Node` lies in the node's own memory, so CPUs that work locally share no
 //! cache line with others. Nodes without memory have none; [`Nodes`] says which node serves them.
@@ -106,7 +107,8 @@ impl Nodes {
     #[inline]
     pub(crate) fn get(&self, node: NodeId) -> Option<&Node> {
         let pointer = self.states.get(node.index())?.load(Ordering::Acquire);
-        // SAFETY: the pointer is null or was stored by `install`, which is given a node that lives as long as the service.
+        // SAFETY: the pointer is null or was stored by `install`, which is given a node that lives as long as the
+        // service.
         unsafe { pointer.as_ref() }
     }
 

@@ -6,7 +6,8 @@
 //!
 //! A CPU's set keeps a stack of free blocks for each order up to 3, all from the highest zone of its local node; other
 //! requests go to a zone. A block on a stack is `Listed`, one handed out is `Page`, and the change between the two is a
-//! plain store by the CPU that owns the set. Blocks move between stack and zone in batches, one lock acquisition a batch.
+//! plain store by the CPU that owns the set. Blocks move between stack and zone in batches, one lock acquisition a
+//! batch.
 //!
 //! An allocation tries the nodes in order of distance, and on each the zones from the highest it may use downward, but
 //! leaves DMA memory (below 16 MiB) to those who asked for it until nothing else is left. A zone below its *min*
@@ -126,8 +127,8 @@ impl<M: Machine> Service<M> {
             state = self.look_again(block, order)?;
         }
         let references = &frames.frame(block).word;
-        // One reference is the caller's own, so nobody can add another: no locked instruction then. The Acquire pairs with
-        // the Release of whoever gave up a reference before.
+        // One reference is the caller's own, so nobody can add another: no locked instruction then. The Acquire pairs
+        // with the Release of whoever gave up a reference before.
         if references.load(Acquire) != 1 && references.fetch_sub(1, Release) != 1 {
             return Ok(());
         }
@@ -265,7 +266,8 @@ impl<M: Machine> Service<M> {
         self.free_block_slow(block, state);
     }
 
-    /// The state of a block that did not look allocated, should this CPU have seen an old table page; else what is wrong.
+    /// The state of a block that did not look allocated, should this CPU have seen an old table page; else what is
+    /// wrong.
     #[cold]
     #[inline(never)]
     fn look_again(&self, block: Pfn, order: Order) -> Result<State, PageError> {
@@ -313,8 +315,8 @@ impl<M: Machine> Service<M> {
         let mut given = 0;
         let oldest = core::iter::from_fn(|| {
             if given == drained {
-                // Here the zone's lock is held still, and a host forks with all locks taken: the child of a fork finds the
-                // blocks on the list or in the zone, never in both.
+                // Here the zone's lock is held still, and a host forks with all locks taken: the child of a fork finds
+                // the blocks on the list or in the zone, never in both.
                 list.forget_oldest(drained);
                 return None;
             }
@@ -358,7 +360,8 @@ impl<M: Machine> Service<M> {
         self.note_frames(set, order.frames() as usize);
         self.hand_out(block, state);
         if gfp.contains(Gfp::ZERO) {
-            // SAFETY: the block is this caller's alone since it left the free lists, and the direct map covers all of it.
+            // SAFETY: the block is this caller's alone since it left the free lists, and the direct map covers all of
+            // it.
             unsafe { self.page_address(block).write_bytes(0, order.bytes()) };
         }
         Some(block)

@@ -1,7 +1,7 @@
 //! Per-CPU allocation: one zeroed piece of memory for each CPU, on the CPU's own node. Linux's `alloc_percpu`.
 //!
-//! Users: counters and caches that every CPU updates without disturbing the others. Pieces start on a cache line of their
-//! own. Allocating and freeing may be done in an interrupt handler, and never sleeps.
+//! Users: counters and caches that every CPU updates without disturbing the others. Pieces start on a cache line of
+//! their own. Allocating and freeing may be done in an interrupt handler, and never sleeps.
 
 use core::fmt;
 use core::ptr::NonNull;
@@ -34,8 +34,8 @@ impl fmt::Debug for PerCpu {
 }
 
 impl<M: Machine> Service<M> {
-    /// Allocates `size` zeroed bytes, aligned to `align` (a power of two), for each CPU on its own node, or on the nearest
-    /// with memory. `None` when there is not enough memory.
+    /// Allocates `size` zeroed bytes, aligned to `align` (a power of two), for each CPU on its own node, or on the
+    /// nearest with memory. `None` when there is not enough memory.
     pub fn alloc_percpu(&self, size: usize, align: usize, gfp: Gfp) -> Option<PerCpu> {
         let cpus = self.cpu_count();
         let piece = size.max(1).checked_next_multiple_of(align.max(CACHE_LINE))?;
@@ -60,7 +60,8 @@ impl<M: Machine> Service<M> {
     ///
     /// When there is no such CPU.
     pub fn per_cpu_ptr(&self, percpu: &PerCpu, cpu: CpuId) -> *mut u8 {
-        // SAFETY: the table was written by `alloc_percpu`, lives until `free_percpu` takes the handle, and never changes.
+        // SAFETY: the table was written by `alloc_percpu`, lives until `free_percpu` takes the handle, and never
+        // changes.
         let pieces = unsafe { percpu.pieces.as_ref() };
         pieces[cpu.index()]
     }

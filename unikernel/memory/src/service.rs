@@ -5,9 +5,10 @@
 //!
 //! # Theory
 //!
-//! Before [`Service::start`] every CPU's set is [`Set::detached`] and no node has memory: all calls fail cleanly. The start
-//! runs on one CPU before any other uses the service. Sets are added by [`Service::new_set`] and never go; the list of
-//! them is a stack pushed to with one compare-and-swap whose `Release` pairs with the `Acquire` loads of its readers.
+//! Before [`Service::start`] every CPU's set is [`Set::detached`] and no node has memory: all calls fail cleanly. The
+//! start runs on one CPU before any other uses the service. Sets are added by [`Service::new_set`] and never go; the
+//! list of them is a stack pushed to with one compare-and-swap whose `Release` pairs with the `Acquire` loads of its
+//! readers.
 
 use core::fmt;
 use core::ptr;
@@ -180,15 +181,16 @@ impl<M: Machine> Service<M> {
         Ok(())
     }
 
-    /// Makes the set of a CPU for threads, or (`interrupt`) for its handlers, in memory of the CPU's node. The host makes
-    /// it active. `None` when there is no memory for it. May be called in parallel; not in a handler.
+    /// Makes the set of a CPU for threads, or (`interrupt`) for its handlers, in memory of the CPU's node. The host
+    /// makes it active. `None` when there is no memory for it. May be called in parallel; not in a handler.
     pub fn new_set(&self, cpu: CpuId, node: NodeId, interrupt: bool) -> Option<&'static mut Set> {
         let first = self.alloc_pages_exact_node(node, size_of::<Set>(), Gfp::KERNEL | Gfp::NOWARN)?;
         let frames = size_of::<Set>().div_ceil(FRAME_BYTES) as u32;
         self.claim_frames(frames);
         self.set_frames.fetch_add(u64::from(frames), Relaxed);
         let pointer = self.page_address(first).cast::<Set>();
-        // SAFETY: the frames are this caller's alone, enough for a `Set`, and page-aligned. All-zero bytes are a valid `Set`.
+        // SAFETY: the frames are this caller's alone, enough for a `Set`, and page-aligned. All-zero bytes are a valid
+        // `Set`.
         unsafe { pointer.write_bytes(0, 1) };
         // SAFETY: initialised above; never freed.
         let set = unsafe { &mut *pointer };
@@ -414,8 +416,8 @@ impl<M: Machine> Service<M> {
     }
 }
 
-/// Frames kept for emergencies on a machine of that many: 4 times the root of its KiB, in KiB, at least 128 KiB and at most
-/// 256 MiB. Linux's `min_free_kbytes`.
+/// Frames kept for emergencies on a machine of that many: 4 times the root of its KiB, in KiB, at least 128 KiB and at
+/// most 256 MiB. Linux's `min_free_kbytes`.
 fn reserve_frames(frames: u64) -> u64 {
     let kib = frames * (FRAME_BYTES as u64 / 1024);
     (kib * 16).isqrt().clamp(128, 262_144) / (FRAME_BYTES as u64 / 1024)

@@ -10,10 +10,10 @@
 //! paths need neither a locked instruction nor to mask interrupts.
 //!
 //! Other CPUs may, at any time,
-//! - read `count` and `slots` (relaxed), to add up statistics and to tell a double free from a coincidence: they see values
-//!   that were true a moment ago;
-//! - store 0 to a magazine's `limit` (relaxed): the owner's next free finds its magazine "full" and takes the slow path,
-//!   which drains it. Nothing else tells the fast path anything.
+//! - read `count` and `slots` (relaxed), to add up statistics and to tell a double free from a coincidence: they see
+//!   values that were true a moment ago;
+//! - store 0 to a magazine's `limit` (relaxed): the owner's next free finds its magazine "full" and takes the slow
+//!   path, which drains it. Nothing else tells the fast path anything.
 //!
 //! A magazine holds objects of the CPU's *local* node only (the nearest that has memory). Objects of other nodes pass
 //! through `remote`, a small direct-mapped table of magazines named by their tag, and are taken and sent home in

@@ -1,7 +1,7 @@
 //! The slow paths of object caches: between magazines, depots and the page layer.
 //!
-//! Used by kmalloc. The fast paths are in [`kmalloc`](crate::kmalloc); this is where they go when a magazine is empty, full,
-//! or the wrong one.
+//! Used by kmalloc. The fast paths are in [`kmalloc`](crate::kmalloc); this is where they go when a magazine is empty,
+//! full, or the wrong one.
 //!
 //! # Theory
 //!
@@ -16,9 +16,9 @@
 //!
 //! What a depot does under its lock is in [`depot`](crate::depot).
 //!
-//! A free finds the secret in an object's first word when the object is free already, or, once in 2^48, by
-//! coincidence. Only then is it searched for (depot, slab, all sets): that is exact as far as it finds, for an object seen
-//! in a free state during the call was not the caller's to free. What other CPUs move meanwhile is looked for twice.
+//! A free finds the secret in an object's first word when the object is free already, or, once in 2^48, by coincidence.
+//! Only then is it searched for (depot, slab, all sets): that is exact as far as it finds, for an object seen in a free
+//! state during the call was not the caller's to free. What other CPUs move meanwhile is looked for twice.
 //!
 //! Lock order: depot, growth, zone. No depot lock is held while the page layer is asked for frames.
 
@@ -74,8 +74,8 @@ impl<M: Machine> Service<M> {
         }
     }
 
-    /// One object of the cache, near the calling CPU or, with `node`, near that node: null when there is none. Where the
-    /// fast path goes when its magazine is empty, and where caches without magazines and other nodes' begin.
+    /// One object of the cache, near the calling CPU or, with `node`, near that node: null when there is none. Where
+    /// the fast path goes when its magazine is empty, and where caches without magazines and other nodes' begin.
     #[cold]
     #[inline(never)]
     pub(crate) fn object_slow(&self, cache: usize, node: Option<NodeId>, gfp: Gfp) -> *mut u8 {
@@ -347,7 +347,8 @@ impl<M: Machine> Service<M> {
         self.drain_page_lists(set);
     }
 
-    /// Gives the stacks and empty slabs of every depot back to the page layer. Linux's `kmem_cache_shrink`, for all caches.
+    /// Gives the stacks and empty slabs of every depot back to the page layer. Linux's `kmem_cache_shrink`, for all
+    /// caches.
     pub(crate) fn drain_depots(&self) {
         for (_, node) in self.nodes().with_memory() {
             for (cache, depot) in node.depots.iter().enumerate().filter(|(cache, _)| GEOMETRY[*cache].size > 0) {

@@ -1,7 +1,7 @@
 //! What the service holds, in rows that add up to all RAM, and in the shapes of `/proc/zoneinfo` and `/proc/buddyinfo`.
 //!
-//! Users: the guest's reports and every test. A snapshot taken while other CPUs work is approximate: each row is true of
-//! a moment, not all of the same one. When they are idle it is exact and [`Statistics::adds_up`] holds.
+//! Users: the guest's reports and every test. A snapshot taken while other CPUs work is approximate: each row is true
+//! of a moment, not all of the same one. When they are idle it is exact and [`Statistics::adds_up`] holds.
 
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -235,8 +235,8 @@ impl<M: Machine> Service<M> {
         bytes
     }
 
-    /// Frames of blocks callers or the service itself took from the page layer, slabs aside, found by looking at every frame.
-    /// Only while nobody else uses the service.
+    /// Frames of blocks callers or the service itself took from the page layer, slabs aside, found by looking at every
+    /// frame. Only while nobody else uses the service.
     pub fn count_page_frames(&self) -> u64 {
         let mut frames = 0;
         self.for_each_head(Kind::Page, |_, state| frames += u64::from(state.order().frames()));

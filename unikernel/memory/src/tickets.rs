@@ -1,7 +1,7 @@
 //! [`Tickets`]: a FIFO lock's protocol, without data and without a machine.
 //!
-//! Used by [`Lock`](crate::lock) and the hosted mode; `tests/loom.rs` compiles this very file against loom's atomics and
-//! explores every interleaving.
+//! Used by [`Lock`](crate::lock) and the hosted mode; `tests/loom.rs` compiles this very file against loom's atomics
+//! and explores every interleaving.
 //!
 //! # Theory
 //!

@@ -1,15 +1,16 @@
-//! `vmalloc` and `kvmalloc`: memory that is contiguous in addresses only, for what is too large or memory too fragmented for
-//! kmalloc.
+//! `vmalloc` and `kvmalloc`: memory that is contiguous in addresses only, for what is too large or memory too
+//! fragmented for kmalloc.
 //!
 //! Users: whoever needs a large table and no physical contiguity. Freeing makes every CPU forget the mapping, so none
 //! of this may be called in an interrupt handler. Linux's functions of the same names.
 //!
 //! # Theory
 //!
-//! An *area* is 2^n pages of the host's mapping window: a header page, the pages asked for, and at least one page that is
-//! never mapped, so that running off the end faults. Areas are cut from the window's unused end, and once freed kept in a
-//! list of their size with their header, so finding one is a step and addresses do not run out. The lists are guarded by
-//! the window's lock, which is held for those steps only; mapping and unmapping is done by the area's owner without it.
+//! An *area* is 2^n pages of the host's mapping window: a header page, the pages asked for, and at least one page that
+//! is never mapped, so that running off the end faults. Areas are cut from the window's unused end, and once freed kept
+//! in a list of their size with their header, so finding one is a step and addresses do not run out. The lists are
+//! guarded by the window's lock, which is held for those steps only; mapping and unmapping is done by the area's owner
+//! without it.
 
 use core::mem;
 use core::ops::Range;
@@ -77,8 +78,8 @@ impl Window {
 }
 
 impl<M: Machine> Service<M> {
-    /// Allocates `size` bytes, page-aligned and contiguous in addresses only; null on failure and for 0 bytes. Free it with
-    /// [`Self::vfree`] or [`Self::kvfree`]. Not in an interrupt handler.
+    /// Allocates `size` bytes, page-aligned and contiguous in addresses only; null on failure and for 0 bytes. Free it
+    /// with [`Self::vfree`] or [`Self::kvfree`]. Not in an interrupt handler.
     pub fn vmalloc(&self, size: usize, gfp: Gfp) -> *mut u8 {
         let pages = size.div_ceil(FRAME_BYTES);
         let log2 = (pages + 2).next_power_of_two().trailing_zeros();
@@ -199,8 +200,8 @@ impl<M: Machine> Service<M> {
         let area = unsafe { &mut *header };
         let start = header.addr() + FRAME_BYTES;
         let pages = start..start + area.mapped as usize * FRAME_BYTES;
-        // The frames are free for others only once no CPU remembers the mapping, so they wait on a list: each page that is
-        // being unmapped holds the number of the frame before it.
+        // The frames are free for others only once no CPU remembers the mapping, so they wait on a list: each page that
+        // is being unmapped holds the number of the frame before it.
         let mut waiting: Option<Pfn> = None;
         for page in pages.clone().step_by(FRAME_BYTES) {
             let frame = self.machine().unmap(page).expect("every page of the area was mapped");

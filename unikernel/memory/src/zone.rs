@@ -4,8 +4,8 @@
 //!
 //! # Theory
 //!
-//! Free memory is a set of naturally aligned blocks of 2^order frames, each on the list of its order; a block's *buddy* is
-//! the other half of the block twice its size. Invariants, all guarded by the zone's lock:
+//! Free memory is a set of naturally aligned blocks of 2^order frames, each on the list of its order; a block's *buddy*
+//! is the other half of the block twice its size. Invariants, all guarded by the zone's lock:
 //!
 //! - a frame is the head of a block on `lists[k]` exactly when its state is `Free` of order k;
 //! - two buddies of the same order below the largest are never both on a list (they would have been merged);

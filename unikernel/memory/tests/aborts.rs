@@ -1,5 +1,5 @@
-//! Misuse of the allocator of a program ends the program, for `dealloc` must not unwind. In a file without other tests: a
-//! child inherits what other threads of the process hold, and a panic takes locks of the standard library.
+//! Misuse of the allocator of a program ends the program, for `dealloc` must not unwind. In a file without other tests:
+//! a child inherits what other threads of the process hold, and a panic takes locks of the standard library.
 
 #[path = "support/child.rs"]
 mod child;

@@ -1,7 +1,7 @@
 //! A real program on `Hosted`: every allocation of it and of the standard library comes from the memory service.
 //!
-//! It counts words in threads, sorts, leaves work to destructors that run when a thread is nearly gone, starts threads by the
-//! thousand and forks under load. It checks what it computed, and at the end the allocator's books.
+//! It counts words in threads, sorts, leaves work to destructors that run when a thread is nearly gone, starts threads
+//! by the thousand and forks under load. It checks what it computed, and at the end the allocator's books.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -192,8 +192,8 @@ thread_local! {
     static KEEPSAKES: RefCell<Vec<Keepsake>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The destructor of a key that is younger than the allocator's own: glibc runs it after that one, when the thread has given
-/// its CPU back already.
+/// The destructor of a key that is younger than the allocator's own: glibc runs it after that one, when the thread has
+/// given its CPU back already.
 extern "C" fn drop_last(keepsakes: *mut libc::c_void) {
     // SAFETY: the key's value is the box that `destructors_of_thread_locals_free_late` made of it.
     drop(unsafe { Box::from_raw(keepsakes.cast::<Vec<Keepsake>>()) });
@@ -271,7 +271,8 @@ fn children_of_forks_have_a_whole_heap() {
             thread::spawn(move || {
                 let mut kept: Vec<Vec<u8>> = vec![Vec::new(); 300];
                 for number in numbers(seed) {
-                    // Mostly small, now and then pages: the busy threads are to be inside every layer when a fork comes.
+                    // Mostly small, now and then pages: the busy threads are to be inside every layer when a fork
+                    // comes.
                     let size = number as usize % if number % 50 == 0 { 100_000 } else { 2000 };
                     kept[number as usize / 7 % 300] = vec![number as u8; size];
                     if stop.load(Ordering::Relaxed) {
@@ -283,7 +284,8 @@ fn children_of_forks_have_a_whole_heap() {
         .collect();
     let inherited: Vec<Keepsake> = (0..500).map(Keepsake::new).collect();
     for number in 0..FORKS {
-        // SAFETY: the child uses the allocator, which is what is tested, and threads; it ends without returning from here.
+        // SAFETY: the child uses the allocator, which is what is tested, and threads; it ends without returning from
+        // here.
         let child = unsafe { libc::fork() };
         assert!(child >= 0, "{}", std::io::Error::last_os_error());
         if child == 0 {

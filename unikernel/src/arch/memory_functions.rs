@@ -3,8 +3,8 @@
 //! Used by all compiled code; called before anything is set up, so there is no state but [`FAST_STRINGS`].
 //!
 //! The body of a long copy or fill is `rep movsb`/`rep stosb` on CPUs that say these are fast (ERMS), and a loop of
-//! 16-byte SSE accesses or `rep stosq` elsewhere: QEMU's TCG counts `rep movsb` byte by byte and is slow at it, however loudly
-//! its `max` CPU says ERMS, so the boot leaves [`FAST_STRINGS`] off under TCG.
+//! 16-byte SSE accesses or `rep stosq` elsewhere: QEMU's TCG counts `rep movsb` byte by byte and is slow at it, however
+//! loudly its `max` CPU says ERMS, so the boot leaves [`FAST_STRINGS`] off under TCG.
 
 use core::arch::asm;
 use core::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_storeu_si128};

@@ -83,7 +83,8 @@ pub(crate) fn apic_id() -> u32 {
     extended.or_else(|| cpuid.get_feature_info().map(|info| u32::from(info.initial_local_apic_id()))).unwrap_or(0)
 }
 
-/// CR4, EFER and CR0 of this CPU, for another to run alike. What only says what is going on (long mode active) is left out.
+/// CR4, EFER and CR0 of this CPU, for another to run alike. What only says what is going on (long mode active) is left
+/// out.
 pub(crate) fn control_registers() -> [u64; 3] {
     let efer = Efer::read_raw() & !EferFlags::LONG_MODE_ACTIVE.bits();
     [Cr4::read_raw(), efer, Cr0::read_raw()]

@@ -97,8 +97,8 @@ impl CpuTables {
             limit: (size_of::<[u64; 5]>() - 1) as u16,
             base: VirtAddr::new_truncate(self.descriptors.as_ptr().addr() as u64),
         };
-        // SAFETY: the descriptors are flat ring-0 segments and a TSS that lives for ever; the selectors name them. GS's base
-        // is set by whoever sets up the CPU-local area, after this.
+        // SAFETY: the descriptors are flat ring-0 segments and a TSS that lives for ever; the selectors name them. GS's
+        // base is set by whoever sets up the CPU-local area, after this.
         unsafe {
             lgdt(&pointer);
             CS::set_reg(CODE);

@@ -1,8 +1,8 @@
 //! Where interrupts and exceptions arrive: 256 stubs that save everything and call one function.
 //!
-//! Used by [`tables`](super::tables), which points the IDT here. All code of this target uses the red zone below the stack
-//! pointer, so every vector has a stack of its own (IST) and nothing is pushed on the interrupted one. Handlers are
-//! compiled Rust and use SSE registers, so those are saved too.
+//! Used by [`tables`](super::tables), which points the IDT here. All code of this target uses the red zone below the
+//! stack pointer, so every vector has a stack of its own (IST) and nothing is pushed on the interrupted one. Handlers
+//! are compiled Rust and use SSE registers, so those are saved too.
 
 use core::arch::global_asm;
 

@@ -1,23 +1,26 @@
 //! Threads: cooperative, each bound to one CPU for its life.
 //!
-//! Users: images. A thread runs until it waits, sleeps, yields or ends; nothing else on its CPU runs meanwhile but interrupt
-//! handlers. So what only threads of one CPU use needs no lock.
+//! Users: images. A thread runs until it waits, sleeps, yields or ends; nothing else on its CPU runs meanwhile but
+//! interrupt handlers. So what only threads of one CPU use needs no lock.
 //!
 //! # Theory
 //!
-//! A thread is *running*, *ready* (in its CPU's run queue), or *waiting* (in a wait queue, or among its CPU's sleepers). One link in the
-//! thread is enough for all queues. Threads never change CPU, which makes waking simple: whoever wakes takes the
-//! thread off the queue it waits in and appends it to the run queue of its CPU, under that queue's lock, even though the
-//! thread may not have finished leaving the CPU yet: only that CPU takes it from there, after it has.
+//! A thread is *running*, *ready* (in its CPU's run queue), or *waiting* (in a wait queue, or among its CPU's
+//! sleepers). One link in the thread is enough for all queues. Threads never change CPU, which makes waking simple:
+//! whoever wakes takes the thread off the queue it waits in and appends it to the run queue of its CPU, under that
+//! queue's lock, even though the thread may not have finished leaving the CPU yet: only that CPU takes it from there,
+//! after it has.
 //!
-//! A run queue that was empty may belong to a halted CPU, so its CPU is interrupted. A CPU halts with interrupts enabled by the very same
-//! instruction, after it found its queue empty with interrupts off, so the interrupt is not missed.
+//! A run queue that was empty may belong to a halted CPU, so its CPU is interrupted. A CPU halts with interrupts
+//! enabled by the very same instruction, after it found its queue empty with interrupts off, so the interrupt is not
+//! missed.
 //!
-//! Locks: a wait queue's, then a run queue's; both are taken with interrupts off. Sleepers are their CPU's own, touched with interrupts off.
+//! Locks: a wait queue's, then a run queue's; both are taken with interrupts off. Sleepers are their CPU's own, touched
+//! with interrupts off.
 //!
-//! A thread that is alive owns a reference to itself. When it ends, the thread that runs next on its CPU clears up behind it (gives the
-//! stack back, says that it has ended, drops the reference), for a thread cannot free the stack it stands on. So who has joined a thread
-//! finds all its memory given back.
+//! A thread that is alive owns a reference to itself. When it ends, the thread that runs next on its CPU clears up
+//! behind it (gives the stack back, says that it has ended, drops the reference), for a thread cannot free the stack it
+//! stands on. So who has joined a thread finds all its memory given back.
 
 mod queue;
 mod scheduler;
@@ -133,7 +136,8 @@ impl<T> JoinHandle<T> {
     }
 }
 
-/// Starts a thread on a CPU, with a stack of [`STACK_BYTES`] on that CPU's node. It runs when its turn comes. The name is for panic reports.
+/// Starts a thread on a CPU, with a stack of [`STACK_BYTES`] on that CPU's node. It runs when its turn comes. The name
+/// is for panic reports.
 ///
 /// # Errors
 ///

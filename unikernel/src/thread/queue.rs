@@ -1,6 +1,7 @@
 //! [`Queue`]: threads in line, linked through themselves.
 //!
-//! Used by run queues and wait queues. Neither putting in nor taking out allocates, so both may happen in interrupt handlers.
+//! Used by run queues and wait queues. Neither putting in nor taking out allocates, so both may happen in interrupt
+//! handlers.
 
 use core::ptr;
 
@@ -30,7 +31,8 @@ impl Queue {
     ///
     /// It is in no queue, and lives until it has been taken out.
     pub(crate) unsafe fn push(&mut self, thread: *const Thread) {
-        // SAFETY: the caller's promise for the thread, and for the tail when it was pushed; the queue's lock guards the links.
+        // SAFETY: the caller's promise for the thread, and for the tail when it was pushed; the queue's lock guards the
+        // links.
         unsafe {
             (*thread).next.set(ptr::null());
             match self.tail.as_ref() {

@@ -1,4 +1,5 @@
-//! [`Scheduler`]: a CPU's run queue, its sleepers, and the switch between its threads. The theory is in the parent module.
+//! [`Scheduler`]: a CPU's run queue, its sleepers, and the switch between its threads. The theory is in the parent
+//! module.
 
 use alloc::sync::Arc;
 use core::cell::Cell;
@@ -56,8 +57,8 @@ impl Scheduler {
             return;
         }
         self.current.set(next);
-        // SAFETY: both live; `next` does not run, for it was in this CPU's run queue or is its idle thread, and nobody but this CPU
-        // looks at the stack pointers.
+        // SAFETY: both live; `next` does not run, for it was in this CPU's run queue or is its idle thread, and nobody
+        // but this CPU looks at the stack pointers.
         unsafe { switch((*previous).stack_pointer.get(), *(*next).stack_pointer.get()) };
         reap();
     }

@@ -6,8 +6,8 @@ use crate::sync::InterruptLock;
 
 /// A place to wait for a condition.
 ///
-/// The condition is checked under the queue's lock before a thread goes to sleep, and wakers take that lock after they made it
-/// true: so no wake is lost.
+/// The condition is checked under the queue's lock before a thread goes to sleep, and wakers take that lock after they
+/// made it true: so no wake is lost.
 pub struct WaitQueue {
     waiters: InterruptLock<Queue>,
 }
@@ -18,8 +18,8 @@ impl WaitQueue {
         Self { waiters: InterruptLock::new(Queue::new()) }
     }
 
-    /// Waits until `condition` is true; returns at once when it is. It is evaluated with interrupts off and must neither wait nor
-    /// wake. Threads only, not in an interrupt handler.
+    /// Waits until `condition` is true; returns at once when it is. It is evaluated with interrupts off and must
+    /// neither wait nor wake. Threads only, not in an interrupt handler.
     pub fn wait_until(&self, mut condition: impl FnMut() -> bool) {
         let thread = scheduler::current_for_waiting();
         loop {
@@ -35,7 +35,8 @@ impl WaitQueue {
         }
     }
 
-    /// Wakes the thread that waits longest; it looks at its condition again. Callable anywhere but in exception handlers.
+    /// Wakes the thread that waits longest; it looks at its condition again. Callable anywhere but in exception
+    /// handlers.
     pub fn wake_one(&self) {
         let waiter = self.waiters.lock().pop();
         if let Some(waiter) = waiter {

@@ -1,8 +1,8 @@
 //! KVM's paravirtual clock, asked once for the TSC's rate. Source: "KVM-specific MSRs" and "KVM CPUID bits" of Linux's
 //! documentation.
 //!
-//! Users: [`super::initialise`]. The hypervisor writes [`PAGE`] between the two writes of the MSR; nobody else touches it. Its fields
-//! are valid while the version is even and the same before and after they are read.
+//! Users: [`super::initialise`]. The hypervisor writes [`PAGE`] between the two writes of the MSR; nobody else touches
+//! it. Its fields are valid while the version is even and the same before and after they are read.
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use core::sync::atomic::{AtomicI8, AtomicU8, AtomicU32, AtomicU64, fence};
@@ -22,7 +22,8 @@ const FEATURES_LEAF: u32 = 0x4000_0001;
 /// `KVM_FEATURE_CLOCKSOURCE2` in its EAX: the MSR exists.
 const CLOCK_SOURCE: u32 = 1 << 3;
 
-/// How often to look for a valid version. KVM writes the page before the instruction after the MSR's write, so once is enough.
+/// How often to look for a valid version. KVM writes the page before the instruction after the MSR's write, so once is
+/// enough.
 const PATIENCE: u32 = 1000;
 
 /// `struct pvclock_vcpu_time_info`, on a page of its own.
@@ -53,7 +54,8 @@ pub(super) fn rate(physical_of: &dyn Fn(u64) -> Option<u64>) -> Option<u64> {
         return None;
     }
     let physical = physical_of((&raw const PAGE).addr() as u64)?;
-    // SAFETY: the feature bit promises the MSR. The hypervisor writes the page and nothing else; its fields are atomics.
+    // SAFETY: the feature bit promises the MSR. The hypervisor writes the page and nothing else; its fields are
+    // atomics.
     unsafe { arch::write_msr(SYSTEM_TIME, physical | ENABLE) };
     let conversion = read_conversion();
     // SAFETY: as above; the hypervisor leaves the page alone from here on.

@@ -1,4 +1,5 @@
-//! Measuring one clock by the TSC: moments that are known to lie between two readings, and what lies between two moments.
+//! Measuring one clock by the TSC: moments that are known to lie between two readings, and what lies between two
+//! moments.
 //!
 //! Users: the PIT (how fast is the TSC?) and the local APIC (how fast is its timer?). A CPU of a virtual machine can be
 //! taken away at any instruction, so a single reading proves nothing; two readings around an event tell how well
@@ -58,8 +59,9 @@ impl Span {
 
 /// Measures over longer and longer spans, until one is known well enough, and returns the best of them.
 ///
-/// `measure` is given the span to aim at, a multiple of `first` that doubles with every one of `attempts`, and returns what it
-/// measured together with the span it took. It gives `None` where there is nothing to measure, and that ends it.
+/// `measure` is given the span to aim at, a multiple of `first` that doubles with every one of `attempts`, and returns
+/// what it measured together with the span it took. It gives `None` where there is nothing to measure, and that ends
+/// it.
 pub(crate) fn best<R>(
     first: u64,
     attempts: u32,

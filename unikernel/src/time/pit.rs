@@ -1,10 +1,12 @@
-//! The TSC's rate, measured against channel 2 of the programmable interval timer. Source: the data sheet of the Intel 8254.
+//! The TSC's rate, measured against channel 2 of the programmable interval timer. Source: the data sheet of the Intel
+//! 8254.
 //!
-//! Users: [`super::initialise`], with interrupts off. Channel 2 is the speaker's; nothing else uses it, and it is left stopped.
+//! Users: [`super::initialise`], with interrupts off. Channel 2 is the speaker's; nothing else uses it, and it is left
+//! stopped.
 //!
-//! The channel counts down once (mode 0) and its status is read until the output says that it is done. The status also repeats the
-//! mode, which tells a PIT from a port nobody answers: some machines (`microvm` with `pit=off`) have none. The output is
-//! not taken from port 0x61, for `microvm` has the PIT but not that port.
+//! The channel counts down once (mode 0) and its status is read until the output says that it is done. The status also
+//! repeats the mode, which tells a PIT from a port nobody answers: some machines (`microvm` with `pit=off`) have none.
+//! The output is not taken from port 0x61, for `microvm` has the PIT but not that port.
 
 use super::measure::{self, Moment, Span};
 use crate::arch;
@@ -33,7 +35,8 @@ const FREQUENCY: u64 = 1_193_182;
 /// A millisecond's worth of counts.
 const FIRST_COUNT: u64 = FREQUENCY / 1000;
 
-/// Up to 32 ms, which is what the 16 bits of the counter hold. Reached only where others take the CPU away all the time.
+/// Up to 32 ms, which is what the 16 bits of the counter hold. Reached only where others take the CPU away all the
+/// time.
 const ATTEMPTS: u32 = 6;
 
 /// An error that is good enough.

@@ -1,7 +1,7 @@
 //! The steps from tables to a [`Topology`]: CPUs, then who belongs where, then memory, then distances.
 //!
-//! Called once at boot, before anything can be allocated and before other CPUs run. Working space is on the stack, about
-//! 16 KiB; time is linear in the size of the tables times the logarithm of what is kept from them.
+//! Called once at boot, before anything can be allocated and before other CPUs run. Working space is on the stack,
+//! about 16 KiB; time is linear in the size of the tables times the logarithm of what is kept from them.
 
 use crate::claims::Claims;
 use crate::cpus::{self, CpuIndex};
@@ -17,7 +17,8 @@ impl Topology {
     ///
     /// `ram` is the RAM of the boot memory map, in bytes, in any order; it is the last word on what is memory, the
     /// tables only on whose it is. `boot_apic_id` is the local APIC id of the CPU that runs this, which becomes
-    /// [`CpuId`](crate::CpuId) 0; without it, that is the first CPU listed. The other CPUs follow in the order of the MADT.
+    /// [`CpuId`](crate::CpuId) 0; without it, that is the first CPU listed. The other CPUs follow in the order of the
+    /// MADT.
     ///
     /// The result is valid ([`Self::validate`]) whatever the tables hold: there is always a node and a CPU, and all of
     /// `ram` belongs to a node. Every case of a table lying, or leaving out what is needed, is told to `warn` together

@@ -1,5 +1,6 @@
 //! The heterogeneous memory attribute table: latency and bandwidth from CPUs to memory (ACPI specification 6.5, section
-//! 5.2.27). Only structures of type 1 that speak of memory itself are read; those of memory-side caches are passed over.
+//! 5.2.27). Only structures of type 1 that speak of memory itself are read; those of memory-side caches are passed
+//! over.
 
 use crate::bytes::{u8_at, u16_at, u32_at, u64_at};
 use crate::report::Reporter;

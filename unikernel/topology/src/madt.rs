@@ -66,7 +66,7 @@ fn read(kind: u8, bytes: &[u8]) -> Option<MadtEntry> {
         5 => return u64_at(bytes, 4).map(MadtEntry::LocalApicAddress),
         _ => return None,
     };
-    // Bit 0: enabled. Bit 1, online capable, means a CPU that could be added while the machine runs: not yet one.
+    // Bit 0: enabled. Bit 1, online capable, means a CPU that could be added while the machine runs: it is no CPU now.
     if flags & 1 == 0 {
         return None;
     }

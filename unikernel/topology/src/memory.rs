@@ -12,7 +12,7 @@ use crate::{
 /// tables, system management mode) and does not carve that out of the SRAT: `SeaBIOS` 128 KiB, UEFI tens of MiB.
 const FIRMWARE_SHARE: u64 = 64 << 20;
 
-/// Takes over the RAM of the memory map: sorted, neighbours that touch joined, all of it node 0's for now.
+/// Takes over the RAM of the memory map: sorted, neighbours that touch joined. [`assign`] then says whose it is.
 pub(crate) fn keep_ram(topology: &mut Topology, ram: &[PhysicalRange], reporter: &mut Reporter) {
     for range in ram.iter().copied().filter(|range| !range.is_empty()) {
         let kept = topology.memory();

@@ -1,5 +1,5 @@
-//! The system resource affinity table: which proximity domain CPUs and memory belong to (ACPI specification 6.5, section
-//! 5.2.16).
+//! The system resource affinity table: which proximity domain CPUs and memory belong to (ACPI specification 6.5,
+//! section 5.2.16).
 
 use crate::Source;
 use crate::bytes::{u8_at, u32_at, u64_at};

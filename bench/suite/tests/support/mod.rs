@@ -1,5 +1,5 @@
-//! What the tests run the suite on: [`Threads`], a machine made of std's threads, and [`Arena`], an allocator that can be
-//! told to misbehave.
+//! What the tests run the suite on: [`Threads`], a machine made of std's threads, and [`Arena`], an allocator that can
+//! be told to misbehave.
 
 #![allow(dead_code, reason = "each test crate uses its part")]
 

@@ -1,4 +1,5 @@
-//! Simulated RAM and its frame tables: address space reserved from the kernel; and what else the host asks of the process.
+//! Simulated RAM and its frame tables: address space reserved from the kernel; and what else the host asks of the
+//! process.
 
 use core::fmt;
 use core::ops::Range;

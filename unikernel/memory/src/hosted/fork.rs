@@ -1,7 +1,7 @@
 //! What a fork needs: every lock taken before it, released in the parent, made anew in the child.
 //!
-//! Lock order: starts, pools, then for each instance depots, window, growth, zones (the order of the service). An instance has
-//! more locks after its start than before, so a fork waits for starts and starts wait for forks.
+//! Lock order: starts, pools, then for each instance depots, window, growth, zones (the order of the service). An
+//! instance has more locks after its start than before, so a fork waits for starts and starts wait for forks.
 
 use std::sync::Once;
 
@@ -26,8 +26,9 @@ pub(super) fn between_forks<R>(start: impl FnOnce() -> R) -> R {
 fn install_handlers() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
-        // SAFETY: the handlers have the signature asked for and live as long as the program. That this can fail for want of
-        // memory only means that forks in the middle of another thread's allocation are unsafe, as without handlers.
+        // SAFETY: the handlers have the signature asked for and live as long as the program. That this can fail for
+        // want of memory only means that forks in the middle of another thread's allocation are unsafe, as without
+        // handlers.
         unsafe { libc::pthread_atfork(Some(before), Some(after_in_parent), Some(after_in_child)) };
     });
 }

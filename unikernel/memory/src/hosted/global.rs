@@ -13,8 +13,9 @@ use crate::kmalloc::{MAX_SIZE, aligned_size};
 
 const FLAGS: Gfp = Gfp::KERNEL.union(Gfp::NOWARN);
 
-// SAFETY: blocks come from the service's kmalloc and from `huge`, which hand out memory nobody else has, of at least the
-// size asked for; kmalloc aligns as `aligned_size` promises, `huge` as asked; nothing unwinds, by `ending_on_panic`.
+// SAFETY: blocks come from the service's kmalloc and from `huge`, which hand out memory nobody else has, of at least
+// the size asked for; kmalloc aligns as `aligned_size` promises, `huge` as asked; nothing unwinds, by
+// `ending_on_panic`.
 unsafe impl GlobalAlloc for Hosted {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

@@ -1,13 +1,13 @@
 //! Allocations of a program that no page block can hold: larger than 4 MiB, or aligned to more.
 //!
-//! Used by the [`GlobalAlloc`](core::alloc::GlobalAlloc) of [`Hosted`](super::Hosted) alone, which tells them from others by their
-//! layout. Each is a mapping of its own: a page with a [`Header`], then the memory. So it grows without copying
-//! (`mremap`), is zero when new, and goes back to the kernel when freed.
+//! Used by the [`GlobalAlloc`](core::alloc::GlobalAlloc) of [`Hosted`](super::Hosted) alone, which tells them from
+//! others by their layout. Each is a mapping of its own: a page with a [`Header`], then the memory. So it grows without
+//! copying (`mremap`), is zero when new, and goes back to the kernel when freed.
 //!
-//! As for the [mapping window](super::mapping), that memory is other memory than the simulated RAM, but as many frames are
-//! taken from the page layer and kept until the free: nobody gets more than the machine has, and the books balance
-//! (row `large`). The frames' own memory is given back to the kernel meanwhile, so nothing is paid for twice. They are in
-//! blocks of any order, chained by their links.
+//! As for the [mapping window](super::mapping), that memory is other memory than the simulated RAM, but as many frames
+//! are taken from the page layer and kept until the free: nobody gets more than the machine has, and the books balance
+//! (row `large`). The frames' own memory is given back to the kernel meanwhile, so nothing is paid for twice. They are
+//! in blocks of any order, chained by their links.
 //!
 //! Theory: an allocation and its header are its owner's alone; nothing is shared but what the page layer guards.
 
@@ -72,8 +72,8 @@ pub(super) unsafe fn free(service: &Service<HostedMachine>, memory: *mut u8) {
     release(service, &mut blocks, charged, 0);
 }
 
-/// Makes the memory `size` bytes large, keeping the contents up to the smaller size, by moving pages and not bytes. Null
-/// when there are no frames, or, with an `align` above a page, no addresses behind it: all is as it was then.
+/// Makes the memory `size` bytes large, keeping the contents up to the smaller size, by moving pages and not bytes.
+/// Null when there are no frames, or, with an `align` above a page, no addresses behind it: all is as it was then.
 ///
 /// # Safety
 ///
@@ -116,15 +116,15 @@ fn pages_for(service: &Service<HostedMachine>, size: usize) -> Option<u32> {
 fn header_of(memory: *mut u8) -> *mut Header {
     let header = memory.wrapping_sub(FRAME_BYTES).cast::<Header>();
     let plausible = memory.addr().is_multiple_of(FRAME_BYTES) && arena::is_mapped(header.addr());
-    // SAFETY: the page is mapped; its first word can be read whatever it is. (Where it may not be read, the process ends,
-    // as it must.)
+    // SAFETY: the page is mapped; its first word can be read whatever it is. (Where it may not be read, the process
+    // ends, as it must.)
     let live = plausible && unsafe { (*header).mark } == LIVE;
     assert!(live, "free of {memory:p}, which is not the start of a huge allocation, or freed already");
     header
 }
 
-/// Takes blocks of at least `frames` frames in all, the largest first, and returns how many frames they are. `None`, and
-/// nothing taken, when there are too few.
+/// Takes blocks of at least `frames` frames in all, the largest first, and returns how many frames they are. `None`,
+/// and nothing taken, when there are too few.
 fn charge(service: &Service<HostedMachine>, blocks: &mut FrameList, frames: u32) -> Option<u32> {
     let table = Frames::of(service.machine());
     let mut taken = FrameList::new();

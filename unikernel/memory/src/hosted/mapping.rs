@@ -1,7 +1,7 @@
 //! The mapping window of the process: addresses where `vmalloc` puts pages.
 //!
-//! A process cannot map simulated RAM a second time, so a page mapped here is other memory than the frame's; the frame is
-//! charged and kept out of use all the same, which is all the service can tell.
+//! A process cannot map simulated RAM a second time, so a page mapped here is other memory than the frame's; the frame
+//! is charged and kept out of use all the same, which is all the service can tell.
 
 use core::ops::Range;
 use core::ptr;

@@ -1,7 +1,7 @@
 //! The service on threads of an ordinary Linux process: [`Hosted`].
 //!
-//! Users: the tests and benchmarks of every rule of the service, on any simulated topology; and programs that want it as
-//! their allocator:
+//! Users: the tests and benchmarks of every rule of the service, on any simulated topology; and programs that want it
+//! as their allocator:
 //!
 //! ```no_run
 //! use quarry_memory::hosted::Hosted;
@@ -19,20 +19,21 @@
 //!
 //! # Theory
 //!
-//! An instance gets a *slot*, an index of a per-thread array of set pointers, when it starts; before that its slot is 0,
-//! whose pointer is always the detached set. So the fast path finds its set with two loads and no branch, and a call
-//! before the start, or a thread's first, takes the slow path because its set is empty. There
-//! [`Machine::attach`] starts the instance if need be and gives the thread a set: a recycled one, else a new one.
+//! An instance gets a *slot*, an index of a per-thread array of set pointers, when it starts; before that its slot is
+//! 0, whose pointer is always the detached set. So the fast path finds its set with two loads and no branch, and a call
+//! before the start, or a thread's first, takes the slow path because its set is empty. There [`Machine::attach`]
+//! starts the instance if need be and gives the thread a set: a recycled one, else a new one.
 //!
-//! When a thread ends, a `pthread` key's destructor (they run after all of Rust's and C++'s thread locals are gone) puts
-//! its sets back into the pools of their instances, with what they cache. Should something still free later in the
+//! When a thread ends, a `pthread` key's destructor (they run after all of Rust's and C++'s thread locals are gone)
+//! puts its sets back into the pools of their instances, with what they cache. Should something still free later in the
 //! thread's end, it finds the detached set, and works on the depots directly.
 //!
-//! A fork takes every lock of every instance first, so the child finds consistent state; the sets of threads that do not
-//! exist in the child are put into the pool there.
+//! A fork takes every lock of every instance first, so the child finds consistent state; the sets of threads that do
+//! not exist in the child are put into the pool there.
 //!
 //! Nothing here allocates from an allocator: memory comes from `mmap`, state lives in statics, sets and thread locals.
-//! Threads and fork handlers hold on to an instance, so it must be a static (or leaked): all methods want `&'static self`.
+//! Threads and fork handlers hold on to an instance, so it must be a static (or leaked): all methods want `&'static
+//! self`.
 
 mod arena;
 mod fork;
@@ -123,7 +124,8 @@ impl fmt::Display for HostedError {
 impl core::error::Error for HostedError {}
 
 impl Hosted {
-    /// A service on one node with 64 GiB of simulated RAM, paid for only where touched. Starts with its first allocation.
+    /// A service on one node with 64 GiB of simulated RAM, paid for only where touched. Starts with its first
+    /// allocation.
     pub const fn new() -> Self {
         Self::with_topology(DEFAULT_TOPOLOGY)
     }
@@ -148,7 +150,8 @@ impl Hosted {
         }
     }
 
-    /// A started service on a machine of that shape that lives as long as the process: for tests and tools, which make many.
+    /// A started service on a machine of that shape that lives as long as the process: for tests and tools, which make
+    /// many.
     ///
     /// # Errors
     ///
@@ -195,8 +198,8 @@ impl Hosted {
         &self.service.machine().topology
     }
 
-    /// Makes the calling thread the given CPU from now on, with a set of its own; what its former set cached stays there
-    /// for whoever is that CPU next. `false` when there is no such CPU or no memory for its set.
+    /// Makes the calling thread the given CPU from now on, with a set of its own; what its former set cached stays
+    /// there for whoever is that CPU next. `false` when there is no such CPU or no memory for its set.
     pub fn run_on(&'static self, cpu: CpuId) -> bool {
         self.start().is_ok() && self.service.machine().run_on(&self.service, cpu)
     }
@@ -206,8 +209,8 @@ impl Hosted {
         threads::leave(self.service.machine());
     }
 
-    /// Ends the instance and gives its simulated RAM back to the kernel. (What a global allocator handed out beyond 4 MiB is
-    /// not part of it.)
+    /// Ends the instance and gives its simulated RAM back to the kernel. (What a global allocator handed out beyond 4
+    /// MiB is not part of it.)
     ///
     /// # Safety
     ///
@@ -315,8 +318,8 @@ unsafe impl Machine for HostedMachine {
 
     #[cold]
     fn attach(service: &Service<Self>) -> *mut Set {
-        // SAFETY: a service of this machine lives in a `Hosted`, whose methods want it static, or is a global allocator, which
-        // is.
+        // SAFETY: a service of this machine lives in a `Hosted`, whose methods want it static, or is a global
+        // allocator, which is.
         threads::attach(unsafe { &*ptr::from_ref(service) })
     }
 

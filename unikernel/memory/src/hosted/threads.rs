@@ -2,12 +2,13 @@
 //!
 //! # Theory
 //!
-//! `SETS` is an array of set pointers in every thread, one a slot; a null-free array, for slot 0 and every slot not used yet
-//! hold the detached set. A set is in exactly one place: the `SETS` of one thread, or its instance's pool. The pool is a
-//! stack under a spin lock (never taken on a fast path). The key's value only has to be non-null for its destructor to run.
+//! `SETS` is an array of set pointers in every thread, one a slot; a null-free array, for slot 0 and every slot not
+//! used yet hold the detached set. A set is in exactly one place: the `SETS` of one thread, or its instance's pool. The
+//! pool is a stack under a spin lock (never taken on a fast path). The key's value only has to be non-null for its
+//! destructor to run.
 //!
-//! Slot numbers come from `INSTANCES`. A retired instance's slot can be given again: its sets stay and are made detached
-//! ones, so a thread with a stale pointer asks [`attach`] for a set of the new instance.
+//! Slot numbers come from `INSTANCES`. A retired instance's slot can be given again: its sets stay and are made
+//! detached ones, so a thread with a stale pointer asks [`attach`] for a set of the new instance.
 
 use core::cell::Cell;
 use core::ptr;
@@ -120,7 +121,8 @@ pub(super) fn attach(service: &'static Service<HostedMachine>) -> *mut Set {
     set(current)
 }
 
-/// Makes `set`, which is nobody's, the calling thread's. `false` (and the set back in the pool) when the thread is ending.
+/// Makes `set`, which is nobody's, the calling thread's. `false` (and the set back in the pool) when the thread is
+/// ending.
 pub(super) fn enter(machine: &HostedMachine, set: *mut Set) -> bool {
     if WITHOUT.get() || !arrange_exit() {
         machine.pool.put(set);

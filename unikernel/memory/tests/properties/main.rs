@@ -1,5 +1,5 @@
-//! Any sequence of calls on any machine: no two allocations overlap, contents stay, nodes and zones are what was asked for,
-//! failures have a reason, and at the end everything is back.
+//! Any sequence of calls on any machine: no two allocations overlap, contents stay, nodes and zones are what was asked
+//! for, failures have a reason, and at the end everything is back.
 
 #[path = "../support/cases.rs"]
 mod cases;

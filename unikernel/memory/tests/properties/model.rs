@@ -302,8 +302,8 @@ impl Model {
         self.topology().nodes().filter(|&node| service.zones().any(|zone| zone.node == node))
     }
 
-    /// The node a request is for: the named one, else the CPU's, and where that has no memory the nearest. `None` while the
-    /// thread is no CPU, and for a node that does not exist.
+    /// The node a request is for: the named one, else the CPU's, and where that has no memory the nearest. `None` while
+    /// the thread is no CPU, and for a node that does not exist.
     fn wanted(&self, named: Option<NodeId>) -> Option<NodeId> {
         let machine = self.service().machine();
         // SAFETY: a thread's set is valid.

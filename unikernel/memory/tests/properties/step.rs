@@ -21,8 +21,8 @@ impl Flags {
     }
 }
 
-/// A call, or a few of the same. Numbers of CPUs, nodes and held allocations are taken modulo how many there are, one more for
-/// nodes.
+/// A call, or a few of the same. Numbers of CPUs, nodes and held allocations are taken modulo how many there are, one
+/// more for nodes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step {
     /// `kmalloc`, `kzalloc`, `kmalloc_node` or `kzalloc_node`, so often.

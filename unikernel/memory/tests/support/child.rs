@@ -2,7 +2,8 @@
 
 /// Runs `child` in a fork of this process; `Ok` when it returned `true`, else the status the child ended with.
 pub(crate) fn in_a_fork(child: impl FnOnce() -> bool) -> Result<(), i32> {
-    // SAFETY: the child uses the service and the C library's allocator, which both mind forks, and ends in this function.
+    // SAFETY: the child uses the service and the C library's allocator, which both mind forks, and ends in this
+    // function.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "{}", std::io::Error::last_os_error());
     if pid == 0 {
