@@ -19,16 +19,17 @@ use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use spin::mutex::TicketMutex;
+use x86_64::structures::paging::PageTableFlags;
 
 use crate::arch;
 use crate::layout::{PAGE_BYTES, direct};
 
-const PRESENT: u64 = 1;
-const WRITABLE: u64 = 1 << 1;
-const WRITE_THROUGH: u64 = 1 << 3;
-const CACHE_DISABLED: u64 = 1 << 4;
-const LARGE: u64 = 1 << 7;
-const NO_EXECUTE: u64 = 1 << 63;
+const PRESENT: u64 = PageTableFlags::PRESENT.bits();
+const WRITABLE: u64 = PageTableFlags::WRITABLE.bits();
+const WRITE_THROUGH: u64 = PageTableFlags::WRITE_THROUGH.bits();
+const CACHE_DISABLED: u64 = PageTableFlags::NO_CACHE.bits();
+const LARGE: u64 = PageTableFlags::HUGE_PAGE.bits();
+const NO_EXECUTE: u64 = PageTableFlags::NO_EXECUTE.bits();
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 const ENTRIES: usize = 512;
