@@ -38,10 +38,12 @@ pub(crate) struct CpuLocal {
     pub(crate) scheduler: Scheduler,
     /// The last request to forget all translations that this CPU has served; see `smp`.
     pub(crate) flushed: AtomicU64,
+    /// The last request to drain its sets that this CPU has served; see `smp`.
+    pub(crate) drained: AtomicU64,
 }
 
 // SAFETY: the cells are used by the CPU the area belongs to alone; other CPUs only use `id`, `node`, `apic_id`, which
-// do not change, and the locks and atomics in `scheduler` and `flushed`.
+// do not change, and the locks and atomics in `scheduler`, `flushed` and `drained`.
 unsafe impl Sync for CpuLocal {}
 
 /// The set of CPUs that have none yet. Its fields are never written: see `quarry_memory::Set::detached`.
@@ -60,6 +62,7 @@ impl CpuLocal {
             apic_id,
             scheduler: Scheduler::new(),
             flushed: AtomicU64::new(0),
+            drained: AtomicU64::new(0),
         }
     }
 
@@ -79,6 +82,11 @@ impl CpuLocal {
         self.thread_set.set(thread);
         self.interrupt_set.set(interrupt);
         self.active_set.set(thread);
+    }
+
+    /// The threads' set of the memory service.
+    pub(crate) fn thread_set(&self) -> *mut Set {
+        self.thread_set.get()
     }
 
     /// Notes that a maskable interrupt's handler begins: its allocations use the set for handlers.

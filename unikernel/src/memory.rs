@@ -11,16 +11,17 @@ use core::fmt;
 use core::ops::Range;
 use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::time::Duration;
 
 use quarry_memory::frame::Frame;
 use quarry_memory::machine::{FrameTables, OutOfFrames};
-use quarry_memory::{CpuId, Gfp, MAX_SIZE, Machine, Pfn, Service, Set, StartError};
+use quarry_memory::{CpuId, Gfp, MAX_SIZE, Machine, Pfn, Service, Set, StartError, Task};
 use quarry_topology::Topology;
 
 use crate::boot_memory::BootMemory;
 use crate::layout::{self, DIRECT_MAP_BASE, FRAMES_LIMIT, PAGE_BYTES, direct};
 use crate::paging::{self, Access};
-use crate::{arch, cpu_local, smp};
+use crate::{arch, cpu_local, smp, thread, time};
 
 pub use quarry_memory::{Order, PerCpu, ZERO_SIZE_PTR};
 
@@ -186,6 +187,38 @@ unsafe impl Machine for Guest {
 
     fn random(&self) -> u64 {
         arch::random()
+    }
+
+    fn task(&self) -> &Task {
+        thread::current_task()
+    }
+
+    fn may_sleep(&self) -> bool {
+        thread::may_park()
+    }
+
+    fn sleep(&self, ready: &mut dyn FnMut() -> bool, limit: Option<Duration>) {
+        thread::park(ready, limit);
+    }
+
+    fn wake(&self, task: &Task) {
+        thread::wake_task(task);
+    }
+
+    fn drain_others(_service: &Service<Self>) {
+        smp::drain_everywhere();
+    }
+
+    fn only_waiters_left(&self) -> bool {
+        thread::only_waiters_left()
+    }
+
+    fn describe_task(&self, task: &Task, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        thread::describe_task(task, f)
+    }
+
+    fn now(&self) -> Duration {
+        time::uptime()
     }
 
     fn warn(&self, message: fmt::Arguments<'_>) {

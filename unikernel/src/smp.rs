@@ -1,7 +1,7 @@
 //! Starting the other CPUs, and what one CPU asks of all: stop, forget translations.
 //!
-//! Users: the boot ([`start_others`]), the memory service's host ([`flush_everywhere`]), the panic handler
-//! ([`stop_others`]). Source: Intel SDM volume 3, chapter "Multiple-processor management".
+//! Users: the boot ([`start_others`]), the memory service's host ([`flush_everywhere`], [`drain_everywhere`]), the panic
+//! handler ([`stop_others`]). Source: Intel SDM volume 3, chapter "Multiple-processor management".
 //!
 //! # Theory
 //!
@@ -12,7 +12,7 @@
 //!
 //! Forgetting translations: a request is a number. The CPU that asks takes the next one, interrupts the others and
 //! waits until each has noted a number that is no smaller. Requests of several CPUs overlap freely; whoever waits has
-//! interrupts on and so serves the others meanwhile.
+//! interrupts on and so serves the others meanwhile. Draining what CPUs cache of memory works the same way.
 
 use alloc::boxed::Box;
 use core::arch::global_asm;
@@ -34,6 +34,9 @@ use quarry_memory::{Gfp, Order};
 
 /// The vector that asks a CPU to forget its translations.
 const FLUSH_VECTOR: u8 = 0xf2;
+
+/// The vector that asks a CPU to give back what it caches of memory.
+const DRAIN_VECTOR: u8 = 0xf3;
 
 /// Bytes of the stack a CPU starts on, which its idle loop keeps.
 const START_STACK_BYTES: u64 = 32 << 10;
@@ -60,6 +63,7 @@ impl fmt::Display for StartError {
 /// `page` is a free page below 1 MiB for them to start in.
 pub(crate) fn start_others(topology: &Topology, page: Option<u64>) {
     interrupts::set_handler(FLUSH_VECTOR, |_| serve_flush()).expect("the vector is this module's own");
+    interrupts::set_handler(DRAIN_VECTOR, |_| serve_drain()).expect("the vector is this module's own");
     let others = topology.cpus().get(1..).unwrap_or_default();
     if others.is_empty() {
         return;
@@ -331,6 +335,38 @@ fn serve_flush() {
     arch::flush_all_pages();
     // Release: pairs with the Acquire in `flush_everywhere`; max, for a nested request may have been served already.
     cpu_local::current().flushed.fetch_max(request, Ordering::Release);
+}
+
+/// The last request to drain what CPUs cache of memory.
+static DRAIN_REQUESTS: AtomicU64 = AtomicU64::new(0);
+
+/// Has every other CPU give back what its sets of the memory service hold, and returns when all have been asked and
+/// those that idle are done. Called with interrupts on.
+pub(crate) fn drain_everywhere() {
+    let request = DRAIN_REQUESTS.fetch_add(1, Ordering::SeqCst) + 1;
+    let me = cpu_local::current();
+    let others = || cpus::areas().filter(|area| area.id != me.id);
+    others().for_each(|area| apic::send(area.apic_id, DRAIN_VECTOR));
+    for area in others() {
+        // Acquire: pairs with the Release in `serve_drain`.
+        while area.drained.load(Ordering::Acquire) < request {
+            core::hint::spin_loop();
+        }
+    }
+}
+
+/// The handlers' set is this handler's own; the threads' is nobody's while the CPU idles, and else is drained by the
+/// thread that uses it, at its next slow path or wait.
+fn serve_drain() {
+    let request = DRAIN_REQUESTS.load(Ordering::SeqCst);
+    let cpu = cpu_local::current();
+    service().drain_local();
+    if thread::is_idle(cpu) {
+        // SAFETY: the CPU runs no thread, and handlers use the other set; interrupts are off in a handler.
+        unsafe { service().drain_set_of(cpu.thread_set()) };
+    }
+    // Release: pairs with the Acquire in `drain_everywhere`; max, for a nested request may have been served already.
+    cpu.drained.fetch_max(request, Ordering::Release);
 }
 
 static STOPPING: AtomicBool = AtomicBool::new(false);

@@ -15,6 +15,7 @@
 //! | [`page`]                     | `alloc_pages`: zonelists, per-CPU page lists                |
 //! | `service`, `node`, `growth`  | the whole: start, state of a node, memory taken in lazily   |
 //! | `set`, `class`               | per-CPU state; size classes and tags                        |
+//! | [`task`], [`policy`], [`events`] | a thread's scopes and memory policy; what vmstat counts |
 //! | [`zone`]                     | buddy free areas and watermarks                             |
 //! | [`frame`]                    | frame numbers and sixteen bytes of metadata each            |
 //! | [`machine`]                  | what the service asks of its host                           |
@@ -26,6 +27,7 @@ extern crate std;
 
 mod class;
 mod depot;
+pub mod events;
 pub mod frame;
 mod gfp;
 mod growth;
@@ -37,11 +39,13 @@ pub mod machine;
 mod node;
 pub mod page;
 mod percpu;
+pub mod policy;
 mod service;
 mod set;
 mod slab;
 pub mod statistics;
 mod sync;
+pub mod task;
 mod tickets;
 mod vmalloc;
 pub mod zone;
@@ -53,7 +57,9 @@ pub use kmalloc::{MAX_SIZE, ZERO_SIZE_PTR};
 pub use machine::Machine;
 pub use page::PageError;
 pub use percpu::PerCpu;
+pub use policy::{NodeMask, Policy};
 pub use quarry_topology::{CpuId, NodeId, PhysicalRange, Topology};
 pub use service::{FreeRange, Service, StartError};
 pub use set::Set;
 pub use slab::FreeError;
+pub use task::Task;

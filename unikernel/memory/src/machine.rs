@@ -7,12 +7,14 @@
 use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::AtomicU16;
+use core::time::Duration;
 
 use quarry_topology::CpuId;
 
 use crate::frame::{Frame, Pfn};
 use crate::service::Service;
 use crate::set::Set;
+use crate::task::Task;
 
 /// Where the metadata of frame 0 would lie in each of the three frame tables; a frame's entry is found by its number.
 ///
@@ -123,6 +125,42 @@ pub unsafe trait Machine: Sync + Sized + 'static {
 
     /// 64 bits nobody can guess, or as near as the host comes; asked once, at start.
     fn random(&self) -> u64;
+
+    /// The running thread's [`Task`]. Inside an interrupt handler, and before there are threads, one that no thread has.
+    fn task(&self) -> &Task;
+
+    /// Whether the caller may sleep: it is a thread, not a handler, with interrupts on, and other threads can run.
+    fn may_sleep(&self) -> bool;
+
+    /// Puts the running thread to sleep until `ready` is true. That is looked at before the thread sleeps and after
+    /// each [`Machine::wake`] of its task, none of which is lost. Returns also, with `ready` false, once `limit` has
+    /// passed. Only called where [`Machine::may_sleep`].
+    fn sleep(&self, ready: &mut dyn FnMut() -> bool, limit: Option<Duration>);
+
+    /// Wakes the thread of a task should it [sleep](Machine::sleep); a wake before it does counts. Called in any
+    /// context, also with interrupts off and locks of the service held. The task's thread lives until this returns.
+    fn wake(&self, task: &Task);
+
+    /// Has other CPUs give back what their sets cache. The service has set the limits of all sets to 0 before. Sets of
+    /// CPUs that idle have been drained ([`Service::drain_set_of`]) when this returns; CPUs that work do so at their
+    /// next slow path or wait. Only called where [`Machine::may_sleep`].
+    fn drain_others(service: &Service<Self>);
+
+    /// Whether no thread but those that wait for memory can ever run again: all CPUs idle but the caller's, nobody
+    /// sleeps for a time, no I/O is pending. Asked by a thread that has waited in vain for long; `true` ends in a panic.
+    fn only_waiters_left(&self) -> bool {
+        false
+    }
+
+    /// Writes who a task's thread is, for reports: `thread "reader" on CPU 2`.
+    ///
+    /// # Errors
+    ///
+    /// The formatter's.
+    fn describe_task(&self, task: &Task, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+
+    /// Time since some moment in the past; never goes back.
+    fn now(&self) -> Duration;
 
     /// A line for people: an allocation failed, a caller asked for the impossible. Must not allocate.
     fn warn(&self, message: fmt::Arguments<'_>);

@@ -18,6 +18,7 @@ use quarry_topology::{CpuId, MAX_CPUS, NodeId, PhysicalRange, Topology};
 
 use crate::class::{GEOMETRY, MAGAZINES};
 use crate::depot::magazine_capacity;
+use crate::events::Events;
 use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn};
 use crate::gfp::Gfp;
 use crate::growth::{Growth, for_each_zone};
@@ -85,6 +86,7 @@ pub struct Service<M: Machine> {
     detached_frames: AtomicUsize,
     detached_bytes: AtomicUsize,
     reports: AtomicU32,
+    events: Events,
 }
 
 impl<M: Machine> Service<M> {
@@ -106,6 +108,7 @@ impl<M: Machine> Service<M> {
             detached_frames: AtomicUsize::new(0),
             detached_bytes: AtomicUsize::new(0),
             reports: AtomicU32::new(0),
+            events: Events::new(),
         }
     }
 
@@ -257,6 +260,21 @@ impl<M: Machine> Service<M> {
     /// Node of a CPU; node 0 for one that does not exist.
     pub fn cpu_to_node(&self, cpu: CpuId) -> NodeId {
         NodeId(self.cpu_nodes.get(cpu.index()).map_or(0, |node| node.load(Relaxed)))
+    }
+
+    /// What vmstat counts.
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// As [`Self::drain_local`], for a set whose CPU the host knows to touch nothing of it meanwhile.
+    ///
+    /// # Safety
+    ///
+    /// `set` came from [`Self::new_set`], and neither its CPU nor anybody else uses it until this returns.
+    pub unsafe fn drain_set_of(&self, set: *mut Set) {
+        // SAFETY: sets are never freed; the caller vouches for the rest.
+        self.drain_set(unsafe { &*set });
     }
 
     #[inline]

@@ -18,10 +18,15 @@
 //! Locks: a wait queue's, then a run queue's; both are taken with interrupts off. Sleepers are their CPU's own, touched
 //! with interrupts off.
 //!
+//! A thread that waits for memory is *parked*: among the sleepers, but a wake of its task ends its sleep early. The
+//! waker adds to the task's count of wakes (Release, paired with the Acquire of the parked thread's CPU) and interrupts
+//! that CPU, whose sleepers are nobody else's to touch. A CPU that was woken looks for sleepers with new wakes.
+//!
 //! A thread that is alive owns a reference to itself. When it ends, the thread that runs next on its CPU clears up
 //! behind it (gives the stack back, says that it has ended, drops the reference), for a thread cannot free the stack it
 //! stands on. So who has joined a thread finds all its memory given back.
 
+pub mod io;
 mod queue;
 mod scheduler;
 mod switch;
@@ -35,13 +40,16 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 
+use quarry_memory::Task;
 use quarry_topology::CpuId;
 use spin::mutex::TicketMutex;
 
 use crate::stack::Stack;
 use crate::{cpu_local, cpus, time};
 
-pub(crate) use scheduler::{Scheduler, idle, initialise};
+pub(crate) use scheduler::{
+    Scheduler, current_task, idle, initialise, is_idle, may_park, only_waiters_left, park, wake_task,
+};
 pub use wait::WaitQueue;
 
 /// Bytes of a thread's stack.
@@ -64,6 +72,12 @@ pub(crate) struct Thread {
     stack: Cell<Option<Stack>>,
     ended: AtomicBool,
     end: WaitQueue,
+    /// Its task's count of wakes when it looked last. Its CPU's own.
+    wakes_seen: Cell<u32>,
+    /// Whether it sleeps for memory, so that its time running out is no event others can wait for. Its CPU's own.
+    parked: Cell<bool>,
+    /// What the memory service keeps for it.
+    task: Task,
 }
 
 // SAFETY: the cells are used by the thread's own CPU alone, or (`next`) under the lock of the queue the thread is in.
@@ -87,6 +101,9 @@ impl Thread {
             stack: Cell::new(stack),
             ended: AtomicBool::new(false),
             end: WaitQueue::new(),
+            wakes_seen: Cell::new(0),
+            parked: Cell::new(false),
+            task: Task::new(),
         }
     }
 }
@@ -190,6 +207,16 @@ pub fn yield_now() {
 /// Waits for at least `duration`; other threads run meanwhile. Not in an interrupt handler.
 pub fn sleep(duration: Duration) {
     scheduler::sleep_until(time::ticks().saturating_add(time::ticks_in(duration)));
+}
+
+/// Writes whose task it is.
+pub(crate) fn describe_task(task: &Task, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    // SAFETY: every task the service sees is that of a thread, which lives while the service has the reference, or the
+    // handlers', which is compared first.
+    match scheduler::thread_of(task).map(|thread| unsafe { &*thread }) {
+        Some(thread) => write!(f, "thread \"{}\" (number {}) on {}", thread.name, thread.id, thread.cpu),
+        None => f.write_str("an interrupt handler"),
+    }
 }
 
 /// The running thread's number, unique in this run.

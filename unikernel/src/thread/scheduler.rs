@@ -3,12 +3,17 @@
 
 use alloc::sync::Arc;
 use core::cell::Cell;
+use core::mem::offset_of;
 use core::ptr;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::time::Duration;
+
+use quarry_memory::Task;
 
 use quarry_topology::CpuId;
 
 use super::Thread;
+use super::io;
 use super::queue::Queue;
 use super::switch::switch;
 use crate::cpu_local::{self, CpuLocal};
@@ -22,6 +27,10 @@ pub(crate) struct Scheduler {
     idle: Cell<*const Thread>,
     /// Threads to be woken at a time, the soonest first, linked.
     sleepers: Cell<*const Thread>,
+    /// How many of the sleepers are not parked: their time will come whatever others do.
+    timed: AtomicU32,
+    /// Whether the CPU has nothing to run and halts: it touches nothing of its own then but in handlers.
+    idles: AtomicBool,
     /// A thread that has ended and whose stack is still in use until the next thread runs.
     ended: Cell<*const Thread>,
 }
@@ -33,6 +42,8 @@ impl Scheduler {
             current: Cell::new(ptr::null()),
             idle: Cell::new(ptr::null()),
             sleepers: Cell::new(ptr::null()),
+            timed: AtomicU32::new(0),
+            idles: AtomicBool::new(false),
             ended: Cell::new(ptr::null()),
         }
     }
@@ -63,20 +74,27 @@ impl Scheduler {
         reap();
     }
 
-    /// Wakes the sleepers whose time has come and sets the timer for the next. With interrupts off.
+    /// Wakes the sleepers whose time has come, and the parked ones that were woken, and sets the timer for the next.
+    /// With interrupts off.
     fn wake_sleepers(&self) {
         let now = time::ticks();
+        let mut link = &self.sleepers;
         // SAFETY: sleepers live.
-        while let Some(sleeper) = unsafe { self.sleepers.get().as_ref() } {
-            if sleeper.wake_at.get() > now {
-                apic::arm_timer(Some(sleeper.wake_at.get()));
-                return;
+        while let Some(sleeper) = unsafe { link.get().as_ref() } {
+            if sleeper.wake_at.get() > now && !sleeper.has_new_wakes() {
+                link = &sleeper.next;
+                continue;
             }
-            self.sleepers.set(sleeper.next.get());
+            link.set(sleeper.next.get());
+            if !sleeper.parked.get() {
+                self.timed.fetch_sub(1, Ordering::Relaxed);
+            }
             // SAFETY: it is in no queue any more.
             unsafe { wake(sleeper) };
         }
-        apic::arm_timer(None);
+        // SAFETY: as above.
+        let soonest = unsafe { self.sleepers.get().as_ref() }.map(|sleeper| sleeper.wake_at.get());
+        apic::arm_timer(soonest.filter(|&soonest| soonest != FOREVER));
     }
 
     /// Puts a thread among the sleepers, in order. With interrupts off.
@@ -91,14 +109,104 @@ impl Scheduler {
         }
         thread.next.set(link.get());
         link.set(thread);
+        if !thread.parked.get() {
+            self.timed.fetch_add(1, Ordering::Relaxed);
+        }
     }
+}
+
+impl Thread {
+    /// Whether it is parked and was woken since it looked.
+    fn has_new_wakes(&self) -> bool {
+        // Acquire: pairs with the Release in `wake_task`.
+        self.parked.get() && self.task.signal.load(Ordering::Acquire) != self.wakes_seen.get()
+    }
+}
+
+/// When a sleeper without a limit is woken.
+const FOREVER: u64 = u64::MAX;
+
+/// The task of handlers and of CPUs that have no threads yet. It never sleeps.
+static HANDLERS: Task = Task::new();
+
+/// The running thread's task; the handlers' in an interrupt handler.
+pub(crate) fn current_task() -> &'static Task {
+    match cpu_local::try_current().filter(|cpu| !cpu.in_interrupt.get()) {
+        // SAFETY: who runs lives, and uses its task no longer than it lives.
+        Some(cpu) => unsafe { cpu.scheduler.current.get().as_ref() }.map_or(&HANDLERS, |thread| &thread.task),
+        None => &HANDLERS,
+    }
+}
+
+/// The thread of a task; `None` for the handlers'.
+pub(super) fn thread_of(task: &Task) -> Option<*const Thread> {
+    // Every other task is a field of a thread.
+    let thread = || ptr::from_ref(task).wrapping_byte_sub(offset_of!(Thread, task)).cast::<Thread>();
+    (!ptr::eq(task, &raw const HANDLERS)).then(thread)
+}
+
+/// Whether the caller is a thread that may sleep.
+pub(crate) fn may_park() -> bool {
+    let Some(cpu) = cpu_local::try_current() else { return false };
+    let scheduler = &cpu.scheduler;
+    !cpu.in_interrupt.get()
+        && !scheduler.current.get().is_null()
+        && scheduler.current.get() != scheduler.idle.get()
+        && arch::interrupts_enabled()
+}
+
+/// Sleeps until `ready` says so, which is looked at first and after each wake, or until a time.
+pub(crate) fn park(ready: &mut dyn FnMut() -> bool, limit: Option<Duration>) {
+    let scheduler = may_wait();
+    let thread = scheduler.current().expect("whoever may wait is a thread");
+    let deadline = limit.map_or(FOREVER, |limit| time::ticks().saturating_add(time::ticks_in(limit)));
+    thread.parked.set(true);
+    loop {
+        // Acquire: pairs with the Release in `wake_task`, so a wake after this is seen by `wake_sleepers`.
+        thread.wakes_seen.set(thread.task.signal.load(Ordering::Acquire));
+        if ready() || time::ticks() >= deadline {
+            break;
+        }
+        sleep_on(scheduler, thread, deadline);
+    }
+    thread.parked.set(false);
+}
+
+/// Wakes the thread of a task should it be parked.
+pub(crate) fn wake_task(task: &Task) {
+    let Some(thread) = thread_of(task) else { return };
+    // SAFETY: the caller vouches that the thread lives.
+    let cpu = unsafe { (*thread).cpu };
+    // Release: pairs with the Acquire loads in `park` and `has_new_wakes`.
+    task.signal.fetch_add(1, Ordering::Release);
+    let area = cpus::area(cpu).expect("threads are made for CPUs that run");
+    // Also to this CPU, for the caller may be inside anything: the handler runs where sleepers can be touched.
+    apic::send(area.apic_id, apic::WAKE_VECTOR);
+}
+
+/// Whether a CPU idles: it runs no thread, and handlers only.
+pub(crate) fn is_idle(area: &CpuLocal) -> bool {
+    // Acquire: pairs with the Release in `idle`; what the CPU's threads did is done.
+    area.scheduler.idles.load(Ordering::Acquire)
+}
+
+/// Whether no thread but the caller and those parked can ever run again.
+pub(crate) fn only_waiters_left() -> bool {
+    let me = cpu_local::current();
+    let quiet = |area: &CpuLocal| {
+        let scheduler = &area.scheduler;
+        (area.id == me.id || is_idle(area))
+            && scheduler.timed.load(Ordering::Relaxed) == 0
+            && scheduler.ready.lock().is_empty()
+    };
+    io::pending() == 0 && cpus::areas().all(quiet)
 }
 
 /// Registers the handlers of the timer and of wakes. Once.
 pub(crate) fn initialise() {
     let timer: interrupts::Handler = |_| cpu_local::current().scheduler.wake_sleepers();
-    // A wake has nothing to do: the CPU is awake, and looks at its run queue.
-    let woken: interrupts::Handler = |_| {};
+    // The CPU is awake, and looks at its run queue; a thread that is parked is its own to wake.
+    let woken: interrupts::Handler = |_| cpu_local::current().scheduler.wake_sleepers();
     interrupts::set_handler(apic::TIMER_VECTOR, timer).expect("the vector is the scheduler's");
     interrupts::set_handler(apic::WAKE_VECTOR, woken).expect("the vector is the scheduler's");
 }
@@ -151,8 +259,13 @@ pub(super) fn yield_now() {
 
 pub(super) fn sleep_until(deadline: u64) {
     let scheduler = may_wait();
+    let thread = scheduler.current().expect("whoever may wait is a thread");
+    sleep_on(scheduler, thread, deadline);
+}
+
+/// Puts the running thread among the sleepers and lets others run until it is woken.
+fn sleep_on(scheduler: &Scheduler, thread: &Thread, deadline: u64) {
     interrupts::without_interrupts(|| {
-        let thread = scheduler.current().expect("whoever may wait is a thread");
         thread.wake_at.set(deadline);
         scheduler.add_sleeper(thread);
         scheduler.wake_sleepers();
@@ -177,7 +290,12 @@ pub(crate) fn idle() -> ! {
         arch::disable_interrupts();
         let next = scheduler.ready.lock().pop();
         match next {
-            None => arch::enable_interrupts_and_halt(),
+            None => {
+                // Release: pairs with the Acquire in `is_idle`.
+                scheduler.idles.store(true, Ordering::Release);
+                arch::enable_interrupts_and_halt();
+                scheduler.idles.store(false, Ordering::Relaxed);
+            }
             Some(next) => {
                 arch::enable_interrupts();
                 scheduler.switch_to(next);

@@ -40,12 +40,14 @@ mod fork;
 mod global;
 mod huge;
 mod mapping;
+mod tasks;
 mod threads;
 
 use core::fmt;
 use core::ops::Range;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering, Ordering::Relaxed};
+use core::time::Duration;
 
 use quarry_topology::{CpuId, NodeId, PhysicalRange, Topology};
 
@@ -54,6 +56,7 @@ use crate::gfp::Gfp;
 use crate::machine::{FrameTables, Machine, OutOfFrames};
 use crate::service::{FreeRange, Service};
 use crate::set::Set;
+use crate::task::Task;
 
 use arena::Arena;
 use mapping::Mapping;
@@ -396,6 +399,39 @@ unsafe impl Machine for HostedMachine {
 
     fn random(&self) -> u64 {
         arena::random()
+    }
+
+    fn task(&self) -> &Task {
+        tasks::current()
+    }
+
+    fn may_sleep(&self) -> bool {
+        // A thread without a set is one that starts or ends the instance, or ends itself.
+        // SAFETY: a thread's set is valid.
+        unsafe { (*self.set()).is_attached() }
+    }
+
+    fn sleep(&self, ready: &mut dyn FnMut() -> bool, limit: Option<Duration>) {
+        tasks::sleep(ready, limit);
+    }
+
+    fn wake(&self, task: &Task) {
+        tasks::wake(task);
+    }
+
+    fn drain_others(service: &Service<Self>) {
+        service.machine().pool.for_each(|set| {
+            // SAFETY: what is in the pool is no thread's, and stays there until this returns.
+            unsafe { service.drain_set_of(set) };
+        });
+    }
+
+    fn describe_task(&self, task: &Task, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the thread with the task at {task:p}")
+    }
+
+    fn now(&self) -> Duration {
+        tasks::now()
     }
 
     fn warn(&self, message: fmt::Arguments<'_>) {

@@ -88,6 +88,19 @@ impl Pool {
         })
     }
 
+    /// Calls `each` for every set in the pool, none of which is taken meanwhile.
+    pub(super) fn for_each(&self, mut each: impl FnMut(*mut Set)) {
+        self.locked(|| {
+            let mut next = self.head.load(Ordering::Relaxed);
+            // SAFETY: sets in the pool are valid, and nobody's, and their links are ours under the lock.
+            while let Some(set) = unsafe { next.as_ref() } {
+                let this = next;
+                next = set.pooled.load(Ordering::Relaxed);
+                each(this);
+            }
+        });
+    }
+
     pub(super) fn tickets(&self) -> &Tickets {
         &self.lock
     }

@@ -1,0 +1,76 @@
+//! [`Events`]: how often things happened that `/proc/vmstat` counts, beside what the CPUs' sets count themselves.
+//!
+//! Users: every slow path counts here; [`statistics`](crate::statistics) reads. One relaxed addition to a shared
+//! counter: for what happens at most once in thousands of allocations.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+macro_rules! events {
+    ($($(#[$documentation:meta])* $event:ident = $name:literal),+ $(,)?) => {
+        /// Something worth counting.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Event {
+            $($(#[$documentation])* $event),+
+        }
+
+        impl Event {
+            /// All events, in the order in which they are shown.
+            pub const ALL: &[Self] = &[$(Self::$event),+];
+
+            /// Its name in `/proc/vmstat`, Linux's where Linux has the same.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$event => $name),+
+                }
+            }
+        }
+    };
+}
+
+events! {
+    /// A page allocation left the fast path and found nothing above the low watermark.
+    SlowAllocation = "allocslow",
+    /// An allocation reclaimed memory itself.
+    DirectReclaim = "allocstall",
+    /// A balancing thread was woken.
+    BalancerWoken = "kswapd_wake",
+    /// A balancing thread brought its node to the high watermark.
+    BalancerDone = "kswapd_high_wmark_hit_quickly",
+    /// Objects a balancing thread asked shrinkers to look at.
+    ScannedByBalancer = "slabs_scanned_kswapd",
+    /// Objects direct reclaim asked shrinkers to look at.
+    ScannedDirectly = "slabs_scanned_direct",
+    /// Objects shrinkers gave up.
+    Shrunk = "slabs_shrunk",
+    /// Other CPUs were asked to give back what they cache.
+    DrainCall = "drain_calls",
+    /// A thread went to sleep for memory.
+    Wait = "memory_waits",
+    /// A sleeper was handed a block.
+    HandedOver = "memory_handed_over",
+    /// An allocation failed.
+    AllocationFailed = "allocation_failed",
+    /// An allocation that may not wait failed.
+    AtomicFailed = "allocation_failed_atomic",
+}
+
+/// A counter for each event.
+pub(crate) struct Events([AtomicU64; Event::ALL.len()]);
+
+impl Events {
+    pub(crate) const fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; Event::ALL.len()])
+    }
+
+    pub(crate) fn count(&self, event: Event) {
+        self.add(event, 1);
+    }
+
+    pub(crate) fn add(&self, event: Event, times: u64) {
+        self.0[event as usize].fetch_add(times, Relaxed);
+    }
+
+    pub(crate) fn get(&self, event: Event) -> u64 {
+        self.0[event as usize].load(Relaxed)
+    }
+}
