@@ -87,29 +87,43 @@ impl Gfp {
     }
 }
 
+/// The compound flags that reports name, in Linux's order: of two that fit, the one with more flags comes first.
+const COMPOUND: [(&str, Gfp); 10] = [
+    ("GFP_HIGHUSER_MOVABLE", Gfp::HIGHUSER_MOVABLE),
+    ("GFP_HIGHUSER", Gfp::HIGHUSER),
+    ("GFP_USER", Gfp::USER),
+    ("GFP_KERNEL", Gfp::KERNEL),
+    ("GFP_NOFS", Gfp::NOFS),
+    ("GFP_ATOMIC", Gfp::ATOMIC),
+    ("GFP_NOIO", Gfp::NOIO),
+    ("GFP_NOWAIT", Gfp::NOWAIT),
+    ("GFP_DMA", Gfp::DMA),
+    ("GFP_DMA32", Gfp::DMA32),
+];
+
 impl fmt::Display for Gfp {
-    /// The names of the flags, as `GFP_KERNEL|__GFP_ZERO` would read in a report.
+    /// As Linux prints flags (`%pGg`): `GFP_KERNEL|__GFP_ZERO`; `none` when there are none.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rest = *self;
-        let mut first = true;
-        for (name, flags) in [("GFP_USER", Self::USER), ("GFP_KERNEL", Self::KERNEL), ("GFP_NOFS", Self::NOFS)]
-            .into_iter()
-            .chain([("GFP_NOIO", Self::NOIO), ("GFP_ATOMIC", Self::ATOMIC), ("GFP_NOWAIT", Self::NOWAIT)])
-        {
+        let mut separator = "";
+        for (name, flags) in COMPOUND {
             if rest.contains(flags) {
-                f.write_str(name)?;
+                write!(f, "{separator}{name}")?;
                 rest = rest.difference(flags);
-                first = false;
-                break;
+                separator = "|";
             }
         }
-        for (name, flag) in rest.iter_names().filter(|(_, flag)| flag.bits().is_power_of_two()) {
-            write!(f, "{}__GFP_{name}", if first { "" } else { "|" })?;
-            rest = rest.difference(flag);
-            first = false;
+        for (name, flag) in Self::all().iter_names().filter(|(_, flag)| flag.bits().is_power_of_two()) {
+            if rest.contains(flag) {
+                write!(f, "{separator}__GFP_{name}")?;
+                rest = rest.difference(flag);
+                separator = "|";
+            }
         }
-        if first {
-            f.write_str("0")?;
+        if !rest.is_empty() {
+            write!(f, "{separator}{:#x}", rest.bits())?;
+        } else if self.is_empty() {
+            f.write_str("none")?;
         }
         Ok(())
     }
@@ -118,6 +132,7 @@ impl fmt::Display for Gfp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::string::ToString;
 
     #[test]
@@ -125,7 +140,40 @@ mod tests {
         assert_eq!(Gfp::KERNEL.to_string(), "GFP_KERNEL");
         assert_eq!((Gfp::KERNEL | Gfp::ZERO | Gfp::THISNODE).to_string(), "GFP_KERNEL|__GFP_ZERO|__GFP_THISNODE");
         assert_eq!((Gfp::ATOMIC | Gfp::NOWARN).to_string(), "GFP_ATOMIC|__GFP_NOWARN");
-        assert_eq!(Gfp::empty().to_string(), "0");
+        assert_eq!(Gfp::HIGHUSER_MOVABLE.to_string(), "GFP_HIGHUSER_MOVABLE");
+        assert_eq!((Gfp::NOWAIT | Gfp::DMA32).to_string(), "GFP_NOWAIT|GFP_DMA32");
+        assert_eq!((Gfp::NOIO | Gfp::FS).to_string(), "GFP_NOIO|__GFP_FS");
+        assert_eq!(Gfp::DIRECT_RECLAIM.to_string(), "__GFP_DIRECT_RECLAIM");
+        assert_eq!(Gfp::empty().to_string(), "none");
+    }
+
+    #[test]
+    fn flags_have_the_values_they_have_in_linux() {
+        assert_eq!((Gfp::KERNEL.bits(), Gfp::ATOMIC.bits(), Gfp::HIGHUSER_MOVABLE.bits()), (0xcc0, 0x820, 0x10_0cca));
+    }
+
+    fn flag_named(name: &str) -> Option<Gfp> {
+        if let Some((_, flags)) = COMPOUND.iter().find(|(compound, _)| *compound == name) {
+            return Some(*flags);
+        }
+        if let Some(bits) = name.strip_prefix("0x") {
+            return u32::from_str_radix(bits, 16).ok().map(Gfp::from_bits_retain);
+        }
+        Gfp::from_name(name.strip_prefix("__GFP_")?)
+    }
+
+    proptest! {
+        #[test]
+        fn the_printed_names_are_the_flags_and_none_is_said_twice(bits: u32) {
+            let gfp = Gfp::from_bits_retain(bits);
+            let mut named = Gfp::empty();
+            for name in gfp.to_string().split('|') {
+                let flag = flag_named(name).unwrap_or_else(|| panic!("{name}"));
+                prop_assert!(!named.intersects(flag), "{gfp}");
+                named |= flag;
+            }
+            prop_assert_eq!(named, gfp);
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! | `slab`, `depot`              | slow paths; what they do under a depot's lock               |
 //! | `vmalloc`                    | memory contiguous in addresses only                         |
 //! | [`page`]                     | `alloc_pages`: zonelists, per-CPU page lists                |
+//! | `failure`                    | what is told of an allocation that failed                   |
 //! | `service`, `node`, `growth`  | the whole: start, state of a node, memory taken in lazily   |
 //! | `set`, `class`               | per-CPU state; size classes and tags                        |
 //! | [`task`], [`policy`], [`events`] | a thread's scopes and memory policy; what vmstat counts |
@@ -21,6 +22,7 @@
 //! | [`machine`]                  | what the service asks of its host                           |
 
 #![no_std]
+#![allow(dead_code, reason = "scopes, policies and events come before the slow paths that ask them")]
 
 #[cfg(any(test, feature = "hosted"))]
 extern crate std;
@@ -28,6 +30,7 @@ extern crate std;
 mod class;
 mod depot;
 pub mod events;
+mod failure;
 pub mod frame;
 mod gfp;
 mod growth;

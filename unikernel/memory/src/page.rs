@@ -426,19 +426,7 @@ impl<M: Machine> Service<M> {
 
     #[cold]
     fn allocation_failed(&self, node: NodeId, gfp: Gfp, order: Order) -> Option<Pfn> {
-        if !gfp.contains(Gfp::NOWARN) && self.may_report() {
-            self.machine().warn(format_args!(
-                "page allocation failure: order:{}, mode:{:#x}({gfp}), {node}, {} frames free of {}",
-                order.get(),
-                gfp.bits(),
-                self.nodes().with_memory().flat_map(|(_, node)| &node.zones).map(Zone::available_frames).sum::<u32>(),
-                self.nodes()
-                    .with_memory()
-                    .flat_map(|(_, node)| &node.zones)
-                    .map(|zone| zone.managed.load(Relaxed))
-                    .sum::<u32>(),
-            ));
-        }
+        self.report_page_failure(node, gfp, order);
         None
     }
 

@@ -19,6 +19,7 @@ use quarry_topology::{CpuId, MAX_CPUS, NodeId, PhysicalRange, Topology};
 use crate::class::{GEOMETRY, MAGAZINES};
 use crate::depot::magazine_capacity;
 use crate::events::Events;
+use crate::failure::Reports;
 use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn};
 use crate::gfp::Gfp;
 use crate::growth::{Growth, for_each_zone};
@@ -28,9 +29,6 @@ use crate::node::{Node, Nodes};
 use crate::set::{SLOTS, Set};
 use crate::vmalloc::Window;
 use crate::zone::{Watermarks, Zone, ZoneKind};
-
-/// Reports of failed allocations that are written out before they are only counted.
-const MAX_REPORTS: u32 = 10;
 
 /// A range of free RAM on one node, given to the service at its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +83,7 @@ pub struct Service<M: Machine> {
     /// Net frames and bytes (see [`Set`]) of calls made on CPUs that had no set.
     detached_frames: AtomicUsize,
     detached_bytes: AtomicUsize,
-    reports: AtomicU32,
+    reports: Reports,
     events: Events,
 }
 
@@ -107,7 +105,7 @@ impl<M: Machine> Service<M> {
             node_frames: AtomicU64::new(0),
             detached_frames: AtomicUsize::new(0),
             detached_bytes: AtomicUsize::new(0),
-            reports: AtomicU32::new(0),
+            reports: Reports::new(),
             events: Events::new(),
         }
     }
@@ -267,6 +265,10 @@ impl<M: Machine> Service<M> {
         &self.events
     }
 
+    pub(crate) fn reports(&self) -> &Reports {
+        &self.reports
+    }
+
     /// As [`Self::drain_local`], for a set whose CPU the host knows to touch nothing of it meanwhile.
     ///
     /// # Safety
@@ -355,17 +357,6 @@ impl<M: Machine> Service<M> {
         // Another CPU may have grown it while this one waited for the lock.
         let blocks = zone.free_blocks(&self.machine);
         blocks[order.index()..].iter().any(|&count| count > 0) || growth.grow(&self.machine, zone)
-    }
-
-    /// Whether one more failed allocation is to be reported; the first few are, then only the count goes on.
-    pub(crate) fn may_report(&self) -> bool {
-        self.reports.fetch_add(1, Relaxed) < MAX_REPORTS
-    }
-
-    pub(crate) fn report_failure(&self, node: NodeId, gfp: Gfp, order: Order) {
-        if !gfp.contains(Gfp::NOWARN) && self.may_report() {
-            self.machine.warn(format_args!("slab allocation failure: order:{}, mode:{gfp}, {node}", order.get()));
-        }
     }
 
     /// Every lock of the service, in lock order.

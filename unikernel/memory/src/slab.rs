@@ -98,7 +98,7 @@ impl<M: Machine> Service<M> {
                 return object;
             }
         }
-        self.report_failure(wanted, gfp, GEOMETRY[cache].order);
+        self.report_object_failure(wanted, gfp, cache);
         ptr::null_mut()
     }
 
