@@ -14,7 +14,7 @@
 //!
 //! That check is one multiplication: with n = distance - 1 (which is `!address & mask`) and M = ceil(2^32 / size),
 //! n % size == size - 1 exactly when the low half of n * M is at least the low half of (size - 1) * M. (Lemire, Kaser,
-//! Kurz, "Faster remainder by direct computation", 2019; exact here since n < 2^15 and size <= 2^13.)
+//! Kurz, "Faster remainder by direct computation", 2019; exact here since n < 2^15 and size <= 2^15.)
 
 use crate::frame::{FRAME_BYTES, Order};
 
@@ -24,7 +24,7 @@ pub const MAX_SLAB_SIZE: usize = 8192;
 /// Number of kmalloc classes, and of cache ids that have magazines: id 0 is none.
 pub(crate) const CLASSES: usize = 59;
 
-/// Cache ids from here on have no magazines: their objects go straight to the depot.
+/// Cache ids from here up to [`CACHES`] have no magazines: their objects go straight to the depot.
 pub(crate) const MAGAZINES: usize = 64;
 
 /// First cache id of the classes for `GFP_DMA`; powers of two from 8 bytes on.
@@ -36,7 +36,7 @@ pub(crate) const DMA32_BASE: usize = DMA_BASE + POWERS;
 /// How many powers of two there are from 8 bytes to [`MAX_SLAB_SIZE`].
 pub(crate) const POWERS: usize = 11;
 
-/// All cache ids.
+/// Cache ids of the kmalloc family.
 pub(crate) const CACHES: usize = DMA32_BASE + POWERS;
 
 /// Bits of a tag that say which cache; the bits above say which node.
@@ -63,7 +63,7 @@ pub(crate) const fn tag_node(tag: u16) -> u8 {
 /// Sizes of the classes by cache id, in bytes.
 pub(crate) const SIZES: [u16; CLASSES] = sizes();
 
-/// Geometry of every cache, by id.
+/// Geometry of the kmalloc family's caches, by id.
 pub(crate) static GEOMETRY: [Geometry; CACHES] = geometries();
 
 /// Class of a request of up to [`MAX_SLAB_SIZE`] bytes, by (size + 7) / 8; 0 for a request of nothing.
@@ -76,7 +76,7 @@ pub(crate) const fn class_of(size: usize) -> usize {
 }
 
 /// Where the objects of a slab are.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Geometry {
     /// Bytes of an object.
     pub(crate) size: u32,
@@ -90,10 +90,18 @@ pub(crate) struct Geometry {
     pub(crate) inverse: u32,
     /// Low half of (size - 1) * inverse.
     pub(crate) threshold: u32,
+    /// Bytes from the start of an object to the word that is the service's while the object is free.
+    pub(crate) link: u32,
 }
 
 impl Geometry {
-    const fn new(size: u32) -> Self {
+    /// No objects: nothing passes its check.
+    pub(crate) const NONE: Self =
+        Self { size: 0, order: Order::ZERO, objects: 0, mask: 0, inverse: 0, threshold: u32::MAX, link: 0 };
+
+    /// Objects of `size` bytes, a multiple of 8 at most the bytes of a slab, whose first word is the service's while they
+    /// are free.
+    pub(crate) const fn new(size: u32) -> Self {
         let mut order = 0;
         loop {
             let bytes = (FRAME_BYTES as u32) << order;
@@ -114,6 +122,7 @@ impl Geometry {
             mask: bytes - 1,
             inverse,
             threshold: (size - 1).wrapping_mul(inverse),
+            link: 0,
         }
     }
 
@@ -133,6 +142,11 @@ impl Geometry {
     #[inline]
     pub(crate) const fn offset(&self, index: u32) -> u32 {
         self.mask + 1 - (index + 1) * self.size
+    }
+
+    /// Bytes of an object that are its user's.
+    pub(crate) const fn usable(&self) -> usize {
+        if self.link == 0 { self.size as usize } else { self.link as usize }
     }
 
     /// Bytes of a slab that hold no object.
@@ -162,8 +176,7 @@ const fn sizes() -> [u16; CLASSES] {
 }
 
 const fn geometries() -> [Geometry; CACHES] {
-    let mut table =
-        [Geometry { size: 0, order: Order::ZERO, objects: 0, mask: 0, inverse: 0, threshold: u32::MAX }; CACHES];
+    let mut table = [Geometry::NONE; CACHES];
     let mut class = 1;
     while class < CLASSES {
         table[class] = Geometry::new(SIZES[class] as u32);

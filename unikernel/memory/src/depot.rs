@@ -11,7 +11,8 @@
 //! handed to the caller, who gives their frames back to the page layer after the lock is released.
 //!
 //! A slab's frame word holds the number of objects not on its free list (upper half) and the first free one (lower
-//! half). The list runs through the objects' first words: lower 16 bits the next object's number, upper 48 the secret.
+//! half). The list runs through the objects' link words ([`Geometry::link`]): lower 16 bits the next object's number,
+//! upper 48 the secret.
 
 use core::sync::atomic::Ordering::Relaxed;
 use core::{mem, ptr};
@@ -21,7 +22,7 @@ use crate::frame::{FRAME_BYTES, FRAME_SHIFT, FrameList, Frames, Pfn};
 use crate::lock::{Guard, Lock};
 use crate::machine::Machine;
 
-/// Bits of a freed object's first word that belong to the slab's free list; the secret has the others.
+/// Bits of a freed object's link word that belong to the slab's free list; the secret has the others.
 pub(crate) const LINK_MASK: u64 = 0xffff;
 
 /// End of a slab's free list.
@@ -68,7 +69,7 @@ pub(crate) struct DepotCounts {
 #[derive(Clone, Copy)]
 pub(crate) struct SlabView {
     pub(crate) frames: Frames,
-    pub(crate) geometry: &'static Geometry,
+    pub(crate) geometry: Geometry,
     pub(crate) direct_map: usize,
     pub(crate) secret: u64,
 }
@@ -127,7 +128,13 @@ impl SlabView {
         self.frames.frame(slab).word.store(out << 16 | first_free, Relaxed);
     }
 
-    fn object(self, slab: Pfn, index: u32) -> *mut u8 {
+    /// The word of an object that is the service's while the object is free.
+    #[inline]
+    pub(crate) fn link(self, object: *mut u8) -> *mut u64 {
+        object.wrapping_add(self.geometry.link as usize).cast()
+    }
+
+    pub(crate) fn object(self, slab: Pfn, index: u32) -> *mut u8 {
         ptr::with_exposed_provenance_mut(self.address(slab) + self.geometry.offset(index) as usize)
     }
 
@@ -136,7 +143,7 @@ impl SlabView {
         let mut next = NO_OBJECT;
         for index in 0..self.geometry.objects {
             // SAFETY: the slab's frames are the caller's alone and no object of it has been handed out.
-            unsafe { self.object(slab, index).cast::<u64>().write(self.secret | u64::from(next)) };
+            unsafe { self.link(self.object(slab, index)).write(self.secret | u64::from(next)) };
             next = index;
         }
         self.set_word(slab, 0, next);
@@ -172,8 +179,8 @@ impl DepotState {
         let mut taken = 0;
         while taken < wanted && first != NO_OBJECT {
             let object = view.object(slab, first);
-            // SAFETY: the object is on the slab's free list, so its first word is the slab's to read.
-            let word = unsafe { object.cast::<u64>().read() };
+            // SAFETY: the object is on the slab's free list, so its link word is the slab's to read.
+            let word = unsafe { view.link(object).read() };
             let next = (word & LINK_MASK) as u32;
             let written = word ^ view.secret > LINK_MASK;
             if written || next != NO_OBJECT && next >= view.geometry.objects {
@@ -195,8 +202,8 @@ impl DepotState {
     fn give_to_slab(&mut self, view: SlabView, object: *mut u8, surplus: &mut FrameList) {
         let slab = view.slab_of(object);
         let (out, first) = view.word(slab);
-        // SAFETY: the object is free and its caller's, so its first word is the service's to write.
-        unsafe { object.cast::<u64>().write(view.secret | u64::from(first)) };
+        // SAFETY: the object is free and its caller's, so its link word is the service's to write.
+        unsafe { view.link(object).write(view.secret | u64::from(first)) };
         view.set_word(slab, out - 1, view.geometry.index(object.addr()));
         self.free_in_slabs += 1;
         if out == 1 {
@@ -235,7 +242,7 @@ impl DepotState {
     /// Puts an object on the stack or, when there is no room, back into its slab; slabs not worth keeping are put on
     /// `surplus`.
     pub(crate) fn give(&mut self, view: SlabView, object: *mut u8, surplus: &mut FrameList) {
-        if !self.stack(object, stack_capacity(view.geometry)) {
+        if !self.stack(object, stack_capacity(&view.geometry)) {
             self.give_to_slab(view, object, surplus);
         }
     }
@@ -287,8 +294,8 @@ impl DepotState {
             if next >= view.geometry.objects {
                 return false;
             }
-            // SAFETY: the object is on the slab's free list, so its first word is the slab's to read.
-            next = (unsafe { view.object(slab, next).cast::<u64>().read() } & LINK_MASK) as u32;
+            // SAFETY: the object is on the slab's free list, so its link word is the slab's to read.
+            next = (unsafe { view.link(view.object(slab, next)).read() } & LINK_MASK) as u32;
         }
         false
     }

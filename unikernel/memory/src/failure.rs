@@ -18,11 +18,11 @@ use core::time::Duration;
 
 use quarry_topology::NodeId;
 
-use crate::class::{CLASSES, DMA_BASE, DMA32_BASE, GEOMETRY};
 use crate::frame::{FRAME_BYTES, Order};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::policy::Policy;
+use crate::registry::CacheView;
 use crate::service::Service;
 use crate::statistics::ZoneInfo;
 
@@ -54,10 +54,10 @@ impl<M: Machine> Service<M> {
 
     /// As [`Self::report_page_failure`], for an object of a cache.
     #[cold]
-    pub(crate) fn report_object_failure(&self, node: NodeId, gfp: Gfp, cache: usize) {
+    pub(crate) fn report_object_failure(&self, node: NodeId, gfp: Gfp, cache: &CacheView) {
         self.report_failure(
             &self.reports().objects,
-            &Failure { service: self, gfp, node, asked: Asked::Object(cache) },
+            &Failure { service: self, gfp, node, asked: Asked::Object(*cache) },
         );
     }
 
@@ -84,15 +84,15 @@ pub(crate) struct Failure<'a, M: Machine> {
 /// What there was none of.
 enum Asked {
     Pages(Order),
-    /// Of the cache with that id.
-    Object(usize),
+    /// Of that cache.
+    Object(CacheView),
 }
 
 impl<M: Machine> Failure<'_, M> {
     fn for_each_line(&self, line: &mut dyn FnMut(fmt::Arguments<'_>)) {
         let machine = self.service.machine();
         let (mode, gfp, node, policy) = (self.gfp.bits(), self.gfp, self.node.0, Policy::load(machine.task()));
-        match self.asked {
+        match &self.asked {
             Asked::Pages(order) => line(format_args!(
                 "page allocation failure: order:{}, mode:{mode:#x}({gfp}), node={node}, policy={policy}",
                 order.get()
@@ -111,17 +111,18 @@ impl<M: Machine> Failure<'_, M> {
         }
     }
 
-    fn describe_cache(&self, cache: usize, line: &mut dyn FnMut(fmt::Arguments<'_>)) {
-        let geometry = &GEOMETRY[cache];
+    fn describe_cache(&self, cache: &CacheView, line: &mut dyn FnMut(fmt::Arguments<'_>)) {
+        let geometry = &cache.geometry;
         line(format_args!(
             "  cache: {}, object size: {}, objects per slab: {}, order: {}",
-            CacheName(cache),
-            geometry.size,
+            cache.name,
+            geometry.usable(),
             geometry.objects,
             geometry.order.get()
         ));
-        for (node, state) in self.service.nodes().with_memory() {
-            let counts = state.depots[cache].counts(self.service.machine());
+        for (node, _) in self.service.nodes().with_memory() {
+            let Some(depot) = self.service.depot(node, cache.id) else { continue };
+            let counts = depot.counts(self.service.machine());
             line(format_args!(
                 "  node {}: slabs: {}, objs: {}, free: {}",
                 node.0,
@@ -138,20 +139,6 @@ impl<M: Machine> fmt::Display for Failure<'_, M> {
         let mut written = Ok(());
         self.for_each_line(&mut |line| written = written.and_then(|()| writeln!(f, "{line}")));
         written
-    }
-}
-
-/// The name of a kmalloc cache, as `/proc/slabinfo` has it.
-struct CacheName(usize);
-
-impl fmt::Display for CacheName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let size = GEOMETRY[self.0].size;
-        match self.0 {
-            ..CLASSES => write!(f, "kmalloc-{size}"),
-            DMA_BASE..DMA32_BASE => write!(f, "dma-kmalloc-{size}"),
-            _ => write!(f, "dma32-kmalloc-{size}"),
-        }
     }
 }
 
@@ -317,7 +304,7 @@ mod tests {
     fn a_report_of_an_object_failure_names_the_cache() {
         let service = service();
         let object = service.kmalloc(64, Gfp::KERNEL);
-        let cache = crate::class::class_of(64);
+        let cache = CacheView::kmalloc(crate::class::class_of(64));
         let failure = Failure { service, gfp: Gfp::ATOMIC, node: NodeId(1), asked: Asked::Object(cache) };
         insta::assert_snapshot!(without_amounts(&failure.to_string()));
         // SAFETY: freed once.
@@ -344,13 +331,6 @@ mod tests {
         }
         assert!(zones.next().is_none());
         service.__free_pages(block, Order::ZERO);
-    }
-
-    #[test]
-    fn every_kmalloc_cache_has_the_name_linux_gives_it() {
-        assert_eq!(CacheName(crate::class::class_of(96)).to_string(), "kmalloc-96");
-        assert_eq!(CacheName(DMA_BASE).to_string(), "dma-kmalloc-8");
-        assert_eq!(CacheName(DMA32_BASE + 1).to_string(), "dma32-kmalloc-16");
     }
 
     #[test]

@@ -22,12 +22,12 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use quarry_topology::NodeId;
 
-use crate::class::{DMA_BASE, DMA32_BASE};
-use crate::class::{GEOMETRY, LARGE, MAGAZINES, MAX_SLAB_SIZE, POWERS, class_of, tag_cache};
+use crate::class::{DMA_BASE, DMA32_BASE, LARGE, MAGAZINES, MAX_SLAB_SIZE, POWERS, class_of, tag_cache};
 use crate::depot::LINK_MASK;
 use crate::frame::{FRAME_BYTES, Frames, Order};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
+use crate::registry::CacheView;
 use crate::service::Service;
 use crate::slab::FreeError;
 
@@ -71,7 +71,7 @@ impl<M: Machine> Service<M> {
     #[cold]
     #[inline(never)]
     fn kmalloc_slow(&self, class: usize, gfp: Gfp) -> *mut u8 {
-        if class == 0 { ZERO_SIZE_PTR } else { self.object_slow(class, None, gfp) }
+        if class == 0 { ZERO_SIZE_PTR } else { self.object_slow(&CacheView::kmalloc(class), None, gfp) }
     }
 
     /// Requests that are large, want a low zone or want zeroes.
@@ -82,7 +82,7 @@ impl<M: Machine> Service<M> {
         } else if size > MAX_SLAB_SIZE {
             return self.kmalloc_large(size, None, gfp);
         } else if let Some(cache) = low_zone_cache(size, gfp) {
-            self.object_slow(cache, None, gfp)
+            self.object_slow(&CacheView::kmalloc(cache), None, gfp)
         } else {
             self.object(class_of(size), gfp)
         };
@@ -144,7 +144,8 @@ impl<M: Machine> Service<M> {
         let address = if size == 0 {
             ZERO_SIZE_PTR
         } else {
-            self.object_slow(low_zone_cache(size, gfp).unwrap_or_else(|| class_of(size)), Some(node), gfp)
+            let cache = low_zone_cache(size, gfp).unwrap_or_else(|| class_of(size));
+            self.object_slow(&CacheView::kmalloc(cache), Some(node), gfp)
         };
         // SAFETY: as in `kmalloc_special`.
         unsafe { zeroed(address, size, gfp) }
@@ -247,9 +248,8 @@ impl<M: Machine> Service<M> {
             let block = self.virt_to_page(object).expect("a tagged frame is managed");
             return Frames::of(self.machine()).state(block).order().bytes();
         }
-        let geometry = GEOMETRY.get(tag_cache(tag)).filter(|geometry| geometry.size > 0);
-        match geometry {
-            Some(geometry) if geometry.is_object(object.addr()) => geometry.size as usize,
+        match self.cache(tag_cache(tag)).map(|cache| cache.geometry) {
+            Some(geometry) if geometry.is_object(object.addr()) => geometry.usable(),
             _ => panic!("ksize of {object:p}, which is not the start of an object"),
         }
     }

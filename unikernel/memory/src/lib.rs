@@ -15,7 +15,7 @@
 //! | [`page`]                     | `alloc_pages`: zonelists, per-CPU page lists                |
 //! | `failure`                    | what is told of an allocation that failed                   |
 //! | `service`, `node`, `growth`  | the whole: start, state of a node, memory taken in lazily   |
-//! | `set`, `class`               | per-CPU state; size classes and tags                        |
+//! | `set`, `registry`, `class`   | per-CPU state; which caches there are; size classes, tags   |
 //! | [`task`], [`policy`], [`events`] | a thread's scopes and memory policy; what vmstat counts |
 //! | [`zone`]                     | buddy free areas and watermarks                             |
 //! | [`frame`]                    | frame numbers and sixteen bytes of metadata each            |
@@ -43,6 +43,7 @@ mod node;
 pub mod page;
 mod percpu;
 pub mod policy;
+mod registry;
 mod service;
 mod set;
 mod slab;

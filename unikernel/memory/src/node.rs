@@ -18,6 +18,7 @@ use crate::zone::{Zone, ZoneKind};
 #[repr(align(64))]
 pub(crate) struct Node {
     pub(crate) zones: [Zone; ZoneKind::COUNT],
+    /// Depots of the kmalloc family's caches, by id.
     pub(crate) depots: [Depot; CACHES],
     /// Nodes with memory, nearest first, this one leading; the first `reachable` entries.
     order: [NodeId; MAX_NODES],

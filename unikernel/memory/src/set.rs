@@ -28,6 +28,7 @@ use quarry_topology::{CpuId, NodeId};
 
 use crate::class::{MAGAZINES, tag_cache, tag_node};
 use crate::frame::ZoneId;
+use crate::registry::CacheView;
 
 /// Slots of a magazine. With its head it is 512 bytes, so finding one is a shift.
 pub(crate) const SLOTS: usize = 61;
@@ -86,6 +87,11 @@ impl Set {
         let offset = cache.wrapping_mul(size_of::<Magazine>() as u32) as usize;
         // SAFETY: the caller's promise; magazines come first in the set.
         unsafe { &*self.magazines.as_ptr().byte_add(offset) }
+    }
+
+    /// The magazine of a cache that [has](CacheView::has_magazines) one on every CPU.
+    pub(crate) fn magazine_of(&self, cache: &CacheView) -> &Magazine {
+        &self.magazines[cache.id]
     }
 }
 

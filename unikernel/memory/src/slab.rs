@@ -1,22 +1,22 @@
 //! The slow paths of object caches: between magazines, depots and the page layer.
 //!
-//! Used by kmalloc. The fast paths are in [`kmalloc`](crate::kmalloc); this is where they go when a magazine is empty,
-//! full, or the wrong one.
+//! Used by kmalloc and `kmem_cache`, whose fast paths come here when a magazine is empty, full, or the wrong one.
 //!
 //! # Theory
 //!
 //! An object is, at any time, in exactly one of these states:
 //!
-//! | state      | where it is found                              | first word                                   | guarded by        |
+//! | state      | where it is found                              | link word                                    | guarded by        |
 //! |------------|------------------------------------------------|----------------------------------------------|-------------------|
 //! | in use     | with its owner                                 | the owner's; 0 when handed out               | the owner         |
 //! | cached     | in a magazine or remote magazine of a set      | secret in the upper 48 bits, lower 16 stale  | that set's CPU    |
 //! | in a depot | on the depot's stack                           | the same                                     | the depot's lock  |
 //! | in a slab  | on the free list that starts in the slab's word| secret, lower 16 the next object of the list | the depot's lock  |
 //!
-//! What a depot does under its lock is in [`depot`](crate::depot).
+//! The link word is an object's first, or, where a constructor owns the contents, the one behind them
+//! ([`Geometry::link`](crate::class::Geometry::link)). What a depot does under its lock is in [`depot`](crate::depot).
 //!
-//! A free finds the secret in an object's first word when the object is free already, or, once in 2^48, by coincidence.
+//! A free finds the secret in an object's link word when the object is free already, or, once in 2^48, by coincidence.
 //! Only then is it searched for (depot, slab, all sets): that is exact as far as it finds, for an object seen in a free
 //! state during the call was not the caller's to free. What other CPUs move meanwhile is looked for twice.
 //!
@@ -28,11 +28,12 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use quarry_topology::NodeId;
 
-use crate::class::{CACHES, GEOMETRY, LARGE, MAGAZINES, tag, tag_cache, tag_node};
+use crate::class::{CACHE_BITS, LARGE, tag, tag_cache, tag_node};
 use crate::depot::{Depot, LINK_MASK, SlabView, magazine_capacity};
 use crate::frame::{FRAME_BYTES, FRAME_SHIFT, FrameList, Frames, Kind, Order, Pfn, State};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
+use crate::registry::CacheView;
 use crate::service::Service;
 use crate::set::{Magazine, Remote, Set, Stack, bump};
 
@@ -65,10 +66,10 @@ impl fmt::Display for FreeError {
 impl core::error::Error for FreeError {}
 
 impl<M: Machine> Service<M> {
-    fn slab_view(&self, cache: usize) -> SlabView {
+    fn slab_view(&self, cache: &CacheView) -> SlabView {
         SlabView {
             frames: Frames::of(self.machine()),
-            geometry: &GEOMETRY[cache],
+            geometry: cache.geometry,
             direct_map: self.machine().direct_map(),
             secret: self.secret(),
         }
@@ -78,7 +79,23 @@ impl<M: Machine> Service<M> {
     /// the fast path goes when its magazine is empty, and where caches without magazines and other nodes' begin.
     #[cold]
     #[inline(never)]
-    pub(crate) fn object_slow(&self, cache: usize, node: Option<NodeId>, gfp: Gfp) -> *mut u8 {
+    pub(crate) fn object_slow(&self, cache: &CacheView, node: Option<NodeId>, gfp: Gfp) -> *mut u8 {
+        let found = self.on_some_node(cache, node, gfp, |set, candidate| self.object_on(set, cache, candidate, gfp));
+        let Some(object) = found else { return ptr::null_mut() };
+        // SAFETY: the object left the free state just now and is this caller's alone; its link word is part of it.
+        unsafe { self.slab_view(cache).link(object).write(0) };
+        object
+    }
+
+    /// What `attempt` finds on the first node that it finds anything on: the wanted one (`node`, else the CPU's own),
+    /// then, without [`Gfp::THISNODE`], the others, nearest first. A failure is reported.
+    pub(crate) fn on_some_node<R>(
+        &self,
+        cache: &CacheView,
+        node: Option<NodeId>,
+        gfp: Gfp,
+        mut attempt: impl FnMut(&Set, NodeId) -> Option<R>,
+    ) -> Option<R> {
         // SAFETY: `attached_set` returns a set as `Machine::set` does: valid and this context's alone.
         let set = unsafe { &*self.attached_set() };
         let wanted = node.unwrap_or(set.node);
@@ -86,59 +103,60 @@ impl<M: Machine> Service<M> {
         if wanted.index() >= self.nodes().count()
             || gfp.contains(Gfp::THISNODE) && node.is_some_and(|node| node != home)
         {
-            return ptr::null_mut();
+            return None;
         }
-        let Some(state) = self.nodes().get(home) else { return ptr::null_mut() };
+        let state = self.nodes().get(home)?;
         let candidates = if gfp.contains(Gfp::THISNODE) { 1 } else { state.fallback_order().len() };
-        for &candidate in &state.fallback_order()[..candidates] {
-            let object = self.object_on(set, cache, candidate, gfp);
-            if !object.is_null() {
-                // SAFETY: the object left the free state above and is this caller's alone; it is at least eight bytes.
-                unsafe { object.cast::<u64>().write(0) };
-                return object;
-            }
+        let found = state.fallback_order()[..candidates].iter().find_map(|&candidate| attempt(set, candidate));
+        if found.is_none() {
+            self.report_object_failure(wanted, gfp, cache);
         }
-        self.report_object_failure(wanted, gfp, cache);
-        ptr::null_mut()
+        found
     }
 
     /// One object of that cache on exactly that node.
-    fn object_on(&self, set: &Set, cache: usize, node: NodeId, gfp: Gfp) -> *mut u8 {
-        let tag = tag(node.0, cache);
-        if !set.attached || cache >= MAGAZINES {
-            let mut found = ptr::null_mut();
-            let taken = self.take_objects(tag, 1, gfp, |object| found = object);
-            self.note_bytes(set, taken as usize * GEOMETRY[cache].size as usize);
+    fn object_on(&self, set: &Set, cache: &CacheView, node: NodeId, gfp: Gfp) -> Option<*mut u8> {
+        if !set.attached || !cache.has_magazines() {
+            let mut found = None;
+            let taken = self.take_objects(cache, node, 1, gfp, |object| found = Some(object));
+            self.note_objects(set, cache, taken);
             return found;
         }
-        if u32::from(tag) ^ set.node_tag < MAGAZINES as u32 {
-            return self.refill(set, &set.magazines[cache], cache, tag, gfp).unwrap_or(ptr::null_mut());
+        let tag = tag(node.0, cache.id);
+        if is_local(set, tag) {
+            return self.refill(set, set.magazine_of(cache), cache, node, gfp);
         }
         let remote = self.remote_magazine(set, tag);
         if remote.count.load(Relaxed) == 0 {
             bump(&set.counters.remote_refills);
-            let taken = self.take_objects(tag, remote_capacity(remote, cache) / 2, gfp, |object| remote.push(object));
-            self.note_bytes(set, taken as usize * GEOMETRY[cache].size as usize);
+            let wanted = remote_capacity(remote, cache) / 2;
+            let taken = self.take_objects(cache, node, wanted, gfp, |object| remote.push(object));
+            self.note_objects(set, cache, taken);
         }
-        remote.pop().unwrap_or(ptr::null_mut())
+        remote.pop()
     }
 
-    fn refill(&self, set: &Set, magazine: &Magazine, cache: usize, tag: u16, gfp: Gfp) -> Option<*mut u8> {
+    fn refill(&self, set: &Set, magazine: &Magazine, cache: &CacheView, node: NodeId, gfp: Gfp) -> Option<*mut u8> {
         if magazine.count.load(Relaxed) == 0 {
             bump(&set.counters.refills);
             // Whoever set the limit to 0 wanted the magazine emptied, and it is.
             magazine.limit.store(magazine.capacity, Relaxed);
-            let taken = self.take_objects(tag, magazine.capacity / 2, gfp, |object| magazine.push(object));
-            self.note_bytes(set, taken as usize * GEOMETRY[cache].size as usize);
+            let taken = self.take_objects(cache, node, magazine.capacity / 2, gfp, |object| magazine.push(object));
+            self.note_objects(set, cache, taken);
         }
         magazine.pop()
     }
 
-    /// Takes objects of a tag from its depot, with new slabs as needed; returns how many there were.
-    fn take_objects(&self, tag: u16, wanted: u32, gfp: Gfp, mut take: impl FnMut(*mut u8)) -> u32 {
-        let (cache, node) = (tag_cache(tag), NodeId(tag_node(tag)));
-        let Some(state) = self.nodes().get(node) else { return 0 };
-        let depot = &state.depots[cache];
+    /// Takes objects from a node's depot, with new slabs as needed; returns how many there were.
+    fn take_objects(
+        &self,
+        cache: &CacheView,
+        node: NodeId,
+        wanted: u32,
+        gfp: Gfp,
+        mut take: impl FnMut(*mut u8),
+    ) -> u32 {
+        let Some(depot) = self.depot(node, cache.id) else { return 0 };
         let view = self.slab_view(cache);
         loop {
             let taken = depot.lock(self.machine()).take(view, wanted, &mut take);
@@ -146,20 +164,21 @@ impl<M: Machine> Service<M> {
                 return taken;
             }
             // Another CPU may be quicker to take the new slab's objects: then a newer slab.
-            let Some(slab) = self.new_slab(tag, gfp) else { return 0 };
+            let Some(slab) = self.new_slab(cache, node, gfp) else { return 0 };
             depot.lock(self.machine()).add_slab(view, slab);
         }
     }
 
-    fn new_slab(&self, tag: u16, gfp: Gfp) -> Option<Pfn> {
-        let view = self.slab_view(tag_cache(tag));
+    fn new_slab(&self, cache: &CacheView, node: NodeId, gfp: Gfp) -> Option<Pfn> {
+        let view = self.slab_view(cache);
         let order = view.geometry.order;
-        let zone = gfp & (Gfp::DMA | Gfp::DMA32 | Gfp::HIGH);
-        let slab = self.alloc_pages_node(NodeId(tag_node(tag)), zone | Gfp::THISNODE | Gfp::NOWARN, order)?;
+        // The cache says which memory its slabs are, the caller how hard to try; that, and the node, is all.
+        let gfp = cache.gfp | gfp & Gfp::HIGH | Gfp::THISNODE | Gfp::NOWARN;
+        let slab = self.alloc_pages_node(node, gfp, order)?;
         view.format(slab);
         let zone = view.frames.state(slab).zone();
         for frame in (0..order.frames()).map(|page| slab.offset(page)) {
-            view.frames.set_tag(frame, tag);
+            view.frames.set_tag(frame, tag(node.0, cache.id));
         }
         view.frames.set_state(slab, State::new(Kind::Slab, order, zone));
         self.claim_frames(order.frames());
@@ -180,38 +199,36 @@ impl<M: Machine> Service<M> {
         // SAFETY: as in `object_slow`.
         let set = unsafe { &*self.attached_set() };
         let tag = self.current_tag(object.addr());
-        let cache = tag_cache(tag);
         if tag == LARGE {
             return self.free_large(object);
         }
-        let known = cache != 0 && cache < CACHES && GEOMETRY[cache].size != 0;
-        if !known {
+        let Some(cache) = self.cache(tag_cache(tag)) else {
             return Err(FreeError::NotAnObject(object.addr()));
-        }
-        let geometry = &GEOMETRY[cache];
-        if !geometry.is_object(object.addr()) {
+        };
+        if !cache.geometry.is_object(object.addr()) {
             return Err(FreeError::Misaligned(object.addr()));
         }
+        let link = self.slab_view(&cache).link(object);
         // SAFETY: the address is that of an object of a slab, which is readable as long as its tag says so.
-        let word = unsafe { object.cast::<u64>().read() };
-        if word ^ self.secret() <= LINK_MASK && self.is_free(tag, object) {
+        let word = unsafe { link.read() };
+        if word ^ self.secret() <= LINK_MASK && self.is_free(&cache, tag, object) {
             return Err(FreeError::DoubleFree(object.addr()));
         }
         // SAFETY: the object is in use and its owner gives it up with this call.
-        unsafe { object.cast::<u64>().write(self.secret()) };
-        if !set.attached || cache >= MAGAZINES {
-            self.note_bytes(set, (geometry.size as usize).wrapping_neg());
-            self.give_objects(tag, 1, |give| give(object));
-        } else if u32::from(tag) ^ set.node_tag < MAGAZINES as u32 {
-            let magazine = &set.magazines[cache];
-            self.make_room(set, magazine, tag);
+        unsafe { link.write(self.secret()) };
+        if !set.attached || !cache.has_magazines() {
+            self.note_bytes(set, (cache.geometry.size as usize).wrapping_neg());
+            self.give_objects(&cache, tag, 1, |give| give(object));
+        } else if is_local(set, tag) {
+            let magazine = set.magazine_of(&cache);
+            self.make_room(set, magazine, &cache, tag);
             magazine.push(object);
         } else {
             let remote = self.remote_magazine(set, tag);
-            let capacity = remote_capacity(remote, cache);
+            let capacity = remote_capacity(remote, &cache);
             if remote.count.load(Relaxed) >= capacity {
                 bump(&set.counters.remote_drains);
-                self.drain(set, remote, tag, (capacity / 2 + 1).max(1));
+                self.drain(set, remote, &cache, tag, (capacity / 2 + 1).max(1));
             }
             remote.push(object);
         }
@@ -247,29 +264,42 @@ impl<M: Machine> Service<M> {
     }
 
     /// Makes room in a local magazine: for half of it, or all when somebody set its limit to 0.
-    fn make_room(&self, set: &Set, magazine: &Magazine, tag: u16) {
+    fn make_room(&self, set: &Set, magazine: &Magazine, cache: &CacheView, tag: u16) {
         let drained = if magazine.limit.load(Relaxed) == 0 { magazine.capacity } else { magazine.capacity / 2 };
         magazine.limit.store(magazine.capacity, Relaxed);
         if magazine.count.load(Relaxed) >= magazine.capacity || drained == magazine.capacity {
             bump(&set.counters.drains);
-            self.drain(set, magazine, tag, drained);
+            self.drain(set, magazine, cache, tag, drained);
         }
     }
 
     /// Gives the `count` coldest objects of a magazine back to their depot.
-    fn drain(&self, set: &Set, magazine: &impl Stack, tag: u16, count: u32) {
+    fn drain(&self, set: &Set, magazine: &impl Stack, cache: &CacheView, tag: u16, count: u32) {
         let count = count.min(magazine.count().load(Relaxed));
         if count == 0 {
             return;
         }
-        self.note_bytes(set, (count as usize * GEOMETRY[tag_cache(tag)].size as usize).wrapping_neg());
-        self.give_objects(tag, count, |give| magazine.take_oldest(count as usize, give));
+        self.note_bytes(set, (count as usize * cache.geometry.size as usize).wrapping_neg());
+        self.give_objects(cache, tag, count, |give| magazine.take_oldest(count as usize, give));
+    }
+
+    /// Empties a magazine of objects of that tag, if any.
+    fn drain_tag(&self, set: &Set, magazine: &impl Stack, tag: u16) {
+        if magazine.count().load(Relaxed) > 0 {
+            let cache = self.cache(tag_cache(tag)).expect("a cache lives while a set has objects of it");
+            self.drain(set, magazine, &cache, tag, u32::MAX);
+        }
+    }
+
+    /// Notes that objects came into a set's care, for statistics.
+    fn note_objects(&self, set: &Set, cache: &CacheView, count: u32) {
+        self.note_bytes(set, count as usize * cache.geometry.size as usize);
     }
 
     /// Gives `count` free objects, produced by `each`, to their depot: its stack, then their slabs.
-    fn give_objects(&self, tag: u16, count: u32, each: impl FnOnce(&mut dyn FnMut(*mut u8))) {
-        let (cache, node) = (tag_cache(tag), NodeId(tag_node(tag)));
-        let depot = &self.nodes().get(node).expect("an object's tag names a node with memory").depots[cache];
+    fn give_objects(&self, cache: &CacheView, tag: u16, count: u32, each: impl FnOnce(&mut dyn FnMut(*mut u8))) {
+        let node = NodeId(tag_node(tag));
+        let depot = self.depot(node, cache.id).expect("an object's tag names a node with memory");
         let view = self.slab_view(cache);
         let mut surplus = FrameList::new();
         let mut stack_page =
@@ -312,24 +342,21 @@ impl<M: Machine> Service<M> {
         let remote = &set.remote[Set::remote_index(tag)];
         let current = remote.tag.load(Relaxed) as u16;
         if current != tag {
-            if current != 0 {
-                self.drain(set, remote, current, u32::MAX);
-            }
+            self.drain_tag(set, remote, current);
             remote.tag.store(u32::from(tag), Relaxed);
         }
         remote
     }
 
     /// Whether a free object's place can be found: depot, slab, or any set. See the module head.
-    fn is_free(&self, tag: u16, object: *mut u8) -> bool {
-        let Some(state) = self.nodes().get(NodeId(tag_node(tag))) else { return false };
-        let cache = tag_cache(tag);
+    fn is_free(&self, cache: &CacheView, tag: u16, object: *mut u8) -> bool {
+        let Some(depot) = self.depot(NodeId(tag_node(tag)), cache.id) else { return false };
         let view = self.slab_view(cache);
         let cached = |set: &Set| {
-            let magazine = cache < MAGAZINES && set.magazines[cache].holds(object);
+            let magazine = cache.has_magazines() && set.magazine_of(cache).holds(object);
             magazine || set.remote.iter().any(|remote| remote.holds(object))
         };
-        (0..2).any(|_| state.depots[cache].lock(self.machine()).holds(view, object) || self.sets().any(cached))
+        (0..2).any(|_| depot.lock(self.machine()).holds(view, object) || self.sets().any(cached))
     }
 
     /// Gives every object and page block this CPU's active set holds back to the shared layers.
@@ -338,10 +365,10 @@ impl<M: Machine> Service<M> {
             return;
         }
         for (cache, magazine) in set.magazines.iter().enumerate() {
-            self.drain(set, magazine, set.node_tag as u16 | cache as u16, u32::MAX);
+            self.drain_tag(set, magazine, set.node_tag as u16 | cache as u16);
         }
         for remote in &set.remote {
-            self.drain(set, remote, remote.tag.load(Relaxed) as u16, u32::MAX);
+            self.drain_tag(set, remote, remote.tag.load(Relaxed) as u16);
             remote.tag.store(0, Relaxed);
         }
         self.drain_page_lists(set);
@@ -350,9 +377,11 @@ impl<M: Machine> Service<M> {
     /// Gives the stacks and empty slabs of every depot back to the page layer. Linux's `kmem_cache_shrink`, for all
     /// caches.
     pub(crate) fn drain_depots(&self) {
-        for (_, node) in self.nodes().with_memory() {
-            for (cache, depot) in node.depots.iter().enumerate().filter(|(cache, _)| GEOMETRY[*cache].size > 0) {
-                self.shrink_depot(depot, self.slab_view(cache));
+        for cache in self.caches() {
+            for (node, _) in self.nodes().with_memory() {
+                if let Some(depot) = self.depot(node, cache.id) {
+                    self.shrink_depot(depot, self.slab_view(&cache));
+                }
             }
         }
     }
@@ -370,6 +399,11 @@ impl<M: Machine> Service<M> {
     }
 }
 
-fn remote_capacity(remote: &Remote, cache: usize) -> u32 {
-    magazine_capacity(&GEOMETRY[cache], remote.slots().len())
+/// Whether objects of that tag are of the set's local node.
+fn is_local(set: &Set, tag: u16) -> bool {
+    (u32::from(tag) ^ set.node_tag) >> CACHE_BITS == 0
+}
+
+fn remote_capacity(remote: &Remote, cache: &CacheView) -> u32 {
+    magazine_capacity(&cache.geometry, remote.slots().len())
 }

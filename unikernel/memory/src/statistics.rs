@@ -7,12 +7,13 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use quarry_topology::NodeId;
 
-use crate::class::{GEOMETRY, tag_cache};
+use crate::class::tag_cache;
 use crate::depot::LINK_MASK;
 use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn, State};
 use crate::machine::Machine;
+use crate::registry::CacheView;
 use crate::service::Service;
-use crate::set::LISTED_ORDERS;
+use crate::set::{LISTED_ORDERS, Set};
 use crate::zone::{Broken, Watermarks, Zone, ZoneKind};
 
 /// Where all RAM is, in bytes. All rows but `total` add up to `total`.
@@ -130,7 +131,7 @@ impl<M: Machine> Service<M> {
         for set in self.sets() {
             let listed: u64 =
                 (0..LISTED_ORDERS).map(|order| u64::from(set.pages[order].count.load(Relaxed)) << order).sum();
-            let cached = set_cached_bytes(set);
+            let cached = self.cached_bytes(set);
             rows.per_cpu_lists += bytes(listed);
             rows.slab_cached += cached as u64;
             frames_out = frames_out.wrapping_add(set.net_frames.load(Relaxed));
@@ -147,12 +148,14 @@ impl<M: Machine> Service<M> {
                 rows.reserved += bytes(u64::from(zone.present.load(Relaxed) - zone.managed.load(Relaxed)));
                 metadata += u64::from(zone.metadata.load(Relaxed));
             }
-            for (geometry, depot) in GEOMETRY.iter().zip(&node.depots).filter(|(geometry, _)| geometry.size > 0) {
-                let counts = depot.counts(self.machine());
-                let object = u64::from(geometry.size);
+        }
+        for cache in self.caches() {
+            let object = u64::from(cache.geometry.size);
+            let depots = self.nodes().with_memory().filter_map(|(node, _)| self.depot(node, cache.id));
+            for counts in depots.map(|depot| depot.counts(self.machine())) {
                 rows.slab_cached += u64::from(counts.stacked) * object;
                 rows.slab_free += u64::from(counts.free_in_slabs) * object;
-                rows.slab_waste += u64::from(counts.slabs) * u64::from(geometry.waste());
+                rows.slab_waste += u64::from(counts.slabs) * u64::from(cache.geometry.waste());
                 metadata += u64::from(counts.has_stack);
             }
         }
@@ -180,9 +183,8 @@ impl<M: Machine> Service<M> {
     }
 
     fn zone_info(&self, node: NodeId, zone: &Zone) -> ZoneInfo {
-        let listed = |set: &crate::set::Set| -> u32 {
-            (0..LISTED_ORDERS).map(|order| set.pages[order].count.load(Relaxed) << order).sum()
-        };
+        let listed =
+            |set: &Set| -> u32 { (0..LISTED_ORDERS).map(|order| set.pages[order].count.load(Relaxed) << order).sum() };
         ZoneInfo {
             node,
             kind: zone.id().kind(),
@@ -224,11 +226,13 @@ impl<M: Machine> Service<M> {
     pub fn count_objects_in_use(&self) -> u64 {
         let mut bytes = 0;
         self.for_each_head(Kind::Slab, |slab, _| {
-            let geometry = &GEOMETRY[tag_cache(Frames::of(self.machine()).tag(slab))];
+            let cache = self.cache(tag_cache(Frames::of(self.machine()).tag(slab)));
+            let geometry = cache.expect("a cache lives while it has slabs").geometry;
             let in_use = (0..geometry.objects).filter(|&index| {
-                let object = self.page_address(slab).wrapping_add(geometry.offset(index) as usize);
+                let link = geometry.offset(index) + geometry.link;
+                let word = self.page_address(slab).wrapping_add(link as usize).cast::<u64>();
                 // SAFETY: the slab's frames are mapped and stay a slab, for nobody else uses the service meanwhile.
-                unsafe { object.cast::<u64>().read_volatile() ^ self.secret() > LINK_MASK }
+                unsafe { word.read_volatile() ^ self.secret() > LINK_MASK }
             });
             bytes += in_use.count() as u64 * u64::from(geometry.size);
         });
@@ -261,21 +265,18 @@ impl<M: Machine> Service<M> {
     pub fn validate(&self) -> Result<(), Broken> {
         self.nodes().with_memory().flat_map(|(_, node)| &node.zones).try_for_each(|zone| zone.validate(self.machine()))
     }
-}
 
-fn set_cached_bytes(set: &crate::set::Set) -> usize {
-    let local: usize = GEOMETRY
-        .iter()
-        .zip(&set.magazines)
-        .map(|(geometry, magazine)| geometry.size as usize * magazine.count.load(Relaxed) as usize)
-        .sum();
-    let remote: usize = set
-        .remote
-        .iter()
-        .map(|remote| {
-            let size = GEOMETRY[tag_cache(remote.tag.load(Relaxed) as u16)].size as usize;
-            size * remote.count.load(Relaxed) as usize
-        })
-        .sum();
-    local + remote
+    /// Bytes of the free objects in a set.
+    fn cached_bytes(&self, set: &Set) -> usize {
+        let local: usize = self
+            .caches()
+            .filter(CacheView::has_magazines)
+            .map(|cache| cache.geometry.size as usize * set.magazine_of(&cache).count.load(Relaxed) as usize)
+            .sum();
+        let remote = set.remote.iter().map(|remote| {
+            let cache = self.cache(tag_cache(remote.tag.load(Relaxed) as u16));
+            cache.map_or(0, |cache| cache.geometry.size as usize) * remote.count.load(Relaxed) as usize
+        });
+        local + remote.sum::<usize>()
+    }
 }
