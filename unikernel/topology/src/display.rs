@@ -28,6 +28,17 @@ impl fmt::Display for DistanceSource {
 /// adds the sources, proximity domains, APIC ids and addresses.
 impl fmt::Display for Topology {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fmt_hardware(f, None)
+    }
+}
+
+impl Topology {
+    /// All lines of `numactl -H`; `free_bytes` says how much of a node is free.
+    pub fn hardware(&self, free_bytes: impl Fn(NodeId) -> u64) -> impl fmt::Display {
+        fmt::from_fn(move |f| self.fmt_hardware(f, Some(&free_bytes)))
+    }
+
+    fn fmt_hardware(&self, f: &mut fmt::Formatter<'_>, free_bytes: Option<&dyn Fn(NodeId) -> u64>) -> fmt::Result {
         match self.node_count {
             0 => return f.write_str("available: 0 nodes\n"),
             1 => writeln!(f, "available: 1 nodes (0)")?,
@@ -45,6 +56,9 @@ impl fmt::Display for Topology {
             }
             writeln!(f)?;
             writeln!(f, "{node} size: {} MB", self.memory_bytes(node) >> 20)?;
+            if let Some(free_bytes) = free_bytes {
+                writeln!(f, "{node} free: {} MB", free_bytes(node) >> 20)?;
+            }
             if f.alternate() {
                 self.fmt_details(f, node)?;
             }
@@ -58,9 +72,7 @@ impl fmt::Display for Topology {
         self.fmt_distances(f)?;
         if f.alternate() { self.fmt_performance(f) } else { Ok(()) }
     }
-}
 
-impl Topology {
     fn fmt_details(&self, f: &mut fmt::Formatter<'_>, node: NodeId) -> fmt::Result {
         writeln!(f, "{node} proximity domain: {}", self.proximity_domain(node))?;
         write!(f, "{node} APIC ids:")?;

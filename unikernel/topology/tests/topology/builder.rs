@@ -173,3 +173,21 @@ fn a_topology_reads_like_numactl() {
     ");
     insta::assert_snapshot!(Topology::empty(), @"available: 0 nodes");
 }
+
+#[test]
+fn whoever_knows_what_is_free_gets_all_lines_of_numactl() {
+    let topology = built(&Topology::builder().node(512 * MIB, 1).node(0, 1));
+    insta::assert_snapshot!(topology.hardware(|node| if node == N0 { 500 * MIB + 1 } else { 0 }), @r"
+    available: 2 nodes (0-1)
+    node 0 cpus: 0
+    node 0 size: 512 MB
+    node 0 free: 500 MB
+    node 1 cpus: 1
+    node 1 size: 0 MB
+    node 1 free: 0 MB
+    node distances:
+    node   0   1
+      0:  10  20
+      1:  20  10
+    ");
+}
