@@ -60,6 +60,7 @@ unsafe impl Send for DepotState {}
 #[derive(Clone, Copy, Default)]
 pub(crate) struct DepotCounts {
     pub(crate) slabs: u32,
+    pub(crate) empty_slabs: u32,
     pub(crate) stacked: u32,
     pub(crate) free_in_slabs: u32,
     pub(crate) has_stack: bool,
@@ -98,6 +99,7 @@ impl Depot {
         let state = self.state.lock(machine);
         DepotCounts {
             slabs: state.slabs,
+            empty_slabs: state.empty_slabs,
             stacked: state.stacked,
             free_in_slabs: state.free_in_slabs,
             has_stack: !state.stack.is_null(),
@@ -307,7 +309,8 @@ pub(crate) fn magazine_capacity(geometry: &Geometry, slots: usize) -> u32 {
     by_bytes.clamp(8, slots as u32 - slots as u32 % 2)
 }
 
-fn stack_capacity(geometry: &Geometry) -> u32 {
+/// Objects a depot's stack of this geometry may hold.
+pub(crate) fn stack_capacity(geometry: &Geometry) -> u32 {
     (STACK_BYTES / geometry.size).clamp(2 * magazine_capacity(geometry, crate::set::SLOTS), STACK_OBJECTS)
 }
 

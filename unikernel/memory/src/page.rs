@@ -469,7 +469,7 @@ impl PageList {
 }
 
 /// Blocks a CPU's list of that order may hold: at most 248 KiB an order.
-fn list_capacity(order: Order) -> u32 {
+pub(crate) fn list_capacity(order: Order) -> u32 {
     (LIST_BLOCKS as u32 >> order.get()).max(8)
 }
 

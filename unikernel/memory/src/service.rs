@@ -402,7 +402,10 @@ impl<M: Machine> Service<M> {
             let Some(node) = self.nodes.get(memory.node) else { continue };
             let (start, end) = (Pfn::containing(memory.range.start), Pfn::containing(memory.range.end));
             for_each_zone(start, end, |kind, start, end| {
-                node.zone(kind).present.fetch_add(end.0 - start.0, Relaxed);
+                let zone = node.zone(kind);
+                zone.present.fetch_add(end.0 - start.0, Relaxed);
+                zone.start.fetch_min(start.0, Relaxed);
+                zone.end.fetch_max(end.0, Relaxed);
             });
         }
         let mut total = 0;

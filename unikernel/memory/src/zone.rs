@@ -114,6 +114,9 @@ pub(crate) struct Zone {
     pub(crate) managed: AtomicU32,
     /// Frames of RAM here, whoever uses them; written at start.
     pub(crate) present: AtomicU32,
+    /// The first frame of RAM here, and the one behind the last; written at start.
+    pub(crate) start: AtomicU32,
+    pub(crate) end: AtomicU32,
     /// Frames of metadata taken here; written under the growth lock.
     pub(crate) metadata: AtomicU32,
     watermarks: [AtomicU32; 3],
@@ -140,6 +143,8 @@ impl Zone {
             deferred: AtomicU32::new(0),
             managed: AtomicU32::new(0),
             present: AtomicU32::new(0),
+            start: AtomicU32::new(u32::MAX),
+            end: AtomicU32::new(0),
             metadata: AtomicU32::new(0),
             watermarks: [const { AtomicU32::new(0) }; 3],
         }

@@ -466,8 +466,8 @@ fn all_memory_comes_back_when_caches_are_drained() {
     service.drain_local();
     let after = service.statistics();
     assert_eq!(
-        (after.free, after.slab_cached, after.slab_free),
-        (before.free + before.slab_cached + before.slab_free, 0, 0),
+        (after.free, after.per_cpu_magazines + after.depots, after.slab_free),
+        (before.free + before.per_cpu_magazines + before.depots + before.slab_free, 0, 0),
         "{before:#?} {after:#?}"
     );
     assert_books_balance(hosted);

@@ -1,0 +1,59 @@
+//! Witnesses of the statistics: what is in use, counted by looking at every object and every frame; and whether the free
+//! lists are as they must be.
+//!
+//! Used by tests. Slow, and only while nobody else uses the service.
+
+use crate::class::tag_cache;
+use crate::depot::LINK_MASK;
+use crate::frame::{Frames, Kind, Pfn, State};
+use crate::machine::Machine;
+use crate::service::Service;
+use crate::zone::Broken;
+
+impl<M: Machine> Service<M> {
+    /// Bytes of objects in use, found by looking at every object of every slab: slow, and the witness that
+    /// [`Statistics::slab_in_use`](super::Statistics::slab_in_use) tells the truth. Only while nobody else uses the
+    /// service.
+    pub fn count_objects_in_use(&self) -> u64 {
+        let mut bytes = 0;
+        self.for_each_head(Kind::Slab, |slab, _| {
+            let cache = self.cache(tag_cache(Frames::of(self.machine()).tag(slab)));
+            let geometry = cache.expect("a cache lives while it has slabs").geometry;
+            let in_use = (0..geometry.objects).filter(|&index| {
+                let link = geometry.offset(index) + geometry.link;
+                let word = self.page_address(slab).wrapping_add(link as usize).cast::<u64>();
+                // SAFETY: the slab's frames are mapped and stay a slab, for nobody else uses the service meanwhile.
+                unsafe { word.read_volatile() ^ self.secret() > LINK_MASK }
+            });
+            bytes += in_use.count() as u64 * u64::from(geometry.size);
+        });
+        bytes
+    }
+
+    /// Frames of blocks callers or the service itself took from the page layer, slabs aside, found by looking at every
+    /// frame. Only while nobody else uses the service.
+    pub fn count_page_frames(&self) -> u64 {
+        let mut frames = 0;
+        self.for_each_head(Kind::Page, |_, state| frames += u64::from(state.order().frames()));
+        frames
+    }
+
+    fn for_each_head(&self, kind: Kind, mut each: impl FnMut(Pfn, State)) {
+        let frames = Frames::of(self.machine());
+        for frame in (0..self.machine().frame_limit()).map(Pfn) {
+            let state = frames.state(frame);
+            if state.kind() == kind {
+                each(frame, state);
+            }
+        }
+    }
+
+    /// Checks every zone's free lists.
+    ///
+    /// # Errors
+    ///
+    /// The first broken invariant found.
+    pub fn validate(&self) -> Result<(), Broken> {
+        self.nodes().with_memory().flat_map(|(_, node)| &node.zones).try_for_each(|zone| zone.validate(self.machine()))
+    }
+}

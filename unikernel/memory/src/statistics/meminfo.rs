@@ -1,0 +1,105 @@
+//! [`Meminfo`]: all memory in a few lines, as `/proc/meminfo`.
+
+use core::fmt;
+
+use super::Report;
+use crate::frame::FRAME_BYTES;
+use crate::machine::Machine;
+use crate::service::Service;
+
+/// `/proc/meminfo`. Of Linux's lines those that have a meaning here, and those that no reader does without: there is no
+/// page cache and no swap, so these are truly 0.
+pub struct Meminfo<'s, M: Machine>(pub &'s Service<M>);
+
+/// The numbers of [`Meminfo`], in frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Frames {
+    managed: u64,
+    free: u64,
+    high_watermarks: u64,
+    slab: u64,
+}
+
+impl<M: Machine> Meminfo<'_, M> {
+    fn frames(&self) -> Frames {
+        let mut sum = Frames::default();
+        for zone in self.0.zones() {
+            sum.managed += u64::from(zone.managed);
+            sum.free += u64::from(zone.available());
+            sum.high_watermarks += u64::from(zone.watermarks.high);
+        }
+        sum.slab = self.0.nodes().with_memory().map(|(node, _)| self.0.slab_frames(node)).sum();
+        sum
+    }
+}
+
+impl Frames {
+    /// The lines, in Linux's order, in KiB.
+    fn lines(self) -> [(&'static str, u64); 10] {
+        let kib = |frames: u64| frames * (FRAME_BYTES as u64 / 1024);
+        [
+            ("MemTotal", kib(self.managed)),
+            ("MemFree", kib(self.free)),
+            ("MemAvailable", kib(self.free.saturating_sub(self.high_watermarks))),
+            ("Buffers", 0),
+            ("Cached", 0),
+            ("SwapTotal", 0),
+            ("SwapFree", 0),
+            ("Slab", kib(self.slab)),
+            // kmalloc's slabs count as unreclaimable, as in Linux.
+            ("SReclaimable", 0),
+            ("SUnreclaim", kib(self.slab)),
+        ]
+    }
+}
+
+impl<M: Machine> Report for Meminfo<'_, M> {
+    const NAME: &'static str = "meminfo";
+
+    fn for_each_value(&self, each: &mut dyn FnMut(&dyn fmt::Display, &dyn fmt::Display, u64)) {
+        self.frames().lines().iter().for_each(|(name, value)| each(&"", name, *value));
+    }
+}
+
+impl<M: Machine> fmt::Display for Meminfo<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.frames().fmt(f)
+    }
+}
+
+impl fmt::Display for Frames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.lines().iter().try_for_each(|(name, kib)| {
+            let gap = 15 - name.len();
+            writeln!(f, "{name}:{:gap$}{kib:>8} kB", "")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_are_linux_s_to_the_byte() {
+        let frames = Frames { managed: 521_191, free: 500_000, high_watermarks: 2167, slab: 12 };
+        insta::assert_snapshot!(frames, @"
+        MemTotal:        2084764 kB
+        MemFree:         2000000 kB
+        MemAvailable:    1991332 kB
+        Buffers:               0 kB
+        Cached:                0 kB
+        SwapTotal:             0 kB
+        SwapFree:              0 kB
+        Slab:                 48 kB
+        SReclaimable:          0 kB
+        SUnreclaim:           48 kB
+        ");
+    }
+
+    #[test]
+    fn below_the_watermarks_nothing_is_available() {
+        let frames = Frames { free: 2, high_watermarks: 3, ..Frames::default() };
+        assert_eq!(frames.lines()[2], ("MemAvailable", 0));
+    }
+}

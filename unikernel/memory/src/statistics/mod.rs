@@ -1,0 +1,197 @@
+//! What the service holds: [`Statistics`], rows that add up to all RAM to the byte, and [`Report`]s in the formats
+//! scripts already read.
+//!
+//! Users: the guest's reports, the `stats` of the benchmarks, and every test.
+//!
+//! | report           | as                                                     |
+//! |------------------|--------------------------------------------------------|
+//! | [`Statistics`]   | nothing of Linux's: the rows                           |
+//! | [`Slabinfo`]     | `/proc/slabinfo`                                       |
+//! | [`Buddyinfo`]    | `/proc/buddyinfo`                                      |
+//! | [`Zoneinfo`]     | `/proc/zoneinfo`                                       |
+//! | [`Meminfo`]      | `/proc/meminfo`                                        |
+//! | [`Vmstat`]       | `/proc/vmstat`                                         |
+//! | [`Numastat`]     | the command `numastat`                                 |
+//! | [`NodeNumastat`] | `/sys/devices/system/node/nodeN/numastat`              |
+//! | [`Hardware`]     | the command `numactl -H`                               |
+//!
+//! # Theory
+//!
+//! Nothing is inferred: what is in use is counted where it is handed out and taken back, so that rows which add up prove
+//! something. A counter is written by its own CPU, or under the lock of what it counts, and read by anybody (relaxed). A
+//! look at them while other CPUs work therefore sees each at a moment of its own; [`Statistics::approximate`] says so. While
+//! the others are idle a look is exact, and [`Statistics::adds_up`] holds.
+
+mod audit;
+mod buddyinfo;
+mod hardware;
+mod meminfo;
+mod numastat;
+mod report;
+mod slabinfo;
+mod vmstat;
+mod zoneinfo;
+
+use core::fmt;
+use core::sync::atomic::Ordering::Relaxed;
+
+use crate::class::tag_cache;
+use crate::frame::FRAME_BYTES;
+use crate::machine::Machine;
+use crate::registry::CacheView;
+use crate::service::Service;
+use crate::set::Set;
+
+pub use buddyinfo::Buddyinfo;
+pub use hardware::Hardware;
+pub use meminfo::Meminfo;
+pub use numastat::{NodeNumastat, NumaStatistics, Numastat};
+pub use report::Report;
+pub use slabinfo::{Slab, Slabinfo};
+pub use vmstat::{SlowPaths, Vmstat};
+pub use zoneinfo::{Pageset, ZoneInfo, Zoneinfo};
+
+use zoneinfo::listed_frames;
+
+/// Where all RAM is, in bytes. All rows but `total` add up to `total`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// In the buddy's free areas.
+    pub free: u64,
+    /// In sections not filled yet: free, and never looked at.
+    pub deferred: u64,
+    /// On the CPUs' page lists.
+    pub per_cpu_lists: u64,
+    /// Page blocks callers of the page layer have.
+    pub pages_in_use: u64,
+    /// Objects in use.
+    pub slab_in_use: u64,
+    /// Free objects in magazines. Those of a CPU that is busy can be had only once it comes to a slow path: at most what
+    /// its magazines hold, 64 KiB or 8 objects a cache.
+    pub per_cpu_magazines: u64,
+    /// Free objects depots keep ready.
+    pub depots: u64,
+    /// Free objects in slabs.
+    pub slab_free: u64,
+    /// Parts of slabs too small for an object.
+    pub slab_waste: u64,
+    /// Large kmalloc allocations, whole blocks.
+    pub large: u64,
+    /// Frame tables, nodes' state, sets, depots' stacks.
+    pub metadata: u64,
+    /// RAM the service was not given: the image, firmware, the boot's own.
+    pub reserved: u64,
+    /// All RAM of the nodes.
+    pub total: u64,
+    /// Whether other CPUs were seen at work while the rows were read: two looks differed. The rows then need not add up.
+    pub approximate: bool,
+}
+
+impl Statistics {
+    /// The rows by name, in the order of the fields, without the total.
+    pub fn rows(&self) -> [(&'static str, u64); 12] {
+        [
+            ("free", self.free),
+            ("deferred", self.deferred),
+            ("per_cpu_lists", self.per_cpu_lists),
+            ("pages_in_use", self.pages_in_use),
+            ("slab_in_use", self.slab_in_use),
+            ("per_cpu_magazines", self.per_cpu_magazines),
+            ("depots", self.depots),
+            ("slab_free", self.slab_free),
+            ("slab_waste", self.slab_waste),
+            ("large", self.large),
+            ("metadata", self.metadata),
+            ("reserved", self.reserved),
+        ]
+    }
+
+    /// Whether the rows account for every byte.
+    pub fn adds_up(&self) -> bool {
+        self.rows().iter().map(|(_, bytes)| bytes).sum::<u64>() == self.total
+    }
+}
+
+impl Report for Statistics {
+    const NAME: &'static str = "rows";
+
+    fn for_each_value(&self, each: &mut dyn FnMut(&dyn fmt::Display, &dyn fmt::Display, u64)) {
+        for (name, bytes) in self.rows().into_iter().chain([("total", self.total)]) {
+            each(&"", &name, bytes);
+        }
+    }
+}
+
+impl fmt::Display for Statistics {
+    /// A line for each row and one for the total, in bytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, bytes) in self.rows().into_iter().chain([("total", self.total)]) {
+            writeln!(f, "{name:<17} {bytes:>15}")?;
+        }
+        if self.approximate { writeln!(f, "approximate: other CPUs were at work") } else { Ok(()) }
+    }
+}
+
+impl<M: Machine> Service<M> {
+    /// Where all RAM is. Looks twice, to tell whether others were at work meanwhile; what they took and gave back in
+    /// between is not noticed, and does not matter.
+    pub fn statistics(&self) -> Statistics {
+        let look = || (self.slow_paths(), self.rows());
+        let (before, after) = (look(), look());
+        Statistics { approximate: before != after, ..after.1 }
+    }
+
+    fn rows(&self) -> Statistics {
+        let bytes = |frames: u64| frames * FRAME_BYTES as u64;
+        let mut rows = Statistics::default();
+        let mut frames_out = 0usize;
+        let mut bytes_out = 0usize;
+        let mut metadata = self.set_frames() + self.node_frames() + self.mapping_frames();
+        for set in self.sets() {
+            let cached = self.cached_bytes(set);
+            rows.per_cpu_lists += bytes(listed_frames(set).into());
+            rows.per_cpu_magazines += cached as u64;
+            frames_out = frames_out.wrapping_add(set.net_frames.load(Relaxed));
+            bytes_out = bytes_out.wrapping_add(set.net_bytes.load(Relaxed)).wrapping_sub(cached);
+        }
+        let detached = self.detached_net();
+        rows.pages_in_use = bytes(frames_out.wrapping_add(detached.0) as u64);
+        rows.slab_in_use = bytes_out.wrapping_add(detached.1) as u64;
+        for (_, node) in self.nodes().with_memory() {
+            for zone in &node.zones {
+                rows.free += bytes(u64::from(zone.free_frames()));
+                rows.deferred += bytes(u64::from(zone.deferred.load(Relaxed)));
+                rows.total += bytes(u64::from(zone.present.load(Relaxed)));
+                rows.reserved += bytes(u64::from(zone.present.load(Relaxed) - zone.managed.load(Relaxed)));
+                metadata += u64::from(zone.metadata.load(Relaxed));
+            }
+        }
+        for cache in self.caches() {
+            let object = u64::from(cache.geometry.size);
+            let depots = self.nodes().with_memory().filter_map(|(node, _)| self.depot(node, cache.id));
+            for counts in depots.map(|depot| depot.counts(self.machine())) {
+                rows.depots += u64::from(counts.stacked) * object;
+                rows.slab_free += u64::from(counts.free_in_slabs) * object;
+                rows.slab_waste += u64::from(counts.slabs) * u64::from(cache.geometry.waste());
+                metadata += u64::from(counts.has_stack);
+            }
+        }
+        rows.large = bytes(self.large_frames().load(Relaxed));
+        rows.metadata = bytes(metadata);
+        rows
+    }
+
+    /// Bytes of the free objects in a set.
+    fn cached_bytes(&self, set: &Set) -> usize {
+        let local: usize = self
+            .caches()
+            .filter(CacheView::has_magazines)
+            .map(|cache| cache.geometry.size as usize * set.magazine_of(&cache).count.load(Relaxed) as usize)
+            .sum();
+        let remote = set.remote.iter().map(|remote| {
+            let cache = self.cache(tag_cache(remote.tag.load(Relaxed) as u16));
+            cache.map_or(0, |cache| cache.geometry.size as usize) * remote.count.load(Relaxed) as usize
+        });
+        local + remote.sum::<usize>()
+    }
+}

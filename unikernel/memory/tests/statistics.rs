@@ -1,0 +1,260 @@
+//! The reports as scripts see them: each is read by a strict little parser, and held against the rows of
+//! [`Statistics`](quarry_memory::statistics::Statistics) and against the numbers it gives one by one.
+
+use std::collections::BTreeMap;
+
+use quarry_memory::hosted::{Hosted, HostedMachine};
+use quarry_memory::statistics::{
+    Buddyinfo, Hardware, Meminfo, NodeNumastat, Numastat, Report, Slabinfo, Vmstat, Zoneinfo,
+};
+use quarry_memory::{CpuId, FRAME_BYTES, Gfp, NodeId, Order, Service, Topology};
+
+const MIB: u64 = 1 << 20;
+const PAGE: u64 = FRAME_BYTES as u64;
+
+/// A machine whose two nodes have memory in all zones, with all kinds of things in use and cached.
+fn busy() -> &'static Hosted {
+    let topology = Topology::builder().node(5 << 30, 2).node(512 * MIB, 2).build().expect("a machine");
+    let hosted = Hosted::leak(topology).expect("there is address space");
+    let service = hosted.service();
+    for cpu in 0..4 {
+        assert!(hosted.run_on(CpuId(cpu)));
+        for size in [8, 96, 100, 1000, 5000, 8192, 20_000] {
+            let objects: Vec<_> = (0..50).map(|_| service.kmalloc(size, Gfp::KERNEL)).collect();
+            for object in objects.into_iter().skip(usize::from(cpu) + 1) {
+                // SAFETY: the object is this test's, and freed once.
+                unsafe { service.kfree(object) };
+            }
+        }
+        assert!(!service.kmalloc_node(64, Gfp::KERNEL, NodeId(1)).is_null());
+        assert!(!service.kmalloc(64, Gfp::KERNEL | Gfp::DMA).is_null());
+        assert!(service.alloc_pages(Gfp::KERNEL, Order::new(5).expect("it exists")).is_some());
+    }
+    hosted
+}
+
+type Values = BTreeMap<(String, String), u64>;
+
+/// The numbers a report gives one by one.
+fn values(report: &impl Report) -> Values {
+    let mut values = Values::new();
+    report.for_each_value(&mut |of, name, value| {
+        let before = values.insert((of.to_string(), name.to_string()), value);
+        assert_eq!(before, None, "{of} {name} is there twice");
+    });
+    values
+}
+
+fn number(word: &str) -> u64 {
+    word.parse().unwrap_or_else(|_| panic!("{word:?} is no number"))
+}
+
+fn key(of: &str, name: &str) -> (String, String) {
+    (of.to_owned(), name.to_owned())
+}
+
+/// `name value`, and `name: value kB`, on each line.
+fn read_lines(text: &str) -> Values {
+    let line = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [name, value] => (key("", name), number(value)),
+        [name, value, "kB"] => (key("", name.strip_suffix(':').expect("a colon")), number(value)),
+        _ => panic!("{line:?}"),
+    };
+    text.lines().map(line).collect()
+}
+
+/// The columns of slabinfo by the names its second line gives them.
+fn read_slabinfo(text: &str) -> Values {
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("slabinfo - version: 2.1"));
+    let head = lines.next().and_then(|line| line.strip_prefix("# name ")).expect("a line of columns");
+    let columns: Vec<&str> = head.split_whitespace().collect();
+    let mut values = Values::new();
+    for line in lines {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words.len(), columns.len() + 1, "{line:?}");
+        for (column, word) in columns.iter().zip(&words[1..]) {
+            match column.strip_prefix('<').and_then(|column| column.strip_suffix('>')) {
+                Some(column) => drop(values.insert(key(words[0], column), number(word))),
+                None => assert_eq!(column, word),
+            }
+        }
+    }
+    values
+}
+
+/// `Node 0, zone   DMA32   1   2 ...`.
+fn read_buddyinfo(text: &str) -> Values {
+    let mut values = Values::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ["Node", node, "zone", zone, blocks @ ..] = &words[..] else { panic!("{line:?}") };
+        assert_eq!(blocks.len(), Order::COUNT, "{line:?}");
+        for (order, word) in blocks.iter().enumerate() {
+            values.insert(key(&format!("Node {node} zone {zone}"), &order.to_string()), number(word));
+        }
+    }
+    values
+}
+
+fn read_zoneinfo(text: &str) -> Values {
+    let mut values = Values::new();
+    let (mut zone, mut node, mut of) = (String::new(), String::new(), String::new());
+    for line in text.lines() {
+        match line.split_whitespace().collect::<Vec<_>>()[..] {
+            ["Node", number, "zone", kind] => {
+                zone = format!("Node {number} zone {kind}");
+                node = format!("Node {}", number.strip_suffix(',').expect("a comma"));
+                of.clone_from(&zone);
+            }
+            ["per-node", "stats"] => of.clone_from(&node),
+            ["pages", "free", value] => {
+                of.clone_from(&zone);
+                values.insert(key(&of, "free"), number(value));
+            }
+            ["pagesets"] => {}
+            ["cpu:", cpu] => of = format!("{zone}, cpu {cpu}"),
+            ["start_pfn:", value] => drop(values.insert(key(&zone, "start_pfn"), number(value))),
+            [name, value] => drop(values.insert(key(&of, name.trim_end_matches(':')), number(value))),
+            _ => panic!("{line:?}"),
+        }
+    }
+    values
+}
+
+fn read_numastat(text: &str) -> Values {
+    let mut lines = text.lines();
+    let nodes: Vec<&str> = lines.next().expect("a line of nodes").split_whitespace().collect();
+    let mut values = Values::new();
+    for line in lines {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words.len(), nodes.len() + 1, "{line:?}");
+        for (node, word) in nodes.iter().zip(&words[1..]) {
+            values.insert(key(node, words[0]), number(word));
+        }
+    }
+    values
+}
+
+fn sum(values: &Values, name: &str) -> u64 {
+    values.iter().filter(|((_, it), _)| it == name).map(|(_, value)| value).sum()
+}
+
+fn check<R: Report>(report: &R, read: impl Fn(&str) -> Values) -> Values {
+    let text = report.to_string();
+    assert!(text.ends_with('\n'));
+    let read = read(&text);
+    assert_eq!(read, values(report), "what {} says and what is read there", R::NAME);
+    read
+}
+
+fn service() -> &'static Service<HostedMachine> {
+    busy().service()
+}
+
+#[test]
+fn the_rows_add_up_and_name_every_byte_once() {
+    let statistics = service().statistics();
+    assert!(statistics.adds_up() && !statistics.approximate, "{statistics:#?}");
+    let values = check(&statistics, |text| read_lines(&text.replace("approximate", "")));
+    assert_eq!(values.values().sum::<u64>(), 2 * statistics.total);
+    assert!(values.values().all(|&bytes| bytes > 0 || bytes == statistics.reserved), "{statistics:#?}");
+}
+
+#[test]
+fn slabinfo_counts_every_object_of_the_rows() {
+    let service = service();
+    let slabs = check(&Slabinfo(service), read_slabinfo);
+    let rows = service.statistics();
+    let bytes = |column: &str| -> u64 {
+        let of = slabs.iter().filter(|((_, name), _)| name == column);
+        of.map(|((cache, _), value)| value * slabs[&key(cache, "objsize")]).sum()
+    };
+    assert_eq!(bytes("active_objs"), rows.slab_in_use);
+    assert_eq!(bytes("sharedavail"), rows.depots);
+    assert_eq!(bytes("num_objs"), rows.slab_in_use + rows.per_cpu_magazines + rows.depots + rows.slab_free);
+    for ((cache, column), slabs_there) in &slabs {
+        if column == "num_slabs" {
+            assert_eq!(slabs_there * slabs[&key(cache, "objperslab")], slabs[&key(cache, "num_objs")]);
+            assert!(slabs[&key(cache, "active_slabs")] <= *slabs_there);
+        }
+    }
+    // 50 objects of 100 bytes were taken on each of four CPUs, and 1, 2, 3 and 4 of them kept.
+    assert_eq!(slabs[&key("kmalloc-112", "active_objs")], 1 + 2 + 3 + 4);
+    assert_eq!(slabs[&key("dma-kmalloc-64", "active_objs")], 4);
+}
+
+#[test]
+fn the_blocks_of_buddyinfo_are_the_free_pages_of_zoneinfo_that_are_not_deferred() {
+    let service = service();
+    let blocks = check(&Buddyinfo(service), read_buddyinfo);
+    let zones = check(&Zoneinfo(service), read_zoneinfo);
+    let rows = service.statistics();
+    let in_blocks: u64 = blocks.iter().map(|((_, order), blocks)| blocks << number(order)).sum();
+    assert_eq!(in_blocks * PAGE, rows.free);
+    assert_eq!(sum(&zones, "nr_deferred") * PAGE, rows.deferred);
+    assert_eq!(sum(&zones, "free") * PAGE, rows.free + rows.deferred);
+    assert_eq!(sum(&zones, "count") * PAGE, rows.per_cpu_lists);
+    assert_eq!(sum(&zones, "present") * PAGE, rows.total);
+    assert_eq!((sum(&zones, "present") - sum(&zones, "managed")) * PAGE, rows.reserved);
+    for ((of, name), spanned) in zones.iter().filter(|((_, name), _)| name == "spanned") {
+        assert!(zones[&key(of, "present")] <= *spanned, "{of} {name}");
+    }
+    assert_eq!(zones[&key("Node 0, zone Normal", "start_pfn")], (4 << 30) / PAGE);
+    // Two CPUs of node 0 hold pages of its highest zone, and none of the others.
+    assert!(zones[&key("Node 0, zone Normal, cpu 1", "high")] > 0);
+    assert!(!zones.contains_key(&key("Node 0, zone DMA32, cpu 1", "high")));
+}
+
+#[test]
+fn meminfo_and_vmstat_agree_with_the_rows() {
+    let service = service();
+    let memory = check(&Meminfo(service), read_lines);
+    let counters = check(&Vmstat(service), read_lines);
+    let rows = service.statistics();
+    let kib = |name: &str| memory[&key("", name)] * 1024;
+    assert_eq!(kib("MemTotal"), rows.total - rows.reserved);
+    assert_eq!(kib("MemFree"), rows.free + rows.deferred);
+    let slab = rows.slab_in_use + rows.per_cpu_magazines + rows.depots + rows.slab_free + rows.slab_waste;
+    assert_eq!((kib("Slab"), kib("SReclaimable") + kib("SUnreclaim")), (slab, slab));
+    let high: u64 = service.zones().map(|zone| u64::from(zone.watermarks.high)).sum();
+    assert_eq!(kib("MemAvailable"), kib("MemFree") - high * PAGE);
+    let pages = |name: &str| counters[&key("", name)] * PAGE;
+    assert_eq!((pages("nr_free_pages"), pages("nr_deferred")), (rows.free + rows.deferred, rows.deferred));
+    assert_eq!(pages("nr_slab_reclaimable") + pages("nr_slab_unreclaimable"), slab);
+    assert_eq!(counters[&key("", "magazine_refill")], service.slow_paths().refills);
+}
+
+#[test]
+fn numastat_has_a_column_for_each_node_and_each_node_a_file() {
+    let service = service();
+    let nodes = check(&Numastat(service), read_numastat);
+    let counters = read_lines(&Vmstat(service).to_string());
+    for name in ["numa_hit", "numa_miss", "numa_foreign"] {
+        assert_eq!(counters[&key("", name)], sum(&nodes, name), "{name}");
+    }
+    assert!(sum(&nodes, "numa_hit") > 0);
+    for node in [0, 1] {
+        let file = read_lines(&NodeNumastat(service, NodeId(node)).to_string());
+        let column = nodes.iter().filter(|((it, _), _)| *it == format!("node{node}"));
+        assert!(column.map(|((_, name), value)| (name, value)).eq(file.iter().map(|((_, name), value)| (name, value))));
+    }
+}
+
+#[test]
+fn numactl_says_how_much_of_each_node_is_free() {
+    let hosted = busy();
+    let hardware = Hardware { service: hosted.service(), topology: hosted.topology() };
+    let text = hardware.to_string();
+    let values = values(&hardware);
+    for node in hosted.topology().nodes() {
+        let mb = |what: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(&format!("{node} {what}: ")));
+            number(line.and_then(|line| line.strip_suffix(" MB")).expect("the line is there"))
+        };
+        let free: u64 = hosted.service().zones().filter(|it| it.node == node).map(|it| u64::from(it.available())).sum();
+        assert_eq!((mb("size"), mb("free")), (hosted.topology().memory_bytes(node) >> 20, (free * PAGE) >> 20));
+        assert_eq!([mb("size"), mb("free")], ["size", "free"].map(|what| values[&key(&node.to_string(), what)]));
+    }
+    assert!(text.contains("node distances:\n"));
+}
