@@ -50,7 +50,6 @@ pub mod memory;
 mod paging;
 mod panic;
 pub mod probe;
-mod report;
 mod smp;
 mod stack;
 mod symbols;
@@ -67,7 +66,6 @@ pub use log;
 pub use paging::rights;
 pub use quarry_memory as memory_service;
 pub use quarry_topology as topology_model;
-pub use report::{BuddyReport, MemoryReport, NodeReport, ZoneReport};
 
 /// Names the function an image starts with: no arguments, and returns `()` or anything else that is a [`Termination`].
 #[macro_export]

@@ -45,7 +45,7 @@ pub fn fingerprint(image: &str, seed: u64, rows: u64) -> Run {
     }
 }
 
-/// Where all memory is. Exact while only the caller runs.
+/// Where all memory is.
 pub fn statistics() -> Statistics {
     let statistics = memory::service().statistics();
     let row = |(name, bytes): (&str, u64)| StatisticsRow { name: name.to_string(), bytes };

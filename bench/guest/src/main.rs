@@ -15,7 +15,9 @@ mod records;
 use quarry_guest_records::{emit, fingerprint, statistics};
 use quarry_record::{End, EndStatus, Record};
 use quarry_suite::{Limit, Mode, Options, Platform, Stress, plan, row_count, run, stress};
-use quarry_unikernel::{BuddyReport, ExitCode, MemoryReport, NodeReport, ZoneReport, log, option, println, topology};
+use quarry_unikernel::memory::service;
+use quarry_unikernel::memory_service::statistics::{Buddyinfo, Hardware, Numastat, Zoneinfo};
+use quarry_unikernel::{ExitCode, log, option, println, topology};
 
 use kernel::Kernel;
 use machine::Machine;
@@ -56,7 +58,10 @@ fn main() -> ExitCode {
 
 /// Prints the machine for people.
 fn show() {
-    println!("{}\n{ZoneReport}\n{BuddyReport}\n{NodeReport}\n{MemoryReport}", topology());
+    let service = service();
+    println!("{}", Hardware { service, topology: topology() });
+    println!("{}\n{}\n{}", Zoneinfo(service), Buddyinfo(service), Numastat(service));
+    println!("{}", service.statistics());
 }
 
 /// Runs the suite; returns how many errors there were.
