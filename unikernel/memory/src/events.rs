@@ -52,6 +52,8 @@ events! {
     AllocationFailed = "allocation_failed",
     /// An allocation that may not wait failed.
     AtomicFailed = "allocation_failed_atomic",
+    /// A thread went to sleep for an element of a memory pool.
+    PoolWait = "mempool_waits",
 }
 
 /// A counter for each event.

@@ -9,6 +9,7 @@
 //! | module                       | what it is                                                  |
 //! |------------------------------|-------------------------------------------------------------|
 //! | [`kmalloc`]                  | the interface: `kmalloc`, `kfree` and their family          |
+//! | [`mempool`], `reserve`       | allocations that cannot fail where they may wait            |
 //! | `percpu`                     | a piece of memory for each CPU                              |
 //! | `slab`, `depot`              | slow paths; what they do under a depot's lock               |
 //! | `vmalloc`                    | memory contiguous in addresses only                         |
@@ -39,11 +40,13 @@ pub mod hosted;
 pub mod kmalloc;
 mod lock;
 pub mod machine;
+pub mod mempool;
 mod node;
 pub mod page;
 mod percpu;
 pub mod policy;
 mod registry;
+mod reserve;
 mod service;
 mod set;
 mod slab;
@@ -59,6 +62,7 @@ pub use frame::{FRAME_BYTES, Order, Pfn};
 pub use gfp::Gfp;
 pub use kmalloc::{MAX_SIZE, ZERO_SIZE_PTR};
 pub use machine::Machine;
+pub use mempool::{Mempool, MempoolError};
 pub use page::PageError;
 pub use percpu::PerCpu;
 pub use policy::{NodeMask, Policy};

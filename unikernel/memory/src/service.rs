@@ -25,6 +25,7 @@ use crate::gfp::Gfp;
 use crate::growth::{Growth, for_each_zone};
 use crate::lock::Lock;
 use crate::machine::Machine;
+use crate::mempool::PoolQueues;
 use crate::node::{Node, Nodes};
 use crate::set::{SLOTS, Set};
 use crate::vmalloc::Window;
@@ -85,6 +86,7 @@ pub struct Service<M: Machine> {
     detached_bytes: AtomicUsize,
     reports: Reports,
     events: Events,
+    pool_queues: PoolQueues,
 }
 
 impl<M: Machine> Service<M> {
@@ -107,6 +109,7 @@ impl<M: Machine> Service<M> {
             detached_bytes: AtomicUsize::new(0),
             reports: Reports::new(),
             events: Events::new(),
+            pool_queues: PoolQueues::new(),
         }
     }
 
@@ -265,6 +268,10 @@ impl<M: Machine> Service<M> {
         &self.events
     }
 
+    pub(crate) fn pool_queues(&self) -> &PoolQueues {
+        &self.pool_queues
+    }
+
     pub(crate) fn reports(&self) -> &Reports {
         &self.reports
     }
@@ -367,6 +374,7 @@ impl<M: Machine> Service<M> {
         each(self.window.tickets());
         each(self.growth.tickets());
         nodes().flat_map(|node| &node.zones).for_each(|zone| each(zone.tickets()));
+        self.pool_queues.for_each_lock(&mut each);
     }
 
     /// Notes, off the fast path, that frames went to (or, negated, came from) a caller of the page layer.

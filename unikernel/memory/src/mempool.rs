@@ -1,0 +1,549 @@
+//! Memory pools: allocations that cannot fail where they may wait, for those who must go on when all memory is gone.
+//! Linux's `mempool_t`.
+//!
+//! Users: whoever makes memory free by doing something that needs memory first (I/O to write a page back, say). Source:
+//! `linux/mempool.h` and `mm/mempool.c`.
+//!
+//! A pool takes its elements from [somewhere else](Source) and keeps a *reserve* of a guaranteed number of them. An
+//! allocation asks elsewhere first, without waiting; then takes from the reserve; then asks elsewhere again, now making
+//! memory free if it may; at last it sleeps until an element comes back. An element that is freed goes to who has
+//! waited longest, then into the reserve while that is short, and home only then. So as long as those who have elements
+//! free them without waiting for others of the same pool, everybody who waits gets one.
+//!
+//! # Theory
+//!
+//! How elements are handed over is told, and modelled, in [`reserve`](crate::reserve). All pools of a service share a
+//! few locks, each with the queue of those who wait for elements of its pools. So the locks are a fixed number, which a
+//! fork can take, and a report finds everybody who waits. They are leaves of the lock order: a holder takes no other
+//! lock but what [`Machine::wake`] needs.
+//!
+//! `missing` repeats, outside the lock, how many elements the reserve is short of, so that a free takes no lock while
+//! the reserve is full. Relaxed is enough: whoever took an element out of the reserve stored a number above 0 before,
+//! and whoever frees it does so after. A free that sees an old 0 frees another element than one of the reserve, and
+//! those who wait are owed the reserve's only.
+//!
+//! A waiter that was not served for [`PATIENCE`] asks elsewhere again: memory may be free although no element came
+//! back. What it finds it gives to the first in the queue, itself or another; and so does a newcomer that finds memory
+//! while somebody waits.
+
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::time::Duration;
+
+use crate::events::Event;
+use crate::frame::Order;
+use crate::gfp::Gfp;
+use crate::lock::Lock;
+use crate::machine::Machine;
+use crate::reserve::{Queue, Reserve, Waiter};
+use crate::service::Service;
+use crate::task::Task;
+
+/// How long a waiter sleeps before it asks again whether there is memory elsewhere.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Locks, each with a queue, that all pools share.
+const QUEUES: usize = 16;
+
+/// Makes an element for a pool: its flags and the pool's data. Null when there is none. Linux's `mempool_alloc_t`.
+pub type MempoolAlloc = fn(Gfp, *mut ()) -> *mut u8;
+
+/// Frees an element of a pool, of which the second argument is the data. Linux's `mempool_free_t`.
+pub type MempoolFree = fn(*mut u8, *mut ());
+
+/// Where a pool's elements come from.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    /// Objects of that many bytes.
+    Kmalloc(usize),
+    /// Page blocks.
+    Pages(Order),
+    /// The caller's own functions.
+    Functions { alloc: MempoolAlloc, free: MempoolFree, data: *mut () },
+}
+
+/// A pool of elements with a guaranteed reserve. Linux's `mempool_t`.
+#[must_use = "dropping it leaks the reserve: give it to mempool_destroy"]
+pub struct Mempool {
+    source: Source,
+    /// Which of the service's queues and locks are its.
+    queue: u8,
+    /// Guarded by the lock of its queue.
+    reserve: UnsafeCell<Reserve>,
+    /// What [`Reserve::missing`] was when the lock was released last.
+    missing: AtomicU32,
+    /// Elements that callers have.
+    out: AtomicU32,
+}
+
+// SAFETY: the reserve is reached under its lock alone; that the data of the caller's own functions may be used on any
+// CPU is what `mempool_create` wants of its caller.
+unsafe impl Send for Mempool {}
+// SAFETY: as above.
+unsafe impl Sync for Mempool {}
+
+/// Why a pool could not be made or resized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MempoolError {
+    /// A pool without a reserve guarantees nothing.
+    NoReserve,
+    /// There was no memory for the reserve.
+    OutOfMemory,
+}
+
+impl fmt::Display for MempoolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoReserve => "a memory pool needs a reserve of at least one element",
+            Self::OutOfMemory => {
+                "not enough free memory for the reserve of a memory pool: make it before memory is short"
+            }
+        })
+    }
+}
+
+impl core::error::Error for MempoolError {}
+
+/// A pool that cannot be destroyed yet, and keeps everything it has.
+#[derive(Debug)]
+pub struct ElementsOut {
+    /// The pool.
+    pub pool: Mempool,
+    /// How many of its elements callers have.
+    pub count: u32,
+}
+
+impl fmt::Display for ElementsOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "mempool_destroy of {}, of which {} elements are in use: free them first",
+            self.pool.source, self.count
+        )
+    }
+}
+
+impl core::error::Error for ElementsOut {}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kmalloc(size) => write!(f, "a pool of kmalloc({size})"),
+            Self::Pages(order) => write!(f, "a pool of pages of {order}"),
+            Self::Functions { data, .. } => write!(f, "a pool of elements of its owner's (data {data:p})"),
+        }
+    }
+}
+
+impl fmt::Debug for Mempool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (missing, out) = (self.missing.load(Relaxed), self.out.load(Relaxed));
+        write!(f, "Mempool({}, {out} out, {missing} missing of its reserve)", self.source)
+    }
+}
+
+/// An element of a pool that goes back when dropped.
+#[must_use = "the element goes back when this is dropped"]
+pub struct Element<'a, M: Machine> {
+    service: &'a Service<M>,
+    pool: &'a Mempool,
+    start: NonNull<u8>,
+}
+
+impl<M: Machine> Element<'_, M> {
+    /// Where it is.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+}
+
+impl<M: Machine> Drop for Element<'_, M> {
+    fn drop(&mut self) {
+        // SAFETY: the element came from this pool and goes with its guard.
+        unsafe { self.service.mempool_free(self.start.as_ptr(), self.pool) };
+    }
+}
+
+/// Who waits, and for an element of which pool. Both are there as long as somebody waits.
+struct Sleeper {
+    task: *const Task,
+    pool: *const Mempool,
+}
+
+// SAFETY: the task of a thread and a pool may be looked at from any CPU.
+unsafe impl Send for Sleeper {}
+// SAFETY: as above.
+unsafe impl Sync for Sleeper {}
+
+/// The queues of all pools.
+pub(crate) struct PoolQueues {
+    queues: [Lock<Queue<Sleeper>>; QUEUES],
+    /// Whose turn it is to get the next pool.
+    next: AtomicU32,
+    /// How many wait; changed under the lock of the queue they are on.
+    waiting: AtomicU32,
+}
+
+impl PoolQueues {
+    pub(crate) const fn new() -> Self {
+        Self {
+            queues: [const { Lock::new(Queue::new()) }; QUEUES],
+            next: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
+        }
+    }
+
+    #[cfg(feature = "hosted")]
+    pub(crate) fn for_each_lock(&self, mut each: impl FnMut(&crate::tickets::Tickets)) {
+        self.queues.iter().for_each(|queue| each(queue.tickets()));
+    }
+}
+
+impl<M: Machine> Service<M> {
+    /// Makes a pool of elements of the caller's own functions, `minimum` of them kept back. They are asked with
+    /// `GFP_KERNEL` now, and later with the flags of each [`Self::mempool_alloc`], changed as told there. Linux's
+    /// `mempool_create`.
+    ///
+    /// # Errors
+    ///
+    /// [`MempoolError`]; nothing is kept then.
+    ///
+    /// # Safety
+    ///
+    /// `alloc_fn` returns null or memory that nobody else uses until `free_fn` gets it. Both can be called with
+    /// `pool_data` on any CPU, and in whatever context the pool is used in, until the pool is destroyed.
+    pub unsafe fn mempool_create(
+        &self,
+        minimum: usize,
+        alloc_fn: MempoolAlloc,
+        free_fn: MempoolFree,
+        pool_data: *mut (),
+    ) -> Result<Mempool, MempoolError> {
+        self.create_pool(minimum, Source::Functions { alloc: alloc_fn, free: free_fn, data: pool_data })
+    }
+
+    /// Makes a pool of objects of `size` bytes of kmalloc's. Linux's `mempool_create_kmalloc_pool`.
+    ///
+    /// # Errors
+    ///
+    /// [`MempoolError`]; nothing is kept then.
+    pub fn mempool_create_kmalloc_pool(&self, minimum: usize, size: usize) -> Result<Mempool, MempoolError> {
+        // Elements are told apart by their addresses, and all requests of nothing have the same.
+        self.create_pool(minimum, Source::Kmalloc(size.max(1)))
+    }
+
+    /// Makes a pool of page blocks; its elements are their [addresses](Self::page_address). Linux's
+    /// `mempool_create_page_pool`.
+    ///
+    /// # Errors
+    ///
+    /// [`MempoolError`]; nothing is kept then.
+    pub fn mempool_create_page_pool(&self, minimum: usize, order: Order) -> Result<Mempool, MempoolError> {
+        self.create_pool(minimum, Source::Pages(order))
+    }
+
+    /// Sets how many elements a pool keeps back. A larger reserve is filled now as far as there is memory, then by what
+    /// is freed; what a smaller one has too many goes home. May sleep. Linux's `mempool_resize`.
+    ///
+    /// # Errors
+    ///
+    /// [`MempoolError`]; the pool is as it was then.
+    pub fn mempool_resize(&self, pool: &Mempool, minimum: usize) -> Result<(), MempoolError> {
+        let at = self.at(pool);
+        at.set_minimum(minimum)?;
+        while let Some(element) = at.with(|_, reserve| reserve.take_surplus()) {
+            at.free_home(element);
+        }
+        while at.with(|_, reserve| reserve.missing()) > 0 {
+            let Some(element) = at.allocate_elsewhere(Gfp::KERNEL | Gfp::NOWARN | Gfp::NORETRY) else { break };
+            at.put_back(element);
+        }
+        Ok(())
+    }
+
+    /// Allocates an element. With flags that allow to wait, and where the caller may sleep, it never fails, but sleeps
+    /// until an element comes back; else null when there is none. For handlers: `GFP_ATOMIC`. Linux's `mempool_alloc`.
+    ///
+    /// Elsewhere is asked with `__GFP_NOWARN` and `__GFP_NORETRY`, at first also without direct reclaim and I/O.
+    /// `__GFP_ZERO` is ignored, as the reserve's elements keep what was in them; so is `__GFP_NOFAIL`.
+    pub fn mempool_alloc(&self, pool: &Mempool, gfp: Gfp) -> *mut u8 {
+        let thorough = gfp.difference(Gfp::ZERO | Gfp::NOFAIL) | Gfp::NOWARN | Gfp::NORETRY;
+        let quick = thorough.difference(Gfp::DIRECT_RECLAIM | Gfp::IO);
+        let may_wait = gfp.may_wait();
+        let at = self.at(pool);
+        let mut element = at.allocate_behind_waiters(quick, may_wait).or_else(|| at.take_from_reserve());
+        if element.is_none() && may_wait && at.caller_may_sleep() {
+            element = at.allocate_behind_waiters(thorough, may_wait).or_else(|| Some(at.wait_for_element(thorough)));
+        }
+        at.count_out(element)
+    }
+
+    /// Takes an element of the reserve, and asks nobody else; null when the reserve is empty. Never sleeps; may be
+    /// called in an interrupt handler. Linux's `mempool_alloc_preallocated`.
+    pub fn mempool_alloc_preallocated(&self, pool: &Mempool) -> *mut u8 {
+        let at = self.at(pool);
+        at.count_out(at.take_from_reserve())
+    }
+
+    /// [`Self::mempool_alloc`], as a guard that gives the element back.
+    pub fn mempool_element<'a>(&'a self, pool: &'a Mempool, gfp: Gfp) -> Option<Element<'a, M>> {
+        NonNull::new(self.mempool_alloc(pool, gfp)).map(|start| Element { service: self, pool, start })
+    }
+
+    /// Gives an element back: to who has waited longest for one, into the reserve while it is short, or home. Null is
+    /// ignored. Never sleeps; may be called in an interrupt handler (if the pool's own functions may). Linux's
+    /// `mempool_free`.
+    ///
+    /// # Safety
+    ///
+    /// The element came from this pool, and nobody uses it any more.
+    ///
+    /// # Panics
+    ///
+    /// When callers have no element of the pool, or the reserve has this one.
+    pub unsafe fn mempool_free(&self, element: *mut u8, pool: &Mempool) {
+        let Some(element) = NonNull::new(element) else { return };
+        if pool.out.fetch_sub(1, Relaxed) == 0 {
+            pool.out.store(0, Relaxed);
+            panic!("mempool_free of {element:p}: {} has no element in use", pool.source);
+        }
+        self.at(pool).put_back(element);
+    }
+
+    /// Frees a pool and its reserve. Linux's `mempool_destroy`.
+    ///
+    /// # Errors
+    ///
+    /// [`ElementsOut`] with the pool, as it was, when callers have elements of it.
+    pub fn mempool_destroy(&self, pool: Mempool) -> Result<(), ElementsOut> {
+        let count = pool.out.load(Relaxed);
+        if count > 0 {
+            return Err(ElementsOut { pool, count });
+        }
+        self.at(&pool).empty();
+        Ok(())
+    }
+
+    /// How many threads wait for an element of some pool.
+    pub fn pool_waiters(&self) -> u32 {
+        self.pool_queues().waiting.load(Relaxed)
+    }
+
+    /// Calls `each` with the task of every thread that waits for an element of a pool, and with what the pool is of.
+    /// With a lock held and interrupts off: `each` must neither allocate nor wait.
+    pub fn for_each_pool_waiter(&self, mut each: impl FnMut(&Task, &dyn fmt::Display)) {
+        for queue in &self.pool_queues().queues {
+            queue.lock(self.machine()).for_each(|sleeper| {
+                // SAFETY: a sleeper's thread and the pool it has borrowed stay while it is on the queue, whose lock is
+                // held.
+                let (task, pool) = unsafe { (&*sleeper.task, &*sleeper.pool) };
+                each(task, &pool.source);
+            });
+        }
+    }
+
+    fn at<'a>(&'a self, pool: &'a Mempool) -> At<'a, M> {
+        At { service: self, pool }
+    }
+
+    fn create_pool(&self, minimum: usize, source: Source) -> Result<Mempool, MempoolError> {
+        let queue = self.pool_queues().next.fetch_add(1, Relaxed) as usize % QUEUES;
+        let pool = Mempool {
+            source,
+            queue: queue as u8,
+            reserve: UnsafeCell::new(Reserve::new()),
+            missing: AtomicU32::new(0),
+            out: AtomicU32::new(0),
+        };
+        let at = self.at(&pool);
+        at.set_minimum(minimum)?;
+        for _ in 0..minimum {
+            let Some(element) = at.allocate_elsewhere(Gfp::KERNEL) else {
+                at.empty();
+                return Err(MempoolError::OutOfMemory);
+            };
+            at.put_back(element);
+        }
+        Ok(pool)
+    }
+}
+
+/// A pool at work: with the service it belongs to.
+struct At<'a, M: Machine> {
+    service: &'a Service<M>,
+    pool: &'a Mempool,
+}
+
+impl<M: Machine> At<'_, M> {
+    /// Gives all that a pool has back. Nobody uses it any more.
+    fn empty(&self) {
+        while let Some(element) = self.take_from_reserve() {
+            self.free_home(element);
+        }
+        // SAFETY: the empty array has room for nothing.
+        let array = self.with(|_, reserve| unsafe { reserve.move_to(ptr::null_mut(), 0) });
+        // SAFETY: the array came from kmalloc, and the reserve was the only one to use it.
+        unsafe { self.service.kfree(array.cast()) };
+    }
+
+    /// Sets the minimum of a pool's reserve, with a larger array if that is needed.
+    fn set_minimum(&self, minimum: usize) -> Result<(), MempoolError> {
+        if minimum == 0 {
+            return Err(MempoolError::NoReserve);
+        }
+        if self.with(|_, reserve| reserve.set_minimum(minimum)) {
+            return Ok(());
+        }
+        let array = self.service.kmalloc_array(minimum, size_of::<NonNull<u8>>(), Gfp::KERNEL).cast::<NonNull<u8>>();
+        if array.is_null() {
+            return Err(MempoolError::OutOfMemory);
+        }
+        let left = self.with(|_, reserve| {
+            // Another resize may have been quicker.
+            // SAFETY: the array was made for `minimum` pointers, and nobody else knows of it.
+            let left = if reserve.room() < minimum { unsafe { reserve.move_to(array, minimum) } } else { array };
+            let fits = reserve.set_minimum(minimum);
+            debug_assert!(fits, "the array has room for as many now");
+            left
+        });
+        // SAFETY: the array came from kmalloc, or is null, and the reserve does not use it.
+        unsafe { self.service.kfree(left.cast()) };
+        Ok(())
+    }
+
+    /// Does something to a pool's reserve and its queue with their lock held.
+    fn with<R>(&self, work: impl FnOnce(&mut Queue<Sleeper>, &mut Reserve) -> R) -> R {
+        let mut queue = self.service.pool_queues().queues[usize::from(self.pool.queue)].lock(self.service.machine());
+        // SAFETY: the reserve is only reached here, with the lock of the pool's queue held.
+        let reserve = unsafe { &mut *self.pool.reserve.get() };
+        let result = work(&mut queue, reserve);
+        self.pool.missing.store(reserve.missing() as u32, Relaxed);
+        result
+    }
+
+    fn take_from_reserve(&self) -> Option<NonNull<u8>> {
+        self.with(|_, reserve| reserve.take())
+    }
+
+    /// An element from elsewhere that nobody has waited for longer. Who may not wait does not look at who waits: it
+    /// could not come back.
+    fn allocate_behind_waiters(&self, gfp: Gfp, may_wait: bool) -> Option<NonNull<u8>> {
+        loop {
+            let element = self.allocate_elsewhere(gfp)?;
+            if !may_wait || self.service.pool_waiters() == 0 {
+                return Some(element);
+            }
+            if let Err(element) = self.serve(element) {
+                return Some(element);
+            }
+        }
+    }
+
+    /// Gives an element to who has waited longest; back when nobody waits.
+    fn serve(&self, element: NonNull<u8>) -> Result<(), NonNull<u8>> {
+        self.with(|queue, reserve| queue.serve(reserve, element, |sleeper| self.wake_sleeper(sleeper)))
+    }
+
+    /// Gives an element to who has waited longest, into the reserve, or home.
+    fn put_back(&self, element: NonNull<u8>) {
+        // Relaxed: see the module head.
+        if self.pool.missing.load(Relaxed) == 0 {
+            return self.free_home(element);
+        }
+        let (kept_already, given) = self.with(|queue, reserve| {
+            if reserve.holds(element) {
+                return (true, Ok(()));
+            }
+            (false, queue.give(reserve, element, |sleeper| self.wake_sleeper(sleeper)))
+        });
+        assert!(!kept_already, "mempool_free of {element:p}, which is free already: a double free");
+        if let Err(element) = given {
+            self.free_home(element);
+        }
+    }
+
+    /// Sleeps until there is an element; see the module head for what happens when that takes long.
+    #[cold]
+    fn wait_for_element(&self, gfp: Gfp) -> NonNull<u8> {
+        let sleeper = Sleeper { task: self.service.machine().task(), pool: self.pool };
+        let waiter = Waiter::new(self.pool.reserve.get(), sleeper);
+        let place = Place { at: self, waiter: &waiter };
+        let element = self.with(|queue, reserve| {
+            // SAFETY: the waiter goes after `place`, which takes it off the queue.
+            let element = unsafe { queue.take_or_wait(reserve, &waiter) };
+            self.service.pool_queues().waiting.fetch_add(1, Relaxed);
+            element
+        });
+        if let Some(element) = element {
+            return element;
+        }
+        self.service.events().count(Event::PoolWait);
+        loop {
+            self.service.machine().sleep(&mut || waiter.is_served(), Some(PATIENCE));
+            if let Some(element) = place.waiter.take() {
+                return element;
+            }
+            if let Some(element) = self.allocate_elsewhere(gfp)
+                && let Err(element) = self.serve(element)
+            {
+                // Nobody waits any more, so this one was served meanwhile.
+                self.put_back(element);
+            }
+        }
+    }
+
+    fn wake_sleeper(&self, sleeper: &Sleeper) {
+        // SAFETY: the sleeper's thread takes the lock that is held here before it leaves, so it lives until then.
+        self.service.machine().wake(unsafe { &*sleeper.task });
+    }
+
+    /// Whether the caller may sleep; on a CPU that has had the chance to get its set.
+    fn caller_may_sleep(&self) -> bool {
+        self.service.attached_set();
+        self.service.machine().may_sleep()
+    }
+
+    fn count_out(&self, element: Option<NonNull<u8>>) -> *mut u8 {
+        let Some(element) = element else { return ptr::null_mut() };
+        self.pool.out.fetch_add(1, Relaxed);
+        element.as_ptr()
+    }
+
+    fn allocate_elsewhere(&self, gfp: Gfp) -> Option<NonNull<u8>> {
+        NonNull::new(match self.pool.source {
+            Source::Kmalloc(size) => self.service.kmalloc(size, gfp),
+            Source::Pages(order) => self.service.get_free_pages(gfp, order),
+            Source::Functions { alloc, data, .. } => alloc(gfp, data),
+        })
+    }
+
+    fn free_home(&self, element: NonNull<u8>) {
+        let element = element.as_ptr();
+        match self.pool.source {
+            // SAFETY: the element came from kmalloc, and whoever had it gave it up.
+            Source::Kmalloc(_) => unsafe { self.service.kfree(element) },
+            Source::Pages(order) => self.service.free_pages(element, order),
+            Source::Functions { free, data, .. } => free(element, data),
+        }
+    }
+}
+
+/// A waiter's place in the queue, given up when dropped.
+struct Place<'a, M: Machine> {
+    at: &'a At<'a, M>,
+    waiter: &'a Waiter<Sleeper>,
+}
+
+impl<M: Machine> Drop for Place<'_, M> {
+    fn drop(&mut self) {
+        self.at.with(|queue, _| {
+            queue.remove(self.waiter);
+            self.at.service.pool_queues().waiting.fetch_sub(1, Relaxed);
+        });
+        if let Some(element) = self.waiter.take() {
+            self.at.put_back(element);
+        }
+    }
+}
