@@ -5,6 +5,8 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::free_area::Stolen;
+
 macro_rules! events {
     ($($(#[$documentation:meta])* $event:ident = $name:literal),+ $(,)?) => {
         /// Something worth counting.
@@ -54,6 +56,10 @@ events! {
     AtomicFailed = "allocation_failed_atomic",
     /// A thread went to sleep for an element of a memory pool.
     PoolWait = "mempool_waits",
+    /// A pageblock was given another mobility, for an allocation that found none of its own.
+    PageblockStolen = "pageblock_stolen",
+    /// A block was allocated in a pageblock of another mobility, which stayed so.
+    PageblockMixed = "pageblock_mixed",
 }
 
 /// A counter for each event.
@@ -70,6 +76,16 @@ impl Events {
 
     pub(crate) fn add(&self, event: Event, times: u64) {
         self.0[event as usize].fetch_add(times, Relaxed);
+    }
+
+    /// What an allocation took from other mobilities.
+    #[inline]
+    pub(crate) fn note_stolen(&self, stolen: Stolen) {
+        for (event, times) in [(Event::PageblockStolen, stolen.pageblocks), (Event::PageblockMixed, stolen.mixed)] {
+            if times > 0 {
+                self.add(event, times.into());
+            }
+        }
     }
 
     pub(crate) fn get(&self, event: Event) -> u64 {

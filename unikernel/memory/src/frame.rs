@@ -19,8 +19,11 @@
 //! | `Free`     | yes   | free list            | -                           | 0          | zone lock              |
 //! | `Listed`   | yes   | -                    | -                           | 0          | the set that lists it  |
 //! | `Page`     | yes   | its owner's          | reference count             | 0 or LARGE | its owner              |
+//! | `Placed`   | yes   | its owner's          | reference count             | 0 or LARGE | its owner              |
 //! | `Slab`     | yes   | partial slabs        | objects out, first free one | object tag | depot lock             |
 //! | `Inner`    | -     | -                    | -                           | as head's  | whoever owns the head  |
+//!
+//! `Placed` is a `Page` asked for as movable or reclaimable: it is given back to its zone, never to a CPU's list.
 //!
 //! Kind, order and word are those of a block's first frame (its head); the others are `Inner`, and of a large
 //! allocation only the head has a tag. Every frame that is not `Absent` knows its zone. Loads and stores are relaxed:
@@ -161,11 +164,18 @@ pub enum Kind {
     Slab = 5,
     /// Part of a block whose head is further down.
     Inner = 6,
+    /// Head of a block the page layer has handed out as movable or reclaimable.
+    Placed = 7,
 }
 
 impl Kind {
-    const ALL: [Self; 7] =
-        [Self::Absent, Self::Reserved, Self::Free, Self::Listed, Self::Page, Self::Slab, Self::Inner];
+    const ALL: [Self; 8] =
+        [Self::Absent, Self::Reserved, Self::Free, Self::Listed, Self::Page, Self::Slab, Self::Inner, Self::Placed];
+
+    /// Whether it is the head of a block that callers of `alloc_pages` have.
+    pub(crate) const fn is_page(self) -> bool {
+        matches!(self, Self::Page | Self::Placed)
+    }
 }
 
 /// Kind, order and zone of a frame, as its two bytes hold them.

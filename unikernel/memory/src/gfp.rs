@@ -4,7 +4,7 @@
 //!
 //! What is honoured today: [`Gfp::ATOMIC`] and [`Gfp::NOWAIT`] (never wait; nothing in this version waits),
 //! [`Gfp::THISNODE`], [`Gfp::DMA`], [`Gfp::DMA32`], [`Gfp::ZERO`], [`Gfp::NOWARN`], [`Gfp::HIGH`] (and so `ATOMIC`: may
-//! use half of a zone's reserve). Every other flag is accepted and behaves as [`Gfp::KERNEL`].
+//! use half of a zone's reserve), [`Gfp::MOVABLE`] and [`Gfp::RECLAIMABLE`] (of pages; kmalloc ignores them). Every other flag is accepted and behaves as [`Gfp::KERNEL`].
 
 use core::fmt;
 
@@ -18,9 +18,10 @@ bitflags::bitflags! {
         const HIGHMEM = 1 << 1;
         /// `__GFP_DMA32`, `GFP_DMA32`: from memory below 4 GiB.
         const DMA32 = 1 << 2;
-        /// `__GFP_MOVABLE`: the owner can cope with the page being moved.
+        /// `__GFP_MOVABLE`: the owner can cope with the page being moved. It is put among others of the kind; to be
+        /// moved it must come from [`alloc_movable_page`](crate::Service::alloc_movable_page).
         const MOVABLE = 1 << 3;
-        /// `__GFP_RECLAIMABLE`: a shrinker can give it back.
+        /// `__GFP_RECLAIMABLE`: a shrinker can give it back. It is put among others of the kind.
         const RECLAIMABLE = 1 << 4;
         /// `__GFP_HIGH`: high priority; may use the emergency reserve.
         const HIGH = 1 << 5;
@@ -80,6 +81,13 @@ impl Gfp {
     /// Flags with which an allocation must leave the fast path: another zone, or contents.
     pub(crate) const OFF_THE_FAST_PATH: Self =
         Self::from_bits_retain(Self::DMA.bits() | Self::DMA32.bits() | Self::ZERO.bits());
+
+    /// Flags with which a request for pages must not be served from a CPU's list: those, and another mobility.
+    pub(crate) const OFF_THE_PAGE_LISTS: Self =
+        Self::from_bits_retain(Self::OFF_THE_FAST_PATH.bits() | Self::MOBILITY.bits());
+
+    /// Flags that declare a mobility; memory that the service itself holds objects in has none.
+    pub(crate) const MOBILITY: Self = Self::from_bits_retain(Self::MOVABLE.bits() | Self::RECLAIMABLE.bits());
 
     /// Whether an allocation with these flags may wait for memory.
     pub const fn may_wait(self) -> bool {

@@ -12,6 +12,7 @@
 
 use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn, State, ZoneId};
 use crate::machine::Machine;
+use crate::mobility::PAGEBLOCK_ORDER;
 use crate::zone::{Zone, ZoneKind};
 
 use core::sync::atomic::Ordering::Relaxed;
@@ -72,6 +73,27 @@ impl Growth {
             .sum()
     }
 
+    /// The frame behind the highest one.
+    pub(crate) fn end(&self) -> Pfn {
+        self.ranges[..self.count].iter().map(|range| range.end).max().unwrap_or(Pfn(0))
+    }
+
+    /// Calls `each` with a frame of every pageblock in which two zones meet. Looks at each pair of ranges that may
+    /// meet another inside a pageblock.
+    pub(crate) fn for_each_shared_pageblock(&self, mut each: impl FnMut(Pfn)) {
+        let ranges = self.ranges[..self.count].iter().filter(|range| range.next < range.end);
+        for range in ranges.clone() {
+            for pageblock in [range.next, Pfn(range.end.0 - 1)].map(|frame| frame.block(PAGEBLOCK_ORDER)) {
+                let end = pageblock.offset(PAGEBLOCK_ORDER.frames());
+                let whole = range.next <= pageblock && end <= range.end;
+                let met = |other: &&Range| other.zone != range.zone && other.next < end && pageblock < other.end;
+                if !whole && ranges.clone().any(|other| met(&other)) {
+                    each(pageblock);
+                }
+            }
+        }
+    }
+
     /// Fills the next section of the zone and frees its frames into it. `false` when nothing of the zone is left.
     pub(crate) fn grow<M: Machine>(&mut self, machine: &M, zone: &Zone) -> bool {
         let Some(range) =
@@ -118,6 +140,7 @@ fn fill<M: Machine>(machine: &M, zone: &Zone, start: Pfn, end: Pfn) {
     for frame in next.0..end.0 {
         frames.set_state(Pfn(frame), State::new(Kind::Inner, Order::ZERO, zone.id()));
     }
+    zone.admit(machine, start, end);
     for_each_block(next, end, |block, order| zone.free(machine, order, core::iter::once(block)));
 }
 

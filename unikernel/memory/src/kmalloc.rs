@@ -93,9 +93,10 @@ impl<M: Machine> Service<M> {
     #[cold]
     fn kmalloc_large(&self, size: usize, node: Option<NodeId>, gfp: Gfp) -> *mut u8 {
         let Some(order) = Order::for_bytes(size) else { return ptr::null_mut() };
+        let unmovable = gfp.difference(Gfp::MOBILITY);
         let block = match node {
-            Some(node) => self.alloc_pages_node(node, gfp, order),
-            None => self.alloc_pages(gfp, order),
+            Some(node) => self.alloc_pages_node(node, unmovable, order),
+            None => self.alloc_pages(unmovable, order),
         };
         let Some(block) = block else { return ptr::null_mut() };
         Frames::of(self.machine()).set_tag(block, LARGE);

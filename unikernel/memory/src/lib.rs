@@ -18,7 +18,8 @@
 //! | `service`, `node`, `growth`  | the whole: start, state of a node, memory taken in lazily   |
 //! | `set`, `registry`, `class`   | per-CPU state; which caches there are; size classes, tags   |
 //! | [`task`], [`policy`], [`events`] | a thread's scopes and memory policy; what vmstat counts |
-//! | [`zone`]                     | buddy free areas and watermarks                             |
+//! | [`zone`], `free_area`        | watermarks; buddy free areas                                |
+//! | [`mobility`]                 | what can be moved, of every pageblock                       |
 //! | [`frame`]                    | frame numbers and sixteen bytes of metadata each            |
 //! | [`machine`]                  | what the service asks of its host                           |
 
@@ -33,6 +34,7 @@ mod depot;
 pub mod events;
 mod failure;
 pub mod frame;
+mod free_area;
 mod gfp;
 mod growth;
 #[cfg(feature = "hosted")]
@@ -41,6 +43,7 @@ pub mod kmalloc;
 mod lock;
 pub mod machine;
 pub mod mempool;
+pub mod mobility;
 mod node;
 pub mod page;
 mod percpu;
@@ -63,6 +66,7 @@ pub use gfp::Gfp;
 pub use kmalloc::{MAX_SIZE, ZERO_SIZE_PTR};
 pub use machine::Machine;
 pub use mempool::{Mempool, MempoolError};
+pub use mobility::Mobility;
 pub use page::PageError;
 pub use percpu::PerCpu;
 pub use policy::{NodeMask, Policy};

@@ -12,6 +12,7 @@ use quarry_topology::{MAX_NODES, NodeId, Topology};
 use crate::class::CACHES;
 use crate::depot::Depot;
 use crate::frame::ZoneId;
+use crate::mobility::Pageblocks;
 use crate::zone::{Zone, ZoneKind};
 
 /// The service's state on one node.
@@ -38,7 +39,12 @@ pub(crate) struct NumaCounters {
 }
 
 impl Node {
-    pub(crate) fn new(id: NodeId, topology: &Topology, has_memory: impl Fn(NodeId) -> bool) -> Self {
+    pub(crate) fn new(
+        id: NodeId,
+        topology: &Topology,
+        has_memory: impl Fn(NodeId) -> bool,
+        pageblocks: Pageblocks,
+    ) -> Self {
         let mut order = [NodeId(0); MAX_NODES];
         let mut reachable = 0;
         for node in topology.nodes().filter(|&node| has_memory(node)) {
@@ -52,7 +58,7 @@ impl Node {
             (other != id, topology.distance(id, other), rotation)
         });
         Self {
-            zones: ZoneKind::ALL.map(|kind| Zone::new(ZoneId::new(id, kind))),
+            zones: ZoneKind::ALL.map(|kind| Zone::new(ZoneId::new(id, kind), pageblocks)),
             depots: [const { Depot::new() }; CACHES],
             order,
             reachable,

@@ -4,8 +4,8 @@
 //!
 //! # Theory
 //!
-//! A CPU's set keeps a stack of free blocks for each order up to 3, all from the highest zone of its local node; other
-//! requests go to a zone. A block on a stack is `Listed`, one handed out is `Page`, and the change between the two is a
+//! A CPU's set keeps a stack of free blocks for each order up to 3, all from the highest zone of its local node and for
+//! unmovable memory; other requests go to a zone. A block on a stack is `Listed`, one handed out is `Page`, and the change between the two is a
 //! plain store by the CPU that owns the set. Blocks move between stack and zone in batches, one lock acquisition a
 //! batch.
 //!
@@ -21,7 +21,9 @@ use quarry_topology::NodeId;
 use crate::frame::{FRAME_BYTES, FRAME_SHIFT, Frames, Kind, Order, Pfn, State};
 use crate::gfp::Gfp;
 use crate::growth::for_each_block;
+use crate::free_area::{Demand, Reach};
 use crate::machine::Machine;
+use crate::mobility::Mobility;
 use crate::node::Node;
 use crate::service::Service;
 use crate::set::{LIST_BLOCKS, LISTED_ORDERS, PageList, Set, bump};
@@ -76,7 +78,7 @@ impl<M: Machine> Service<M> {
         // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
         let set = unsafe { &*self.machine().set() };
         if order.index() < LISTED_ORDERS
-            && !gfp.intersects(Gfp::OFF_THE_FAST_PATH)
+            && !gfp.intersects(Gfp::OFF_THE_PAGE_LISTS)
             && let Some(block) = set.pages[order.index()].pop()
         {
             set.add_frames(order.frames() as usize);
@@ -122,17 +124,13 @@ impl<M: Machine> Service<M> {
         if block.0 >= self.machine().frame_limit() {
             return Err(PageError::NotAllocated { frame: block, kind: Kind::Absent });
         }
-        let mut state = frames.state(block);
+        let state = frames.state(block);
         if !state.is_page_of(order) {
-            state = self.look_again(block, order)?;
+            return self.free_pages_slow(block, order);
         }
-        let references = &frames.frame(block).word;
-        // One reference is the caller's own, so nobody can add another: no locked instruction then. The Acquire pairs
-        // with the Release of whoever gave up a reference before.
-        if references.load(Acquire) != 1 && references.fetch_sub(1, Release) != 1 {
-            return Ok(());
+        if give_up_reference(frames, block) {
+            self.free_block(block, state);
         }
-        self.free_block(block, state);
         Ok(())
     }
 
@@ -160,7 +158,7 @@ impl<M: Machine> Service<M> {
     /// How many references a block has; 0 when it heads no allocated block. Linux's `page_count`.
     pub fn page_count(&self, block: Pfn) -> u32 {
         let frames = Frames::of(self.machine());
-        let allocated = self.manages(block) && frames.state(block).kind() == Kind::Page;
+        let allocated = self.manages(block) && frames.state(block).kind().is_page();
         if allocated { frames.frame(block).word.load(Relaxed) } else { 0 }
     }
 
@@ -266,20 +264,23 @@ impl<M: Machine> Service<M> {
         self.free_block_slow(block, state);
     }
 
-    /// The state of a block that did not look allocated, should this CPU have seen an old table page; else what is
-    /// wrong.
+    /// Frees a block that was placed by its mobility, or did not look allocated because this CPU saw an old table page.
     #[cold]
     #[inline(never)]
-    fn look_again(&self, block: Pfn, order: Order) -> Result<State, PageError> {
+    fn free_pages_slow(&self, block: Pfn, order: Order) -> Result<(), PageError> {
         let managed = self.manages(block);
-        let state = Frames::of(self.machine()).state(block);
-        if managed && state.is_page_of(order) {
-            Ok(state)
-        } else if managed && state.kind() == Kind::Page {
-            Err(PageError::WrongOrder { frame: block, allocated: state.order(), freed: order })
-        } else {
-            Err(PageError::NotAllocated { frame: block, kind: state.kind() })
+        let frames = Frames::of(self.machine());
+        let state = frames.state(block);
+        if !managed || !state.kind().is_page() {
+            return Err(PageError::NotAllocated { frame: block, kind: state.kind() });
         }
+        if state.order() != order {
+            return Err(PageError::WrongOrder { frame: block, allocated: state.order(), freed: order });
+        }
+        if give_up_reference(frames, block) {
+            if state.kind() == Kind::Page { self.free_block(block, state) } else { self.free_block_slow(block, state) }
+        }
+        Ok(())
     }
 
     #[cold]
@@ -289,7 +290,8 @@ impl<M: Machine> Service<M> {
         let set = unsafe { &*self.machine().set() };
         self.note_frames(set, (state.order().frames() as usize).wrapping_neg());
         let zone = self.nodes().zone(state.zone()).expect("an allocated frame is of a zone that exists");
-        if !set.attached || state.order().index() >= LISTED_ORDERS || state.zone() != set.zone {
+        let listed = state.kind() == Kind::Page && state.order().index() < LISTED_ORDERS && state.zone() == set.zone;
+        if !set.attached || !listed {
             Frames::of(self.machine()).set_state(block, state.with_kind(Kind::Inner));
             zone.free(self.machine(), state.order(), core::iter::once(block));
             return;
@@ -350,7 +352,7 @@ impl<M: Machine> Service<M> {
         if gfp.contains(Gfp::THISNODE) && named.is_some_and(|named| named != wanted) {
             return self.allocation_failed(node, gfp, order);
         }
-        let plain = !gfp.intersects(Gfp::DMA | Gfp::DMA32);
+        let plain = !gfp.intersects(Gfp::DMA | Gfp::DMA32 | Gfp::MOBILITY);
         let mut block = None;
         if plain && set.attached && order.index() < LISTED_ORDERS && wanted == set.zone.node() {
             block = self.refill_list(set, gfp, order);
@@ -376,7 +378,7 @@ impl<M: Machine> Service<M> {
             if may_take(zone, gfp, batch << order.get()) {
                 bump(&set.counters.page_refills);
                 list.limit.store(list_capacity(order), Relaxed);
-                self.take_blocks(zone, order, batch as usize, |block| {
+                self.take_blocks(zone, order, Mobility::Unmovable, batch as usize, |block| {
                     frames.set_state(block, State::new(Kind::Listed, order, zone.id()));
                     list.push(block);
                 });
@@ -406,20 +408,38 @@ impl<M: Machine> Service<M> {
                 continue;
             }
             let mut found = None;
-            self.take_blocks(zone, order, 1, |block| found = Some(block));
+            let mobility = Mobility::of(gfp);
+            self.take_blocks(zone, order, mobility, 1, |block| found = Some(block));
             if let Some(block) = found {
                 count_numa(home, state, node == wanted);
-                return Some((block, State::new(Kind::Page, order, zone.id())));
+                return Some((block, State::new(mobility.page_kind(), order, zone.id())));
             }
         }
         None
     }
 
-    /// Takes blocks from a zone, growing it while it has none of that size.
-    fn take_blocks(&self, zone: &Zone, order: Order, wanted: usize, mut take: impl FnMut(Pfn)) {
-        while zone.allocate(self.machine(), order, wanted, &mut take) == 0 {
-            if !self.grow(zone, order) {
+    /// Takes blocks from a zone: from whole pageblocks, else from sections never touched, which it fills, and only
+    /// then from parts of pageblocks of another mobility.
+    fn take_blocks(
+        &self,
+        zone: &Zone,
+        order: Order,
+        mobility: Mobility,
+        wanted: usize,
+        mut take: impl FnMut(Pfn),
+    ) {
+        let mut demand = Demand { order, mobility, reach: Reach::WholePageblocks };
+        loop {
+            let (taken, stolen) = zone.allocate(self.machine(), demand, wanted, &mut take);
+            self.events().note_stolen(stolen);
+            if taken > 0 {
                 return;
+            }
+            if !self.grow(zone, demand) {
+                if demand.reach == Reach::Anything {
+                    return;
+                }
+                demand.reach = Reach::Anything;
             }
         }
     }
@@ -436,7 +456,7 @@ impl<M: Machine> Service<M> {
             page_fault(kind(Kind::Absent));
         }
         let state = Frames::of(self.machine()).state(block);
-        if state.kind() != Kind::Page {
+        if !state.kind().is_page() {
             page_fault(kind(state.kind()));
         }
         state
@@ -478,6 +498,15 @@ fn may_take(zone: &Zone, gfp: Gfp, frames: u32) -> bool {
     let min = zone.min_watermark();
     let floor = if gfp.contains(Gfp::HIGH) { min / 2 } else { min };
     zone.available_frames() >= floor + frames
+}
+
+/// Gives up a reference of the caller's to an allocated block; whether it was the last.
+#[inline]
+fn give_up_reference(frames: Frames, block: Pfn) -> bool {
+    let references = &frames.frame(block).word;
+    // One reference is the caller's own, so nobody can add another: no locked instruction then. The Acquire pairs with
+    // the Release of whoever gave up a reference before.
+    references.load(Acquire) == 1 || references.fetch_sub(1, Release) == 1
 }
 
 fn count_numa(home: &Node, from: &Node, hit: bool) {

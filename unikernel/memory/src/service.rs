@@ -21,11 +21,13 @@ use crate::depot::magazine_capacity;
 use crate::events::Events;
 use crate::failure::Reports;
 use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn};
+use crate::free_area::Demand;
 use crate::gfp::Gfp;
 use crate::growth::{Growth, for_each_zone};
 use crate::lock::Lock;
 use crate::machine::Machine;
 use crate::mempool::PoolQueues;
+use crate::mobility::Pageblocks;
 use crate::node::{Node, Nodes};
 use crate::set::{SLOTS, Set};
 use crate::vmalloc::Window;
@@ -79,7 +81,7 @@ pub struct Service<M: Machine> {
     large_frames: AtomicU64,
     /// Frames that hold sets.
     set_frames: AtomicU64,
-    /// Frames that hold nodes' state.
+    /// Frames that hold nodes' state and the table of pageblocks.
     node_frames: AtomicU64,
     /// Net frames and bytes (see [`Set`]) of calls made on CPUs that had no set.
     detached_frames: AtomicUsize,
@@ -157,6 +159,10 @@ impl<M: Machine> Service<M> {
         if !topology.nodes().any(has_memory) {
             return Err(StartError::NoMemory);
         }
+        let Some((table, table_frames, pageblocks)) = self.carve_pageblocks(topology, &mut growth) else {
+            return Err(StartError::NoMemory);
+        };
+        growth.for_each_shared_pageblock(|frame| pageblocks.mark_shared(frame));
         for (cell, cpu) in self.cpu_nodes.iter().zip(topology.cpus()) {
             cell.store(cpu.node.0, Relaxed);
         }
@@ -166,13 +172,16 @@ impl<M: Machine> Service<M> {
             let Some(first) = carved[node.index()] else { continue };
             let place = self.page_address(first).cast::<Node>();
             // SAFETY: the frames were carved out of free RAM just now, are enough for a `Node`, and page-aligned.
-            unsafe { place.write(Node::new(node, topology, has_memory)) };
+            unsafe { place.write(Node::new(node, topology, has_memory, pageblocks)) };
             // SAFETY: initialised above, and the frames are never given back.
             unsafe { self.nodes.install(node, place) };
             self.node_frames.fetch_add(u64::from(frames), Relaxed);
             let highest = ZoneKind::of(first);
             self.zone_of(node, highest).managed.fetch_add(frames, Relaxed);
         }
+        self.node_frames.fetch_add(u64::from(table_frames), Relaxed);
+        let (first, node) = table;
+        self.zone_of(node, ZoneKind::of(first)).managed.fetch_add(table_frames, Relaxed);
         for node in topology.nodes() {
             let nearest = topology
                 .nodes()
@@ -354,16 +363,15 @@ impl<M: Machine> Service<M> {
         Frames::of(&self.machine).state(frame).kind() != Kind::Absent
     }
 
-    /// Fills the next section of a zone that has no block of this order; `false` when it has nothing left to fill.
+    /// Fills the next section of a zone that has no block for this demand; `false` when it has nothing left to fill.
     #[cold]
-    pub(crate) fn grow(&self, zone: &Zone, order: Order) -> bool {
+    pub(crate) fn grow(&self, zone: &Zone, demand: Demand) -> bool {
         if zone.deferred.load(Relaxed) == 0 {
             return false;
         }
         let mut growth = self.growth.lock(&self.machine);
         // Another CPU may have grown it while this one waited for the lock.
-        let blocks = zone.free_blocks(&self.machine);
-        blocks[order.index()..].iter().any(|&count| count > 0) || growth.grow(&self.machine, zone)
+        zone.can_serve(&self.machine, demand) || growth.grow(&self.machine, zone)
     }
 
     /// Every lock of the service, in lock order.
@@ -398,6 +406,19 @@ impl<M: Machine> Service<M> {
     /// Net frames and bytes of calls made on CPUs that had no set.
     pub(crate) fn detached_net(&self) -> (usize, usize) {
         (self.detached_frames.load(Relaxed), self.detached_bytes.load(Relaxed))
+    }
+
+    /// Makes the table of pageblocks in memory of the first node that has room; also returns where that is.
+    fn carve_pageblocks(&self, topology: &Topology, growth: &mut Growth) -> Option<((Pfn, NodeId), u32, Pageblocks)> {
+        let bytes = Pageblocks::needed(growth.end());
+        let frames = bytes.div_ceil(FRAME_BYTES) as u32;
+        let (first, node) = topology.nodes().find_map(|node| Some((growth.carve(node, frames)?, node)))?;
+        let table = self.page_address(first).cast::<AtomicU8>();
+        // SAFETY: the frames were carved out of free RAM just now, and hold that many bytes.
+        unsafe { table.write_bytes(0, bytes) };
+        // SAFETY: initialised above, for zero is a value of an `AtomicU8`; the frames are never given back.
+        let table = unsafe { core::slice::from_raw_parts(table, bytes) };
+        Some(((first, node), frames, Pageblocks::new(table)))
     }
 
     fn zone_of(&self, node: NodeId, kind: ZoneKind) -> &Zone {

@@ -180,7 +180,7 @@ impl<M: Machine> Service<M> {
     }
 
     fn map_new_page(&self, address: usize, gfp: Gfp) -> bool {
-        let Some(frame) = self.alloc_pages(gfp, Order::ZERO) else { return false };
+        let Some(frame) = self.alloc_pages(gfp.difference(Gfp::MOBILITY), Order::ZERO) else { return false };
         let mut table_frame = || {
             let frame = self.alloc_pages(Gfp::KERNEL | Gfp::NOWARN | Gfp::ZERO, Order::ZERO)?;
             self.claim_frames(1);

@@ -1,28 +1,23 @@
-//! [`Zone`]: the free memory of one kind on one node, as a binary buddy allocator with watermarks.
+//! [`Zone`]: the free memory of one kind on one node, with its watermarks.
 //!
 //! Used by the page layer alone. A zone knows its frames' metadata and nothing of CPUs, caches or policy.
 //!
 //! # Theory
 //!
-//! Free memory is a set of naturally aligned blocks of 2^order frames, each on the list of its order; a block's *buddy*
-//! is the other half of the block twice its size. Invariants, all guarded by the zone's lock:
-//!
-//! - a frame is the head of a block on `lists[k]` exactly when its state is `Free` of order k;
-//! - two buddies of the same order below the largest are never both on a list (they would have been merged);
-//! - `free_frames` is the sum over all blocks; bit k of `occupied` says that `lists[k]` is not empty.
-//!
-//! The lock is held for at most [`Order::COUNT`] steps an operation. Lock order: depot, growth, zone; a zone's holder
-//! takes no other lock. `free_hint` repeats `free_frames` for readers without the lock (watermark checks, statistics):
-//! relaxed, exact whenever no CPU is inside the zone.
+//! What is free, and how it is kept, is [`FreeAreas`]'; the zone puts a lock around it. Lock order: depot, growth, zone;
+//! a zone's holder takes no other lock. `free_hint` repeats the number of free frames for readers without the lock
+//! (watermark checks, statistics): relaxed, exact whenever no CPU is inside the zone. `span` widens under the lock.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use quarry_topology::NodeId;
 
-use crate::frame::{FrameList, Frames, Kind, Order, Pfn, State, ZoneId};
+use crate::frame::{Frames, Kind, Order, Pfn, ZoneId};
+use crate::free_area::{Demand, FreeAreas, Stolen};
 use crate::lock::Lock;
 use crate::machine::Machine;
+use crate::mobility::{Mobility, PAGEBLOCK_ORDER, Pageblocks};
 
 /// Which addresses a zone holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,6 +103,9 @@ pub(crate) struct Zone {
     id: ZoneId,
     free: Lock<FreeAreas>,
     free_hint: AtomicU32,
+    pageblocks: Pageblocks,
+    /// The lowest filled frame and the one behind the highest, other zones' in between included.
+    span: [AtomicU32; 2],
     /// Frames of the zone whose section has not been filled yet; written under the growth lock.
     pub(crate) deferred: AtomicU32,
     /// Frames the service manages here, deferred ones included; written at start.
@@ -122,24 +120,14 @@ pub(crate) struct Zone {
     watermarks: [AtomicU32; 3],
 }
 
-struct FreeAreas {
-    lists: [FrameList; Order::COUNT],
-    counts: [u32; Order::COUNT],
-    occupied: u32,
-    free_frames: u32,
-}
-
 impl Zone {
-    pub(crate) const fn new(id: ZoneId) -> Self {
+    pub(crate) const fn new(id: ZoneId, pageblocks: Pageblocks) -> Self {
         Self {
             id,
-            free: Lock::new(FreeAreas {
-                lists: [const { FrameList::new() }; Order::COUNT],
-                counts: [0; Order::COUNT],
-                occupied: 0,
-                free_frames: 0,
-            }),
+            free: Lock::new(FreeAreas::new(id, pageblocks)),
             free_hint: AtomicU32::new(0),
+            pageblocks,
+            span: [AtomicU32::new(u32::MAX), AtomicU32::new(0)],
             deferred: AtomicU32::new(0),
             managed: AtomicU32::new(0),
             present: AtomicU32::new(0),
@@ -168,7 +156,58 @@ impl Zone {
 
     /// Free blocks of each order.
     pub(crate) fn free_blocks<M: Machine>(&self, machine: &M) -> [u32; Order::COUNT] {
-        self.free.lock(machine).counts
+        let [unmovable, movable, reclaimable] = self.free_blocks_by_mobility(machine);
+        core::array::from_fn(|order| unmovable[order] + movable[order] + reclaimable[order])
+    }
+
+    /// Free blocks of each order, by mobility.
+    pub(crate) fn free_blocks_by_mobility<M: Machine>(&self, machine: &M) -> [[u32; Order::COUNT]; Mobility::COUNT] {
+        self.free.lock(machine).counts()
+    }
+
+    /// Whether [`Self::allocate`] would find a block.
+    pub(crate) fn can_serve<M: Machine>(&self, machine: &M, demand: Demand) -> bool {
+        self.free.lock(machine).can_serve(demand)
+    }
+
+    pub(crate) fn pageblocks(&self) -> Pageblocks {
+        self.pageblocks
+    }
+
+    /// First frames of the zone's pageblocks that have been filled, in part at least, lowest first. A pageblock that
+    /// another zone shares is among them if frames of this one are its first.
+    pub(crate) fn filled_pageblocks(&self, frames: Frames) -> impl Iterator<Item = Pfn> {
+        let [start, end] = &self.span;
+        let first = Pfn(start.load(Relaxed)).block(PAGEBLOCK_ORDER);
+        (first.0..end.load(Relaxed))
+            .step_by(PAGEBLOCK_ORDER.frames() as usize)
+            .map(Pfn)
+            .filter(move |&pageblock| self.pageblocks.is_filled(pageblock) && self.holds_some_of(frames, pageblock))
+    }
+
+    /// Whether the first frame of a pageblock that is anybody's is this zone's.
+    fn holds_some_of(&self, frames: Frames, pageblock: Pfn) -> bool {
+        let filled = (0..PAGEBLOCK_ORDER.frames()).map(|at| frames.state(pageblock.offset(at)));
+        filled.into_iter().find(|state| state.kind() != Kind::Absent).is_some_and(|state| state.zone() == self.id)
+    }
+
+    /// Pageblocks by mobility, sections not filled yet left out.
+    pub(crate) fn count_pageblocks<M: Machine>(&self, machine: &M) -> [u32; Mobility::COUNT] {
+        let mut counts = [0; Mobility::COUNT];
+        for pageblock in self.filled_pageblocks(Frames::of(machine)) {
+            counts[self.pageblocks.mobility(pageblock) as usize] += 1;
+        }
+        counts
+    }
+
+    /// Notes that the frames `start..end`, all of them this zone's, are being filled.
+    pub(crate) fn admit<M: Machine>(&self, machine: &M, start: Pfn, end: Pfn) {
+        let _areas = self.free.lock(machine);
+        self.span[0].fetch_min(start.0, Relaxed);
+        self.span[1].fetch_max(end.0, Relaxed);
+        for pageblock in (start.block(PAGEBLOCK_ORDER).0..end.0).step_by(PAGEBLOCK_ORDER.frames() as usize) {
+            self.pageblocks.admit(Pfn(pageblock));
+        }
     }
 
     pub(crate) fn watermarks(&self) -> Watermarks {
@@ -187,25 +226,26 @@ impl Zone {
         self.watermarks[0].load(Relaxed)
     }
 
-    /// Takes up to `wanted` blocks, handing each to `take` in state `Inner`; returns how many there were. One lock
-    /// acquisition for all of them.
+    /// Takes up to `wanted` blocks, handing each to `take` in state `Inner`; returns how many there were, and what of
+    /// it was stolen. One lock acquisition for all of them.
     pub(crate) fn allocate<M: Machine>(
         &self,
         machine: &M,
-        order: Order,
+        demand: Demand,
         wanted: usize,
         mut take: impl FnMut(Pfn),
-    ) -> usize {
+    ) -> (usize, Stolen) {
         let frames = Frames::of(machine);
         let mut areas = self.free.lock(machine);
+        let mut stolen = Stolen::default();
         let mut taken = 0;
         while taken < wanted {
-            let Some(block) = areas.take(frames, order, self.id) else { break };
+            let Some(block) = areas.take(frames, demand, &mut stolen) else { break };
             take(block);
             taken += 1;
         }
-        self.free_hint.store(areas.free_frames, Relaxed);
-        taken
+        self.free_hint.store(areas.free_frames(), Relaxed);
+        (taken, stolen)
     }
 
     /// Gives blocks of one order back, merging each with its free buddies. One lock acquisition for all of them.
@@ -213,50 +253,18 @@ impl Zone {
         let frames = Frames::of(machine);
         let mut areas = self.free.lock(machine);
         for block in blocks {
-            areas.give(frames, block, order, self.id);
+            areas.give(frames, block, order);
         }
-        self.free_hint.store(areas.free_frames, Relaxed);
+        self.free_hint.store(areas.free_frames(), Relaxed);
     }
 
-    /// Checks the invariants of the module head on every block; the error names the first that is broken.
+    /// Checks the invariants of the free areas on every block; the error names the first that is broken.
     pub(crate) fn validate<M: Machine>(&self, machine: &M) -> Result<(), Broken> {
-        let frames = Frames::of(machine);
         let areas = self.free.lock(machine);
-        let mut total = 0;
-        for order in Order::all() {
-            let mut count = 0;
-            let mut next = areas.lists[order.index()].first();
-            while let Some(block) = next {
-                let broken = |what| Err(Broken { zone: self.id, block, order, what });
-                if frames.state(block) != State::new(Kind::Free, order, self.id) {
-                    return broken("a listed block's state does not say that it is free");
-                }
-                if block.block(order) != block {
-                    return broken("a block is not aligned");
-                }
-                if order < Order::MAX && frames.state(buddy(block, order)) == frames.state(block) {
-                    return broken("two free buddies were not merged");
-                }
-                count += 1;
-                let link = frames.frame(block).next.load(Relaxed);
-                next = (link != crate::frame::NIL).then_some(Pfn(link));
-            }
-            let broken = |what| Err(Broken { zone: self.id, block: Pfn(0), order, what });
-            if count != areas.counts[order.index()] {
-                return broken("the count of blocks is not what the list holds");
-            }
-            if (areas.occupied >> order.get() & 1 == 1) != (count > 0) {
-                return broken("the bit map of lists does not say which are empty");
-            }
-            total += count * order.frames();
-        }
-        if total != areas.free_frames || total != self.free_hint.load(Relaxed) {
-            return Err(Broken {
-                zone: self.id,
-                block: Pfn(0),
-                order: Order::ZERO,
-                what: "the blocks do not add up to the free frames",
-            });
+        areas.validate(Frames::of(machine))?;
+        if areas.free_frames() != self.free_hint.load(Relaxed) {
+            let what = "the hint of free frames is not what the areas hold";
+            return Err(Broken { zone: self.id, block: Pfn(0), order: Order::ZERO, what });
         }
         Ok(())
     }
@@ -284,61 +292,5 @@ impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { zone, block, order, what } = self;
         write!(f, "{} zone {}: {what} ({block}, {order})", zone.node(), zone.kind())
-    }
-}
-
-fn buddy(block: Pfn, order: Order) -> Pfn {
-    Pfn(block.0 ^ order.frames())
-}
-
-impl FreeAreas {
-    fn take(&mut self, frames: Frames, order: Order, zone: ZoneId) -> Option<Pfn> {
-        let large_enough = self.occupied >> order.get();
-        if large_enough == 0 {
-            return None;
-        }
-        let found = order.get() + large_enough.trailing_zeros();
-        let block = self.lists[found as usize].pop(frames).expect("the bit map says that the list has a block");
-        self.note_removed(found);
-        frames.set_state(block, State::new(Kind::Inner, Order::ZERO, zone));
-        self.free_frames -= order.frames();
-        // The upper halves go back, largest first.
-        for smaller in (order.get()..found).rev() {
-            let half = Order::new(smaller).expect("smaller than an order that exists");
-            self.insert(frames, block.offset(half.frames()), half, zone);
-        }
-        Some(block)
-    }
-
-    fn give(&mut self, frames: Frames, mut block: Pfn, mut order: Order, zone: ZoneId) {
-        self.free_frames += order.frames();
-        while order < Order::MAX {
-            let neighbour = buddy(block, order);
-            if frames.state(neighbour) != State::new(Kind::Free, order, zone) {
-                break;
-            }
-            self.lists[order.index()].remove(frames, neighbour);
-            self.note_removed(order.get());
-            frames.set_state(neighbour, State::new(Kind::Inner, Order::ZERO, zone));
-            frames.set_state(block, State::new(Kind::Inner, Order::ZERO, zone));
-            block = Pfn(block.0 & neighbour.0);
-            order = Order::new(order.get() + 1).expect("below the largest order");
-        }
-        self.insert(frames, block, order, zone);
-    }
-
-    fn insert(&mut self, frames: Frames, block: Pfn, order: Order, zone: ZoneId) {
-        frames.set_state(block, State::new(Kind::Free, order, zone));
-        self.lists[order.index()].push(frames, block);
-        self.counts[order.index()] += 1;
-        self.occupied |= 1 << order.get();
-    }
-
-    fn note_removed(&mut self, order: u32) {
-        let count = &mut self.counts[order as usize];
-        *count -= 1;
-        if *count == 0 {
-            self.occupied &= !(1 << order);
-        }
     }
 }

@@ -16,7 +16,7 @@ impl<M: Machine> Service<M> {
     /// service.
     pub fn count_objects_in_use(&self) -> u64 {
         let mut bytes = 0;
-        self.for_each_head(Kind::Slab, |slab, _| {
+        self.for_each_head(Kind::is_slab, |slab, _| {
             let cache = self.cache(tag_cache(Frames::of(self.machine()).tag(slab)));
             let geometry = cache.expect("a cache lives while it has slabs").geometry;
             let in_use = (0..geometry.objects).filter(|&index| {
@@ -34,15 +34,15 @@ impl<M: Machine> Service<M> {
     /// frame. Only while nobody else uses the service.
     pub fn count_page_frames(&self) -> u64 {
         let mut frames = 0;
-        self.for_each_head(Kind::Page, |_, state| frames += u64::from(state.order().frames()));
+        self.for_each_head(Kind::is_page, |_, state| frames += u64::from(state.order().frames()));
         frames
     }
 
-    fn for_each_head(&self, kind: Kind, mut each: impl FnMut(Pfn, State)) {
+    fn for_each_head(&self, is_wanted: impl Fn(Kind) -> bool, mut each: impl FnMut(Pfn, State)) {
         let frames = Frames::of(self.machine());
         for frame in (0..self.machine().frame_limit()).map(Pfn) {
             let state = frames.state(frame);
-            if state.kind() == kind {
+            if is_wanted(state.kind()) {
                 each(frame, state);
             }
         }

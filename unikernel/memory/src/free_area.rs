@@ -1,0 +1,319 @@
+//! [`FreeAreas`]: a zone's free blocks, as a binary buddy allocator that keeps blocks of different mobility apart.
+//!
+//! Used by the zone, whose lock guards all of it.
+//!
+//! # Theory
+//!
+//! Free memory is a set of naturally aligned blocks of 2^order frames, each on the list of its order and of its
+//! pageblock's mobility; a block's *buddy* is the other half of the block twice its size. Invariants:
+//!
+//! - a frame is the head of a block on some list of order k exactly when its state is `Free` of order k;
+//! - it is on the list of the mobility its pageblock has; the pageblocks of a block of several have the same;
+//! - two buddies of the same order below the largest are never both on a list (they would have been merged);
+//! - `free_frames` is the sum over all blocks; bit k of an area's `occupied` says that its `lists[k]` is not empty.
+//!
+//! # What a request takes
+//!
+//! 1. The smallest block that is enough, of its own mobility.
+//! 2. Whole pageblocks of another, the largest block first: they become the request's mobility.
+//! 3. (Here the page layer fills a section never touched, if there is one: it comes as movable whole pageblocks.)
+//! 4. A part of another's pageblock. The largest free block there is shows the pageblock most worth having. It is
+//!    *claimed* (becomes the request's mobility, with all its free blocks) when at least half of its frames are free or
+//!    compatible with the request, and the request is not movable or the block is of order 4 or more: a movable page
+//!    in a wrong place can still be moved, others cannot. Compatible with a movable request are pages that can be
+//!    moved; with others, in a movable pageblock, pages that cannot.
+//! 5. Else the smallest block of another that is enough is used, and the pageblock stays what it is.
+//!
+//! Steps 2, 4 and 5 are Linux's `rmqueue` with and without `ALLOC_NOFRAGMENT`. An operation is at most
+//! [`Order::COUNT`] steps a block, and a claim one look at each frame of a pageblock.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use crate::frame::{FrameList, Frames, Kind, NIL, Order, Pfn, State, ZoneId};
+use crate::mobility::{Mobility, PAGEBLOCK_ORDER, Pageblocks};
+use crate::zone::Broken;
+
+/// What a request wants of a zone.
+#[derive(Clone, Copy)]
+pub(crate) struct Demand {
+    pub(crate) order: Order,
+    pub(crate) mobility: Mobility,
+    pub(crate) reach: Reach,
+}
+
+/// How far a request goes when its own mobility has no block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// To whole pageblocks of another mobility.
+    WholePageblocks,
+    /// To parts of them.
+    Anything,
+}
+
+/// What requests took that was not of their own mobility.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Stolen {
+    /// Pageblocks whose mobility changed.
+    pub(crate) pageblocks: u32,
+    /// Blocks used for one mobility in pageblocks that stay of another.
+    pub(crate) mixed: u32,
+}
+
+/// Smallest free block for which a movable request claims a pageblock.
+const CLAIM_ORDER: u32 = PAGEBLOCK_ORDER.get() / 2;
+
+/// All free blocks of a zone.
+pub(crate) struct FreeAreas {
+    zone: ZoneId,
+    pageblocks: Pageblocks,
+    areas: [FreeArea; Mobility::COUNT],
+    free_frames: u32,
+}
+
+/// Free blocks of one mobility.
+struct FreeArea {
+    lists: [FrameList; Order::COUNT],
+    counts: [u32; Order::COUNT],
+    occupied: u32,
+}
+
+impl FreeAreas {
+    pub(crate) const fn new(zone: ZoneId, pageblocks: Pageblocks) -> Self {
+        Self { zone, pageblocks, areas: [const { FreeArea::new() }; Mobility::COUNT], free_frames: 0 }
+    }
+
+    pub(crate) fn free_frames(&self) -> u32 {
+        self.free_frames
+    }
+
+    /// Free blocks of each order, by mobility.
+    pub(crate) fn counts(&self) -> [[u32; Order::COUNT]; Mobility::COUNT] {
+        [self.areas[0].counts, self.areas[1].counts, self.areas[2].counts]
+    }
+
+    /// Whether [`Self::take`] would find a block.
+    pub(crate) fn can_serve(&self, demand: Demand) -> bool {
+        let Demand { order, mobility, .. } = demand;
+        self.areas[mobility as usize].smallest(order).is_some() || self.largest_of_others(demand).is_some()
+    }
+
+    /// Takes a block, in state `Inner`; the module head says which.
+    pub(crate) fn take(&mut self, frames: Frames, demand: Demand, stolen: &mut Stolen) -> Option<Pfn> {
+        let Demand { order, mobility, .. } = demand;
+        if let Some(found) = self.areas[mobility as usize].smallest(order) {
+            return Some(self.take_first(frames, mobility, found, order));
+        }
+        let (other, largest) = self.largest_of_others(demand)?;
+        let block = self.areas[other as usize].lists[largest.index()].first().expect("the area says it has a block");
+        let claimed = if largest >= PAGEBLOCK_ORDER {
+            self.relabel(frames, block, largest, mobility);
+            largest.frames() / PAGEBLOCK_ORDER.frames()
+        } else if mobility != Mobility::Movable || largest.get() >= CLAIM_ORDER {
+            u32::from(self.claim(frames, block.block(PAGEBLOCK_ORDER), mobility))
+        } else {
+            0
+        };
+        stolen.pageblocks += claimed;
+        if claimed > 0 {
+            return Some(self.take_first(frames, mobility, largest, order));
+        }
+        stolen.mixed += 1;
+        let by_size = |&other: &Mobility| self.areas[other as usize].smallest(order).map_or(u32::MAX, Order::get);
+        let other = mobility.fallbacks().into_iter().min_by_key(by_size)?;
+        let found = self.areas[other as usize].smallest(order)?;
+        Some(self.take_first(frames, other, found, order))
+    }
+
+    /// Gives a block back, merging it with its free buddies.
+    pub(crate) fn give(&mut self, frames: Frames, mut block: Pfn, mut order: Order) {
+        self.free_frames += order.frames();
+        while order < Order::MAX {
+            let neighbour = buddy(block, order);
+            if frames.state(neighbour) != State::new(Kind::Free, order, self.zone) {
+                break;
+            }
+            self.remove(frames, neighbour, order);
+            frames.set_state(block, State::new(Kind::Inner, Order::ZERO, self.zone));
+            block = Pfn(block.0 & neighbour.0);
+            order = Order::new(order.get() + 1).expect("below the largest order");
+        }
+        self.insert(frames, block, order);
+    }
+
+    /// The largest free block of other mobilities within reach, in the order of fallbacks among equals.
+    fn largest_of_others(&self, demand: Demand) -> Option<(Mobility, Order)> {
+        let least = match demand.reach {
+            Reach::WholePageblocks => demand.order.max(PAGEBLOCK_ORDER),
+            Reach::Anything => demand.order,
+        };
+        let [first, second] =
+            demand.mobility.fallbacks().map(|other| Some((other, self.areas[other as usize].largest(least)?)));
+        match (first, second) {
+            (Some(first), Some(second)) => Some(if second.1 > first.1 { second } else { first }),
+            (first, second) => first.or(second),
+        }
+    }
+
+    /// Takes `order` off the first block of the list of `found`.
+    fn take_first(&mut self, frames: Frames, mobility: Mobility, found: Order, order: Order) -> Pfn {
+        let block = self.areas[mobility as usize].lists[found.index()].first().expect("the area says it has a block");
+        self.remove(frames, block, found);
+        self.free_frames -= order.frames();
+        // The upper halves go back, largest first.
+        for smaller in Order::all().rev().filter(|&smaller| order <= smaller && smaller < found) {
+            self.insert(frames, block.offset(smaller.frames()), smaller);
+        }
+        block
+    }
+
+    /// Makes the pageblocks of a free block, which are wholly its own, of another mobility.
+    fn relabel(&mut self, frames: Frames, block: Pfn, order: Order, mobility: Mobility) {
+        self.remove(frames, block, order);
+        self.pageblocks.set_mobility(block, mobility);
+        self.insert(frames, block, order);
+    }
+
+    /// Makes a pageblock of another mobility, if enough of it is free or compatible; says whether it did.
+    fn claim(&mut self, frames: Frames, pageblock: Pfn, mobility: Mobility) -> bool {
+        if self.pageblocks.is_shared(pageblock) {
+            return false;
+        }
+        let mut free = 0;
+        let movable = 0;
+        for_each_head(frames, pageblock, |_, state| match state.kind() {
+            Kind::Free => free += state.order().frames(),
+            _ => {}
+        });
+        let compatible = match (mobility, self.pageblocks.mobility(pageblock)) {
+            (Mobility::Movable, _) => movable,
+            (_, Mobility::Movable) => PAGEBLOCK_ORDER.frames() - free - movable,
+            _ => 0,
+        };
+        if free + compatible < PAGEBLOCK_ORDER.frames() / 2 {
+            return false;
+        }
+        for_each_head(frames, pageblock, |block, state| {
+            if state.kind() == Kind::Free {
+                self.unlink(frames, block, state.order());
+                self.areas[mobility as usize].push(frames, block, state.order());
+            }
+        });
+        self.pageblocks.set_mobility(pageblock, mobility);
+        true
+    }
+
+    /// Puts a block on the list where it belongs. A block of several pageblocks makes them alike.
+    fn insert(&mut self, frames: Frames, block: Pfn, order: Order) {
+        let mobility = self.pageblocks.mobility(block);
+        for pageblock in 1..order.frames() / PAGEBLOCK_ORDER.frames() {
+            self.pageblocks.set_mobility(block.offset(pageblock * PAGEBLOCK_ORDER.frames()), mobility);
+        }
+        frames.set_state(block, State::new(Kind::Free, order, self.zone));
+        self.areas[mobility as usize].push(frames, block, order);
+    }
+
+    /// Takes a block off its list; it is `Inner` then.
+    fn remove(&mut self, frames: Frames, block: Pfn, order: Order) {
+        self.unlink(frames, block, order);
+        frames.set_state(block, State::new(Kind::Inner, Order::ZERO, self.zone));
+    }
+
+    fn unlink(&mut self, frames: Frames, block: Pfn, order: Order) {
+        let area = &mut self.areas[self.pageblocks.mobility(block) as usize];
+        area.lists[order.index()].remove(frames, block);
+        area.counts[order.index()] -= 1;
+        if area.counts[order.index()] == 0 {
+            area.occupied &= !(1 << order.get());
+        }
+    }
+
+    /// Checks the invariants of the module head on every block; the error names the first that is broken.
+    pub(crate) fn validate(&self, frames: Frames) -> Result<(), Broken> {
+        let mut total = 0;
+        for mobility in Mobility::ALL {
+            for order in Order::all() {
+                total += self.validate_list(frames, mobility, order)? * order.frames();
+            }
+        }
+        if total != self.free_frames {
+            return Err(self.broken(Pfn(0), Order::ZERO, "the blocks do not add up to the free frames"));
+        }
+        Ok(())
+    }
+
+    fn validate_list(&self, frames: Frames, mobility: Mobility, order: Order) -> Result<u32, Broken> {
+        let area = &self.areas[mobility as usize];
+        let mut count = 0;
+        let mut next = area.lists[order.index()].first();
+        while let Some(block) = next {
+            let broken = |what| Err(self.broken(block, order, what));
+            if frames.state(block) != State::new(Kind::Free, order, self.zone) {
+                return broken("a listed block's state does not say that it is free");
+            }
+            if block.block(order) != block {
+                return broken("a block is not aligned");
+            }
+            if order < Order::MAX && frames.state(buddy(block, order)) == frames.state(block) {
+                return broken("two free buddies were not merged");
+            }
+            let pageblocks = (0..order.frames()).step_by(PAGEBLOCK_ORDER.frames() as usize);
+            if pageblocks.into_iter().any(|at| self.pageblocks.mobility(block.offset(at)) != mobility) {
+                return broken("a block is not on the list of its pageblock's mobility");
+            }
+            count += 1;
+            let link = frames.frame(block).next.load(Relaxed);
+            next = (link != NIL).then_some(Pfn(link));
+        }
+        let broken = |what| Err(self.broken(Pfn(0), order, what));
+        if count != area.counts[order.index()] {
+            return broken("the count of blocks is not what the list holds");
+        }
+        if (area.occupied >> order.get() & 1 == 1) != (count > 0) {
+            return broken("the bit map of lists does not say which are empty");
+        }
+        Ok(count)
+    }
+
+    fn broken(&self, block: Pfn, order: Order, what: &'static str) -> Broken {
+        Broken { zone: self.zone, block, order, what }
+    }
+}
+
+impl FreeArea {
+    const fn new() -> Self {
+        Self { lists: [const { FrameList::new() }; Order::COUNT], counts: [0; Order::COUNT], occupied: 0 }
+    }
+
+    /// Order of the smallest free block of at least `order`.
+    #[inline]
+    fn smallest(&self, order: Order) -> Option<Order> {
+        let large_enough = self.occupied >> order.get();
+        (large_enough != 0).then(|| Order::new(order.get() + large_enough.trailing_zeros())).flatten()
+    }
+
+    /// Order of the largest free block, if that is at least `order`.
+    fn largest(&self, order: Order) -> Option<Order> {
+        self.occupied.checked_ilog2().and_then(Order::new).filter(|&largest| largest >= order)
+    }
+
+    fn push(&mut self, frames: Frames, block: Pfn, order: Order) {
+        self.lists[order.index()].push(frames, block);
+        self.counts[order.index()] += 1;
+        self.occupied |= 1 << order.get();
+    }
+}
+
+/// Calls `each` with every frame of a pageblock that is not inside a free block, and with the heads of free blocks.
+fn for_each_head(frames: Frames, pageblock: Pfn, mut each: impl FnMut(Pfn, State)) {
+    let end = pageblock.offset(PAGEBLOCK_ORDER.frames());
+    let mut frame = pageblock;
+    while frame < end {
+        let state = frames.state(frame);
+        each(frame, state);
+        frame = frame.offset(if state.kind() == Kind::Free { state.order().frames() } else { 1 });
+    }
+}
+
+fn buddy(block: Pfn, order: Order) -> Pfn {
+    Pfn(block.0 ^ order.frames())
+}
