@@ -20,6 +20,7 @@
 //! | `Listed`   | yes   | -                    | -                           | 0          | the set that lists it  |
 //! | `Page`     | yes   | its owner's          | reference count             | 0 or LARGE | its owner              |
 //! | `Placed`   | yes   | its owner's          | reference count             | 0 or LARGE | its owner              |
+//! | `Movable`  | 0     | owner and its cookie | -                           | 0          | zone lock              |
 //! | `Slab`     | yes   | partial slabs        | objects out, first free one | object tag | depot lock             |
 //! | `Inner`    | -     | -                    | -                           | as head's  | whoever owns the head  |
 //!
@@ -166,15 +167,31 @@ pub enum Kind {
     Inner = 6,
     /// Head of a block the page layer has handed out as movable or reclaimable.
     Placed = 7,
+    /// A single frame whose owner lets it be moved.
+    Movable = 8,
 }
 
 impl Kind {
-    const ALL: [Self; 8] =
-        [Self::Absent, Self::Reserved, Self::Free, Self::Listed, Self::Page, Self::Slab, Self::Inner, Self::Placed];
+    const ALL: [Self; 9] = [
+        Self::Absent,
+        Self::Reserved,
+        Self::Free,
+        Self::Listed,
+        Self::Page,
+        Self::Slab,
+        Self::Inner,
+        Self::Placed,
+        Self::Movable,
+    ];
 
     /// Whether it is the head of a block that callers of `alloc_pages` have.
     pub(crate) const fn is_page(self) -> bool {
         matches!(self, Self::Page | Self::Placed)
+    }
+
+    /// Whether it is the head of a slab.
+    pub(crate) const fn is_slab(self) -> bool {
+        matches!(self, Self::Slab)
     }
 }
 
@@ -251,6 +268,12 @@ impl Frames {
     #[inline]
     pub(crate) fn of<M: Machine>(machine: &M) -> Self {
         Self(machine.tables())
+    }
+
+    /// Of tables that a test made, large enough for the frames it uses.
+    #[cfg(test)]
+    pub(crate) fn in_tables(tables: FrameTables) -> Self {
+        Self(tables)
     }
 
     #[inline]

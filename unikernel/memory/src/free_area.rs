@@ -178,10 +178,10 @@ impl FreeAreas {
         if self.pageblocks.is_shared(pageblock) {
             return false;
         }
-        let mut free = 0;
-        let movable = 0;
+        let (mut free, mut movable) = (0, 0);
         for_each_head(frames, pageblock, |_, state| match state.kind() {
             Kind::Free => free += state.order().frames(),
+            Kind::Movable => movable += 1,
             _ => {}
         });
         let compatible = match (mobility, self.pageblocks.mobility(pageblock)) {
@@ -316,4 +316,151 @@ fn for_each_head(frames: Frames, pageblock: Pfn, mut each: impl FnMut(Pfn, State
 
 fn buddy(block: Pfn, order: Order) -> Pfn {
     Pfn(block.0 ^ order.frames())
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::{AtomicU8, AtomicU16};
+    use std::boxed::Box;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::frame::Frame;
+    use crate::machine::FrameTables;
+
+    const ZONE: ZoneId = ZoneId(5);
+    const PAGEBLOCK: u32 = PAGEBLOCK_ORDER.frames();
+    const ANYTHING: Reach = Reach::Anything;
+
+    /// A zone of so many pageblocks, all free and movable; the first largest block is nobody's.
+    fn areas(pageblocks: u32) -> (Frames, FreeAreas) {
+        let end = Order::MAX.frames() + pageblocks * PAGEBLOCK;
+        let entries = end.next_multiple_of(Order::MAX.frames());
+        let frames = Frames::in_tables(FrameTables {
+            tags: leak((0..entries).map(|_| AtomicU16::new(0))),
+            states: leak((0..entries).map(|_| AtomicU16::new(0))),
+            frames: leak((0..entries).map(|_| Frame::default())),
+        });
+        let bytes = (0..Pageblocks::needed(Pfn(entries))).map(|_| AtomicU8::new(0));
+        let table = Pageblocks::new(Box::leak(bytes.collect()));
+        let mut areas = FreeAreas::new(ZONE, table);
+        for pageblock in (Order::MAX.frames()..end).step_by(PAGEBLOCK as usize).map(Pfn) {
+            table.admit(pageblock);
+            areas.give(frames, pageblock, PAGEBLOCK_ORDER);
+        }
+        (frames, areas)
+    }
+
+    fn leak<T>(entries: impl Iterator<Item = T>) -> *const T {
+        Box::leak(entries.collect::<Box<[T]>>()).as_ptr()
+    }
+
+    fn order(order: u32) -> Order {
+        Order::new(order).expect("the tests use orders that exist")
+    }
+
+    /// Takes a block that is there, in a state of that kind; also returns what was stolen for it.
+    fn take(areas: &mut FreeAreas, frames: Frames, order: Order, mobility: Mobility, kind: Kind) -> (Pfn, u32, u32) {
+        let mut stolen = Stolen::default();
+        let demand = Demand { order, mobility, reach: ANYTHING };
+        let block = areas.take(frames, demand, &mut stolen).expect("there is a block");
+        frames.set_state(block, State::new(kind, order, ZONE));
+        areas.validate(frames).unwrap_or_else(|broken| panic!("{broken}"));
+        (block, stolen.pageblocks, stolen.mixed)
+    }
+
+    /// Two pageblocks full of single pages of a mobility and kind, but for the first `free` frames of the second.
+    fn nearly_full(mobility: Mobility, kind: Kind, free: u32) -> (Frames, FreeAreas) {
+        let (frames, mut areas) = areas(2);
+        let mut taken: Vec<_> =
+            (0..2 * PAGEBLOCK).map(|_| take(&mut areas, frames, Order::ZERO, mobility, kind).0).collect();
+        taken.sort_unstable();
+        for &frame in &taken[PAGEBLOCK as usize..][..free as usize] {
+            areas.give(frames, frame, Order::ZERO);
+        }
+        (frames, areas)
+    }
+
+    #[test]
+    fn the_largest_block_of_others_is_stolen_with_all_its_pageblocks() {
+        let (frames, mut areas) = areas(3);
+        let (block, stolen, _) = take(&mut areas, frames, Order::ZERO, Mobility::Unmovable, Kind::Page);
+        assert_eq!((block, stolen), (Pfn(Order::MAX.frames()), 2));
+        let counts = areas.counts();
+        assert_eq!(counts[Mobility::Movable as usize], core::array::from_fn(|order| u32::from(order == 9)));
+        let (_, stolen, _) = take(&mut areas, frames, order(9), Mobility::Unmovable, Kind::Page);
+        assert_eq!(stolen, 0, "its own are enough");
+    }
+
+    #[test]
+    fn whole_pageblocks_are_not_parts() {
+        let (frames, mut areas) = nearly_full(Mobility::Movable, Kind::Movable, PAGEBLOCK / 2);
+        let demand = |reach| Demand { order: Order::ZERO, mobility: Mobility::Unmovable, reach };
+        assert!(!areas.can_serve(demand(Reach::WholePageblocks)) && areas.can_serve(demand(ANYTHING)));
+        let mut stolen = Stolen::default();
+        assert_eq!(areas.take(frames, demand(Reach::WholePageblocks), &mut stolen), None);
+    }
+
+    #[test]
+    fn a_pageblock_is_claimed_when_half_of_it_is_free_or_compatible() {
+        use Mobility::{Movable, Reclaimable, Unmovable};
+        for (had_by, kind, free, wanted_by, claimed) in [
+            // What can move is in the way of what cannot.
+            (Movable, Kind::Movable, PAGEBLOCK / 2, Unmovable, true),
+            (Movable, Kind::Movable, PAGEBLOCK / 2 - 1, Unmovable, false),
+            (Movable, Kind::Movable, PAGEBLOCK / 2 - 1, Reclaimable, false),
+            // Movable in name only: its owner cannot be asked.
+            (Movable, Kind::Placed, 1, Unmovable, true),
+            // Nothing says that what is in them is compatible.
+            (Reclaimable, Kind::Placed, PAGEBLOCK / 2, Unmovable, true),
+            (Reclaimable, Kind::Placed, PAGEBLOCK / 2 - 1, Unmovable, false),
+            (Unmovable, Kind::Page, PAGEBLOCK / 2 - 1, Reclaimable, false),
+            // Movable pages strayed there before.
+            (Unmovable, Kind::Movable, 16, Movable, true),
+            (Unmovable, Kind::Page, PAGEBLOCK / 2, Movable, true),
+            // A movable page does not need it so badly.
+            (Unmovable, Kind::Movable, 8, Movable, false),
+        ] {
+            let (frames, mut areas) = nearly_full(had_by, kind, free);
+            let (block, stolen, mixed) = take(&mut areas, frames, Order::ZERO, wanted_by, Kind::Placed);
+            let case = (had_by, kind, free, wanted_by);
+            assert_eq!((stolen, mixed), (u32::from(claimed), u32::from(!claimed)), "{case:?}");
+            assert_eq!(areas.pageblocks.mobility(block), if claimed { wanted_by } else { had_by }, "{case:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_used_without_a_claim_is_the_smallest_that_is_enough() {
+        let (frames, mut areas) = nearly_full(Mobility::Reclaimable, Kind::Placed, 8);
+        let first = Pfn(Order::MAX.frames() + 6);
+        areas.give(frames, first, Order::ZERO);
+        areas.give(frames, first.offset(1), Order::ZERO);
+        let (page, ..) = take(&mut areas, frames, Order::ZERO, Mobility::Movable, Kind::Movable);
+        assert_eq!(page.block(order(1)), first);
+        let (block, ..) = take(&mut areas, frames, order(2), Mobility::Movable, Kind::Placed);
+        assert_ne!(block.block(PAGEBLOCK_ORDER), first.block(PAGEBLOCK_ORDER), "two frames are not enough");
+    }
+
+    #[test]
+    fn a_shared_pageblock_is_used_but_never_claimed() {
+        let (frames, mut areas) = areas(2);
+        let shared = Pfn(Order::MAX.frames());
+        let (block, ..) = take(&mut areas, frames, Order::MAX, Mobility::Unmovable, Kind::Page);
+        areas.pageblocks.mark_shared(shared);
+        areas.give(frames, block, order(8));
+        let (page, stolen, mixed) = take(&mut areas, frames, Order::ZERO, Mobility::Movable, Kind::Movable);
+        assert_eq!((page.block(PAGEBLOCK_ORDER), stolen, mixed), (shared, 0, 1));
+    }
+
+    #[test]
+    fn blocks_that_merge_across_pageblocks_make_them_alike() {
+        let (frames, mut areas) = areas(2);
+        let (first, ..) = take(&mut areas, frames, order(9), Mobility::Movable, Kind::Placed);
+        let (second, stolen, _) = take(&mut areas, frames, order(9), Mobility::Unmovable, Kind::Page);
+        assert_eq!(stolen, 1);
+        areas.give(frames, first, order(9));
+        areas.give(frames, second, order(9));
+        areas.validate(frames).unwrap_or_else(|broken| panic!("{broken}"));
+        assert_eq!(areas.counts().iter().map(|counts| counts[10]).sum::<u32>(), 1);
+    }
 }

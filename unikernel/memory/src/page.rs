@@ -19,9 +19,9 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use quarry_topology::NodeId;
 
 use crate::frame::{FRAME_BYTES, FRAME_SHIFT, Frames, Kind, Order, Pfn, State};
+use crate::free_area::{Demand, Reach};
 use crate::gfp::Gfp;
 use crate::growth::for_each_block;
-use crate::free_area::{Demand, Reach};
 use crate::machine::Machine;
 use crate::mobility::Mobility;
 use crate::node::Node;
@@ -420,14 +420,7 @@ impl<M: Machine> Service<M> {
 
     /// Takes blocks from a zone: from whole pageblocks, else from sections never touched, which it fills, and only
     /// then from parts of pageblocks of another mobility.
-    fn take_blocks(
-        &self,
-        zone: &Zone,
-        order: Order,
-        mobility: Mobility,
-        wanted: usize,
-        mut take: impl FnMut(Pfn),
-    ) {
+    fn take_blocks(&self, zone: &Zone, order: Order, mobility: Mobility, wanted: usize, mut take: impl FnMut(Pfn)) {
         let mut demand = Demand { order, mobility, reach: Reach::WholePageblocks };
         loop {
             let (taken, stolen) = zone.allocate(self.machine(), demand, wanted, &mut take);

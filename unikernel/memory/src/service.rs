@@ -18,9 +18,9 @@ use quarry_topology::{CpuId, MAX_CPUS, NodeId, PhysicalRange, Topology};
 
 use crate::class::{GEOMETRY, MAGAZINES};
 use crate::depot::magazine_capacity;
-use crate::events::Events;
+use crate::events::{Event, Events};
 use crate::failure::Reports;
-use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn};
+use crate::frame::{FRAME_BYTES, Frames, Kind, Pfn};
 use crate::free_area::Demand;
 use crate::gfp::Gfp;
 use crate::growth::{Growth, for_each_zone};
@@ -270,6 +270,11 @@ impl<M: Machine> Service<M> {
     /// Node of a CPU; node 0 for one that does not exist.
     pub fn cpu_to_node(&self, cpu: CpuId) -> NodeId {
         NodeId(self.cpu_nodes.get(cpu.index()).map_or(0, |node| node.load(Relaxed)))
+    }
+
+    /// How often something happened that `/proc/vmstat` counts.
+    pub fn event_count(&self, event: Event) -> u64 {
+        self.events.get(event)
     }
 
     /// What vmstat counts.
