@@ -11,7 +11,9 @@ use crate::service::Service;
 pub struct Buddyinfo<'s, M: Machine>(pub &'s Service<M>);
 
 impl<M: Machine> Report for Buddyinfo<'_, M> {
-    const NAME: &'static str = "buddyinfo";
+    fn name(&self) -> &'static str {
+        "buddyinfo"
+    }
 
     fn for_each_value(&self, each: &mut dyn FnMut(&dyn fmt::Display, &dyn fmt::Display, u64)) {
         for zone in self.0.zones() {

@@ -25,7 +25,9 @@ impl<M: Machine> Hardware<'_, M> {
 }
 
 impl<M: Machine> Report for Hardware<'_, M> {
-    const NAME: &'static str = "numactl";
+    fn name(&self) -> &'static str {
+        "numactl"
+    }
 
     fn for_each_value(&self, each: &mut dyn FnMut(&dyn fmt::Display, &dyn fmt::Display, u64)) {
         let topology = self.topology;

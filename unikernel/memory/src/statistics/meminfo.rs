@@ -54,7 +54,9 @@ impl Frames {
 }
 
 impl<M: Machine> Report for Meminfo<'_, M> {
-    const NAME: &'static str = "meminfo";
+    fn name(&self) -> &'static str {
+        "meminfo"
+    }
 
     fn for_each_value(&self, each: &mut dyn FnMut(&dyn fmt::Display, &dyn fmt::Display, u64)) {
         self.frames().lines().iter().for_each(|(name, value)| each(&"", name, *value));

@@ -5,7 +5,7 @@
 //!
 //! | report           | as                                                     |
 //! |------------------|--------------------------------------------------------|
-//! | [`Statistics`]   | nothing of Linux's: the rows                           |
+//! | [`Rows`]         | nothing of Linux's: the rows                           |
 //! | [`Slabinfo`]     | `/proc/slabinfo`                                       |
 //! | [`Buddyinfo`]    | `/proc/buddyinfo`                                      |
 //! | [`Zoneinfo`]     | `/proc/zoneinfo`                                       |
@@ -87,6 +87,9 @@ pub struct Statistics {
     pub approximate: bool,
 }
 
+/// [`Statistics`] as a report.
+pub struct Rows<'s, M: Machine>(pub &'s Service<M>);
+
 impl Statistics {
     /// The rows by name, in the order of the fields, without the total.
     pub fn rows(&self) -> [(&'static str, u64); 12] {
@@ -112,16 +115,6 @@ impl Statistics {
     }
 }
 
-impl Report for Statistics {
-    const NAME: &'static str = "rows";
-
-    fn for_each_value(&self, each: &mut dyn FnMut(&dyn fmt::Display, &dyn fmt::Display, u64)) {
-        for (name, bytes) in self.rows().into_iter().chain([("total", self.total)]) {
-            each(&"", &name, bytes);
-        }
-    }
-}
-
 impl fmt::Display for Statistics {
     /// A line for each row and one for the total, in bytes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -129,6 +122,25 @@ impl fmt::Display for Statistics {
             writeln!(f, "{name:<17} {bytes:>15}")?;
         }
         if self.approximate { writeln!(f, "approximate: other CPUs were at work") } else { Ok(()) }
+    }
+}
+
+impl<M: Machine> Report for Rows<'_, M> {
+    fn name(&self) -> &'static str {
+        "rows"
+    }
+
+    fn for_each_value(&self, each: &mut dyn FnMut(&dyn fmt::Display, &dyn fmt::Display, u64)) {
+        let statistics = self.0.statistics();
+        for (name, bytes) in statistics.rows().into_iter().chain([("total", statistics.total)]) {
+            each(&"", &name, bytes);
+        }
+    }
+}
+
+impl<M: Machine> fmt::Display for Rows<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.statistics().fmt(f)
     }
 }
 

@@ -53,7 +53,9 @@ impl<M: Machine> Service<M> {
 }
 
 impl<M: Machine> Report for Numastat<'_, M> {
-    const NAME: &'static str = "numastat";
+    fn name(&self) -> &'static str {
+        "numastat"
+    }
 
     fn for_each_value(&self, each: &mut dyn FnMut(&dyn fmt::Display, &dyn fmt::Display, u64)) {
         for node in self.0.all_nodes() {

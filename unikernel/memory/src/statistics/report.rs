@@ -9,7 +9,7 @@ use core::fmt;
 /// allocates nothing. Any context but one that may have interrupted a holder of such a lock (NMI, debug).
 pub trait Report: fmt::Display {
     /// The file or command it is named after.
-    const NAME: &'static str;
+    fn name(&self) -> &'static str;
 
     /// Calls `each` with every number of the text: of what it is (`Node 0, zone DMA`; empty when of the whole machine),
     /// what it is called there, and the number.

@@ -124,7 +124,9 @@ fn cached_objects(set: &Set, cache: &CacheView) -> u64 {
 }
 
 impl<M: Machine> Report for Slabinfo<'_, M> {
-    const NAME: &'static str = "slabinfo";
+    fn name(&self) -> &'static str {
+        "slabinfo"
+    }
 
     fn for_each_value(&self, each: &mut dyn FnMut(&dyn fmt::Display, &dyn fmt::Display, u64)) {
         for slab in self.0.slabs() {

@@ -84,7 +84,9 @@ impl<M: Machine> Vmstat<'_, M> {
 }
 
 impl<M: Machine> Report for Vmstat<'_, M> {
-    const NAME: &'static str = "vmstat";
+    fn name(&self) -> &'static str {
+        "vmstat"
+    }
 
     fn for_each_value(&self, each: &mut dyn FnMut(&dyn fmt::Display, &dyn fmt::Display, u64)) {
         self.for_each_line(|name, value| each(&"", &name, value));

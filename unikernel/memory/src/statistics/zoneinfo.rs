@@ -161,7 +161,9 @@ pub(super) fn listed_frames(set: &Set) -> u32 {
 }
 
 impl<M: Machine> Report for Zoneinfo<'_, M> {
-    const NAME: &'static str = "zoneinfo";
+    fn name(&self) -> &'static str {
+        "zoneinfo"
+    }
 
     fn for_each_value(&self, each: &mut dyn FnMut(&dyn fmt::Display, &dyn fmt::Display, u64)) {
         let mut node = None;
