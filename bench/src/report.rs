@@ -74,7 +74,11 @@ pub(crate) fn memory(statistics: &Statistics) -> String {
     let rows: Vec<String> =
         rows.map(|row| format!("{} {}", Size(row.bytes).for_people(), row.name.replace('_', " "))).collect();
     let lines: Vec<String> = rows.chunks(AMOUNTS_A_LINE).map(|line| line.join(" + ")).collect();
-    let sum = if statistics.adds_up { "=" } else { "IS NOT" };
+    let sum = match (statistics.adds_up, statistics.approximate) {
+        (true, false) => "=",
+        (_, true) => "about",
+        (false, false) => "IS NOT",
+    };
     let total = Size(statistics.total).for_people();
     format!("memory      {total} in all {sum}\n            {}", lines.join(" +\n            "))
 }
@@ -141,12 +145,15 @@ mod tests {
     fn memory_reads() {
         let row = |name: &str, bytes| StatisticsRow { name: name.into(), bytes };
         let rows = vec![row("free", 3 << 20), row("large", 0), row("slab_in_use", 1 << 20)];
-        let right = Statistics { total: 4 << 20, rows, adds_up: true };
+        let right = Statistics { total: 4 << 20, rows, adds_up: true, approximate: false };
         let wrong = Statistics { adds_up: false, ..right.clone() };
-        insta::assert_snapshot!([memory(&right), memory(&wrong)].join("\n"), @"
+        let hurried = Statistics { approximate: true, ..wrong.clone() };
+        insta::assert_snapshot!([memory(&right), memory(&wrong), memory(&hurried)].join("\n"), @"
         memory      4 MiB in all =
                     3 MiB free + 1 MiB slab in use
         memory      4 MiB in all IS NOT
+                    3 MiB free + 1 MiB slab in use
+        memory      4 MiB in all about
                     3 MiB free + 1 MiB slab in use
         ");
     }

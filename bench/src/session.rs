@@ -1,7 +1,7 @@
 //! [`Session`]: what a guest has said so far, and the verdict over it. No processes and no clocks here.
 //!
 //! ```text
-//! Booting --run--> Working --result, test, stress, statistics--> Working --end--> Ended
+//! Booting --run--> Working --result, test, stress, statistics, report--> Working --end--> Ended
 //! ```
 //!
 //! An `end` record that tells of a failure may come at any time. Any other record in any other place is a failure of
@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 
-use quarry_record::{End, EndStatus, Measurement, Record, Run, Statistics, Stress, Test, TestStatus};
+use quarry_record::{End, EndStatus, Measurement, Record, Report, Run, Statistics, Stress, Test, TestStatus};
 
 use crate::failure::Failure;
 use crate::process::Exit;
@@ -41,6 +41,8 @@ pub(crate) struct Session {
     pub(crate) stress: Option<Stress>,
     /// The latest statistics.
     pub(crate) statistics: Option<Statistics>,
+    /// Reports of the memory service, in the order they came.
+    pub(crate) reports: Vec<Report>,
     /// The last record.
     pub(crate) end: Option<End>,
     /// The test that has started and is not over.
@@ -106,6 +108,7 @@ impl Session {
             Record::Run(run) => self.run = Some(run),
             Record::Result(result) => self.results.push(result),
             Record::Statistics(statistics) => self.statistics = Some(statistics),
+            Record::Report(report) => self.reports.push(report),
             Record::Stress(stress) => self.stress = Some(stress),
             Record::Test(test) if test.status == TestStatus::Started => self.running_test = Some(test.name),
             Record::Test(test) => {
@@ -170,7 +173,8 @@ impl Session {
         let results = self.results.iter().map(|result| result.errors);
         let stress = self.stress.iter().map(|stress| stress.errors.max(u64::from(!stress.passed)));
         let failed_tests = self.tests.iter().map(|test| u64::from(test.status == TestStatus::Failed));
-        let statistics = self.statistics.iter().map(|statistics| u64::from(!statistics.adds_up));
+        let statistics =
+            self.statistics.iter().map(|statistics| u64::from(!statistics.adds_up && !statistics.approximate));
         results.chain(stress).chain(failed_tests).chain(statistics).fold(0, u64::saturating_add)
     }
 }
@@ -180,6 +184,7 @@ fn name(record: &Record) -> &'static str {
         Record::Run(_) => "run",
         Record::Result(_) => "result",
         Record::Statistics(_) => "statistics",
+        Record::Report(_) => "report",
         Record::Stress(_) => "stress",
         Record::Test(_) => "test",
         Record::End(_) => "end",

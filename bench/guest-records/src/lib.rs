@@ -1,5 +1,5 @@
 //! What every image tells of its machine, as records on the serial line: the fingerprint of the run, where all memory
-//! is.
+//! is, and the reports of the memory service.
 //!
 //! Used by the bench image and the guest tests. It is the one place that knows both the unikernel and the records.
 
@@ -8,6 +8,8 @@
 
 extern crate alloc;
 
+mod reports;
+
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -15,6 +17,8 @@ use quarry_record::{Cpu, Node, Record, Run, SCHEMA_VERSION, Statistics, Statisti
 use quarry_topology::{NodeId, NodeSource};
 use quarry_unikernel::{boot_duration, command_line, cpus, memory, option, println, time, topology, topology_warnings};
 use raw_cpuid::{CpuId, Hypervisor};
+
+pub use reports::reports;
 
 /// Writes a record on the serial line.
 pub fn emit(record: &Record) {
@@ -53,6 +57,7 @@ pub fn statistics() -> Statistics {
         total: statistics.total,
         rows: statistics.rows().into_iter().map(row).collect(),
         adds_up: statistics.adds_up(),
+        approximate: statistics.approximate,
     }
 }
 

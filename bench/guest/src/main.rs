@@ -1,7 +1,8 @@
 //! The bench image: the suite over the kernel's own `kmalloc`, its results as records on the serial line.
 //!
 //! Booted by the `quarry` command, or by hand with the same words on the command line ([`Options`]). What it does:
-//! `mode=run` measures, `mode=boot` shows the machine and ends, `mode=stress` has all CPUs allocate, hand on and check.
+//! `mode=run` measures, `mode=boot` shows the machine and ends, `mode=stress` has all CPUs allocate, hand on and check;
+//! with `reports=1` it then tells the state of the memory service in every format there is.
 
 #![no_std]
 #![no_main]
@@ -12,7 +13,7 @@ mod kernel;
 mod machine;
 mod records;
 
-use quarry_guest_records::{emit, fingerprint, statistics};
+use quarry_guest_records::{emit, fingerprint, reports, statistics};
 use quarry_record::{End, EndStatus, Record};
 use quarry_suite::{Limit, Mode, Options, Platform, Stress, plan, row_count, run, stress};
 use quarry_unikernel::memory::service;
@@ -46,6 +47,11 @@ fn main() -> ExitCode {
     let statistics = statistics();
     let adds_up = statistics.adds_up;
     emit(&Record::Statistics(statistics));
+    if options.reports {
+        for report in reports() {
+            emit(&Record::Report(report));
+        }
+    }
     let reason = if errors > 0 {
         Some(alloc::format!("{errors} errors, see the records"))
     } else if !adds_up {

@@ -11,11 +11,13 @@
 //! test ...       of an image of tests: `started`, then `ok` or `failed`
 //! stress         what came of a stress
 //! statistics     where all memory is when the work is done
+//! report ...     the same in the formats of Linux's files, where that was asked for
 //! end            the verdict; nothing follows
 //! ```
 //!
 //! Readers ignore fields they do not know, so a field may be added without a new [`SCHEMA_VERSION`]; a field that
-//! changes its meaning, or goes, needs one.
+//! changes its meaning, or goes, needs one. So does a type of record, unless guests write it only when asked to in a way
+//! that older hosts do not know.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -29,7 +31,7 @@ mod run;
 
 pub use line::{Record, RecordError};
 pub use measurement::{Measurement, Summary};
-pub use outcome::{End, EndStatus, Statistics, StatisticsRow, Stress, Test, TestStatus};
+pub use outcome::{End, EndStatus, Report, ReportSubject, Statistics, StatisticsRow, Stress, Test, TestStatus};
 pub use run::{Cpu, Node, Run, Topology};
 
 /// Version of the records this package writes and reads.

@@ -5,7 +5,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{End, Measurement, Run, SCHEMA_VERSION, Statistics, Stress, Test};
+use crate::{End, Measurement, Report, Run, SCHEMA_VERSION, Statistics, Stress, Test};
 
 /// One line of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,6 +17,8 @@ pub enum Record {
     Result(Measurement),
     /// Where all memory is.
     Statistics(Statistics),
+    /// The same in the format of a file of Linux's.
+    Report(Report),
     /// What came of a stress.
     Stress(Stress),
     /// How far a test has come.

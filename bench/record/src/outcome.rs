@@ -1,4 +1,4 @@
-//! What a run comes to: [`Statistics`], [`Stress`], [`Test`] and [`End`].
+//! What a run comes to: [`Statistics`], [`Report`], [`Stress`], [`Test`] and [`End`].
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -14,6 +14,9 @@ pub struct Statistics {
     pub rows: Vec<StatisticsRow>,
     /// Whether the guest itself finds that the rows make up the total.
     pub adds_up: bool,
+    /// Whether other CPUs were at work while they were read.
+    #[serde(default)]
+    pub approximate: bool,
 }
 
 impl Statistics {
@@ -30,6 +33,26 @@ pub struct StatisticsRow {
     pub name: String,
     /// Bytes in it.
     pub bytes: u64,
+}
+
+/// The state of the memory service in the format of a file of Linux's. All reports of a guest are of one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Its name: `slabinfo`, `meminfo`, `numactl`.
+    pub name: String,
+    /// To the byte as scripts expect it.
+    pub text: String,
+    /// The numbers of the text.
+    pub subjects: Vec<ReportSubject>,
+}
+
+/// What numbers of a [`Report`] are of: a cache, a zone, a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportSubject {
+    /// Its name: `kmalloc-64`, `Node 0, zone DMA`. Empty where the numbers are of the whole machine.
+    pub name: String,
+    /// The numbers by their names, in the order of the text.
+    pub values: Vec<(String, u64)>,
 }
 
 /// What came of a stress: all CPUs taking, giving, handing on and comparing blocks at random.

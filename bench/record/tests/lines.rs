@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use quarry_record::{
-    Cpu, End, EndStatus, Measurement, Node, Record, RecordError, Run, SCHEMA_VERSION, Statistics, StatisticsRow,
-    Stress, Summary, Test, TestStatus, Topology,
+    Cpu, End, EndStatus, Measurement, Node, Record, RecordError, Report, ReportSubject, Run, SCHEMA_VERSION,
+    Statistics, StatisticsRow, Stress, Summary, Test, TestStatus, Topology,
 };
 
 fn run() -> Run {
@@ -84,7 +84,12 @@ fn outcomes_read() {
         StatisticsRow { name: "reserved".into(), bytes: 8192 },
     ];
     let records = [
-        Record::Statistics(Statistics { total: 12288, rows, adds_up: true }),
+        Record::Statistics(Statistics { total: 12288, rows, adds_up: true, approximate: false }),
+        Record::Report(Report {
+            name: "meminfo".into(),
+            text: "MemTotal:             12 kB\n".into(),
+            subjects: vec![ReportSubject { name: String::new(), values: vec![("MemTotal".into(), 12)] }],
+        }),
         Record::Stress(Stress {
             seconds: 30,
             cpus: 4,
@@ -99,7 +104,8 @@ fn outcomes_read() {
         Record::End(End { status: EndStatus::Failed, reason: Some("2 errors".into()), errors: 2 }),
     ];
     insta::assert_snapshot!(records.map(|record| record.to_line()).join("\n"), @r#"
-    {"type":"statistics","total":12288,"rows":[{"name":"free","bytes":4096},{"name":"reserved","bytes":8192}],"adds_up":true}
+    {"type":"statistics","total":12288,"rows":[{"name":"free","bytes":4096},{"name":"reserved","bytes":8192}],"adds_up":true,"approximate":false}
+    {"type":"report","name":"meminfo","text":"MemTotal:             12 kB\n","subjects":[{"name":"","values":[["MemTotal",12]]}]}
     {"type":"stress","seconds":30,"cpus":4,"operations":100,"handed_on":7,"errors":0,"failed_allocations":0,"lost_bytes":0,"passed":true}
     {"type":"test","name":"timer::fires","status":"started"}
     {"type":"test","name":"timer::fires","status":"failed","message":"late"}
@@ -135,7 +141,7 @@ fn malformed_lines_are_told_apart() {
     insta::assert_snapshot!(complaints.join("\n"), @"
     not a record: EOF while parsing a string at line 1 column 32
     not a record: missing field `errors`
-    not a record: unknown variant `song`, expected one of `run`, `result`, `statistics`, `stress`, `test`, `end` at line 1 column 14
+    not a record: unknown variant `song`, expected one of `run`, `result`, `statistics`, `report`, `stress`, `test`, `end` at line 1 column 14
     not a record: missing field `type` at line 1 column 15
     records of schema version 2, but this program reads version 1
     ");
@@ -193,10 +199,14 @@ prop_compose! {
 }
 
 fn any_outcome() -> impl Strategy<Value = Record> {
-    let statistics = (any::<u64>(), any::<Vec<(String, u64)>>(), any::<bool>()).prop_map(|(total, rows, adds_up)| {
+    let rows = any::<Vec<(String, u64)>>();
+    let statistics = (any::<u64>(), rows, any::<[bool; 2]>()).prop_map(|(total, rows, [adds_up, approximate])| {
         let rows = rows.into_iter().map(|(name, bytes)| StatisticsRow { name, bytes }).collect();
-        Record::Statistics(Statistics { total, rows, adds_up })
+        Record::Statistics(Statistics { total, rows, adds_up, approximate })
     });
+    let subject = any::<(String, Vec<(String, u64)>)>().prop_map(|(name, values)| ReportSubject { name, values });
+    let report = (any::<[String; 2]>(), proptest::collection::vec(subject, 0..3))
+        .prop_map(|([name, text], subjects)| Record::Report(Report { name, text, subjects }));
     let stress = any::<(u64, u32, [u64; 5], bool)>().prop_map(|(seconds, cpus, counts, passed)| {
         let [operations, handed_on, errors, failed_allocations, lost_bytes] = counts;
         Record::Stress(Stress { seconds, cpus, operations, handed_on, errors, failed_allocations, lost_bytes, passed })
@@ -207,7 +217,7 @@ fn any_outcome() -> impl Strategy<Value = Record> {
     let verdicts = prop_oneof![Just(EndStatus::Ok), Just(EndStatus::Failed)];
     let end = (verdicts, any::<Option<String>>(), any::<u64>())
         .prop_map(|(status, reason, errors)| Record::End(End { status, reason, errors }));
-    prop_oneof![statistics, stress, test, end]
+    prop_oneof![statistics, report, stress, test, end]
 }
 
 proptest! {

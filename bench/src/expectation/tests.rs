@@ -26,7 +26,7 @@ fn found() -> (Run, Statistics) {
     };
     let total = topology.nodes.iter().map(|node| node.memory_bytes).sum();
     let rows = vec![StatisticsRow { name: "free".into(), bytes: total }];
-    (Run { topology, cpus_online: 4, ..Run::default() }, Statistics { total, rows, adds_up: true })
+    (Run { topology, cpus_online: 4, ..Run::default() }, Statistics { total, rows, adds_up: true, approximate: false })
 }
 
 fn complaints(change: impl FnOnce(&mut Run, &mut Statistics)) -> String {

@@ -39,6 +39,8 @@ pub struct Options {
     pub icount: bool,
     /// `seconds=`: length of the stress.
     pub seconds: u64,
+    /// `reports=1`: tell the state of the memory service in every format when the work is done.
+    pub reports: bool,
 }
 
 /// A word of the command line that cannot be followed.
@@ -64,11 +66,7 @@ impl Options {
     ///
     /// [`OptionError`] for the first value that is none.
     pub fn read<'a>(find: impl Fn(&str) -> Option<&'a str>) -> Result<Self, OptionError> {
-        let icount = match find("icount") {
-            None | Some("0") => false,
-            Some("1") => true,
-            Some(other) => return Err(error("icount", other, "use 0 or 1")),
-        };
+        let icount = switch("icount", find("icount"))?;
         let defaults = Settings::default();
         let settings = Settings {
             workloads: words(find("workloads"))
@@ -85,12 +83,22 @@ impl Options {
         if settings.samples == 0 {
             return Err(error("samples", "0", "ask for at least 1"));
         }
-        Ok(Self { mode: mode(find("mode"))?, settings, icount, seconds: one("seconds", &find)?.unwrap_or(30) })
+        let seconds = one("seconds", &find)?.unwrap_or(30);
+        let reports = switch("reports", find("reports"))?;
+        Ok(Self { mode: mode(find("mode"))?, settings, icount, seconds, reports })
     }
 }
 
 fn error(key: &'static str, value: &str, problem: impl fmt::Display) -> OptionError {
     OptionError { key, value: value.to_string(), problem: problem.to_string() }
+}
+
+fn switch(key: &'static str, value: Option<&str>) -> Result<bool, OptionError> {
+    match value {
+        None | Some("0") => Ok(false),
+        Some("1") => Ok(true),
+        Some(other) => Err(error(key, other, "use 0 or 1")),
+    }
 }
 
 fn mode(value: Option<&str>) -> Result<Mode, OptionError> {
@@ -143,13 +151,13 @@ mod tests {
         assert_eq!(options.mode, Mode::Run);
         assert_eq!(options.settings.samples, Settings::default().samples);
         assert!(options.settings.workloads.is_empty() && options.settings.sizes.is_empty());
-        assert!(!options.icount);
+        assert!(!options.icount && !options.reports);
     }
 
     #[test]
     fn every_word_is_understood() {
         let options = read(
-            "mode=stress workloads=pair,mix sizes=64,4096 orders=0,9 cpus=1,4 samples=7 seed=3 seconds=5 git=abc accel=tcg loglevel=debug",
+            "mode=stress workloads=pair,mix sizes=64,4096 orders=0,9 cpus=1,4 samples=7 seed=3 seconds=5 reports=1 git=abc accel=tcg loglevel=debug",
         )
         .expect("every word is right");
         assert_eq!(options.mode, Mode::Stress);
@@ -158,6 +166,7 @@ mod tests {
         assert_eq!(options.settings.orders, [0, 9]);
         assert_eq!(options.settings.cpus, [1, 4]);
         assert_eq!((options.settings.samples, options.settings.seed, options.seconds), (7, 3, 5));
+        assert!(options.reports);
     }
 
     #[test]
@@ -179,5 +188,6 @@ mod tests {
         assert_eq!(complaint("seconds=long"), "seconds=long: use a whole number");
         assert_eq!(complaint("samples=0"), "samples=0: ask for at least 1");
         assert_eq!(complaint("icount=yes"), "icount=yes: use 0 or 1");
+        assert_eq!(complaint("reports=all"), "reports=all: use 0 or 1");
     }
 }
