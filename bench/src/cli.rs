@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::accelerator::{Accelerator, Choice, kvm_works};
 use crate::images::ImageOptions;
@@ -17,6 +17,9 @@ use crate::watch::Deadlines;
 const DEFAULT_CPUS: u32 = 4;
 const DEFAULT_NODES: u32 = 2;
 const DEFAULT_MEMORY: Size = Size::mib(2048);
+
+/// Seconds a guest works before its statistics are shown.
+const DEFAULT_WORK_SECONDS: u64 = 2;
 
 /// Most CPUs of a guest: of a PC's local APICs without x2APIC, which TCG does not have.
 const MOST_CPUS_UNDER_TCG: u32 = 255;
@@ -41,6 +44,8 @@ pub(crate) enum Command {
     Test(TestCommand),
     /// Have all CPUs of a guest allocate, hand on and free at random, and check every byte.
     Stress(StressCommand),
+    /// Have a guest work, then show the state of its memory service in the formats of Linux's files, or as JSON.
+    Stats(StatsCommand),
     /// Boot a folder of topologies, and check what each guest finds against what was asked for.
     Smoke(SmokeCommand),
     /// Print the tables of a run again.
@@ -94,6 +99,86 @@ pub(crate) struct StressCommand {
     pub(crate) machine: MachineOptions,
     #[command(flatten)]
     pub(crate) host: HostOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatsCommand {
+    /// What to show [default: rows,meminfo].
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum)]
+    pub(crate) show: Vec<Shown>,
+    /// Show everything as one JSON document instead.
+    #[arg(long, conflicts_with = "show")]
+    pub(crate) json: bool,
+    /// How long the guest works (as in `stress`), unless the suite is to run [default: 2].
+    #[arg(long)]
+    seconds: Option<u64>,
+    #[command(flatten)]
+    pub(crate) machine: MachineOptions,
+    #[command(flatten)]
+    suite: SuiteOptions,
+    #[command(flatten)]
+    pub(crate) host: HostOptions,
+}
+
+/// A report of the memory service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shown {
+    /// Where all memory is, in rows that add up.
+    Rows,
+    /// Caches, as /proc/slabinfo.
+    Slabinfo,
+    /// Free blocks, as /proc/buddyinfo.
+    Buddyinfo,
+    /// Zones, as /proc/zoneinfo.
+    Zoneinfo,
+    /// All memory, as /proc/meminfo.
+    Meminfo,
+    /// Counters, as /proc/vmstat.
+    Vmstat,
+    /// Where pages came from, as `numastat`.
+    Numastat,
+    /// Nodes, as `numactl -H`.
+    Numactl,
+    /// All of these.
+    All,
+}
+
+impl Shown {
+    /// The reports it stands for, by the names the guest gives them.
+    pub(crate) fn names(self) -> Vec<String> {
+        let all = Self::value_variants().iter().copied().filter(|&it| it != Self::All);
+        let named = |it: Self| it.to_possible_value().expect("none is hidden").get_name().to_owned();
+        if self == Self::All { all.map(named).collect() } else { vec![named(self)] }
+    }
+}
+
+impl StatsCommand {
+    /// The work: words for the guest, and how long it is silent by design.
+    ///
+    /// # Errors
+    ///
+    /// When two kinds of work are asked for.
+    pub(crate) fn work(&self) -> Result<(Vec<String>, Duration)> {
+        let mut words = self.suite.guest_words();
+        let suite = self.suite.is_asked_for();
+        if suite && self.seconds.is_some() {
+            bail!("--seconds is how long the stress takes; leave it out, or what the suite is to measure");
+        }
+        let seconds = if suite { 0 } else { self.seconds.unwrap_or(DEFAULT_WORK_SECONDS) };
+        if suite {
+            words.push("mode=run".into());
+        } else {
+            words.extend(["mode=stress".into(), format!("seconds={seconds}")]);
+        }
+        words.push("reports=1".into());
+        Ok((words, Duration::from_secs(seconds)))
+    }
+
+    /// Names of the reports to show, in the order they were asked for.
+    pub(crate) fn reports(&self) -> Vec<String> {
+        let show = if self.show.is_empty() { &[Shown::Rows, Shown::Meminfo][..] } else { &self.show };
+        show.iter().flat_map(|shown| shown.names()).collect()
+    }
 }
 
 #[derive(Debug, Args)]
@@ -219,6 +304,12 @@ pub(crate) struct SuiteOptions {
 }
 
 impl SuiteOptions {
+    /// Whether anything was said of what to measure.
+    fn is_asked_for(&self) -> bool {
+        let lists = [self.workload.len(), self.size.len(), self.order.len(), self.cpu_counts.len()];
+        lists.iter().any(|&length| length > 0) || self.samples.is_some()
+    }
+
     /// As the guest reads it.
     pub(crate) fn guest_words(&self) -> Vec<String> {
         fn list<T: ToString>(key: &str, values: impl Iterator<Item = T>) -> Option<String> {
@@ -311,6 +402,30 @@ mod tests {
         assert_eq!(refusal("--memory 100K"), "--memory 100K does not give every node whole MiB");
         let too_many = accelerator(Choice::Tcg, false, 256).expect_err("too many").to_string();
         assert_eq!(too_many, "TCG simulates at most 255 CPUs, not 256");
+    }
+
+    #[test]
+    fn statistics_come_after_a_stress_or_what_the_suite_is_to_measure() {
+        let stats = |words: &str| {
+            let words = ["quarry", "stats"].into_iter().chain(words.split_whitespace());
+            match Cli::try_parse_from(words).expect("the line is right").command {
+                Command::Stats(stats) => stats,
+                other => panic!("{other:?}"),
+            }
+        };
+        let work = |words: &str| {
+            let (words, quiet) = stats(words).work().expect("it is one kind of work");
+            (words.join(" "), quiet.as_secs())
+        };
+        assert_eq!(work(""), ("seed=1 mode=stress seconds=2 reports=1".into(), 2));
+        assert_eq!(work("--seconds 7"), ("seed=1 mode=stress seconds=7 reports=1".into(), 7));
+        let suite = "workloads=pair sizes=64 seed=1 mode=run reports=1";
+        assert_eq!(work("--workload pair --size 64"), (suite.into(), 0));
+        assert!(stats("--workload pair --seconds 1").work().is_err());
+        assert_eq!(stats("").reports(), ["rows", "meminfo"]);
+        assert_eq!(stats("--show vmstat,rows --show slabinfo").reports(), ["vmstat", "rows", "slabinfo"]);
+        assert_eq!(stats("--show all").reports().len(), 8);
+        assert!(Cli::try_parse_from(["quarry", "stats", "--json", "--show", "rows"]).is_err());
     }
 
     #[test]

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use quarry_record::{Record, Run, Test, TestStatus};
 
 use crate::cli::{
-    BootCommand, Cli, Command, HostOptions, MachineOptions, RunCommand, ShowCommand, SmokeCommand, StressCommand,
-    TestCommand, accelerator,
+    BootCommand, Cli, Command, HostOptions, MachineOptions, RunCommand, ShowCommand, SmokeCommand, StatsCommand,
+    StressCommand, TestCommand, accelerator,
 };
 use crate::failure::Failure;
 use crate::images::{Image, revision, workspace};
@@ -20,6 +20,7 @@ use crate::qemu::Boot;
 use crate::report;
 use crate::session::Session;
 use crate::smoke::{Smoke, topologies};
+use crate::stats;
 use crate::tables::{Detail, tables};
 use crate::watch::{Ended, Files, Observer, watch};
 use crate::words::count;
@@ -35,6 +36,7 @@ pub(crate) fn execute(cli: &Cli) -> Result<()> {
         Command::Boot(command) => boot(command),
         Command::Test(command) => test(command),
         Command::Stress(command) => stress(command),
+        Command::Stats(command) => stats(command),
         Command::Smoke(command) => smoke(command),
         Command::Show(command) => show(command),
     }
@@ -52,7 +54,7 @@ struct Guest<'o> {
 }
 
 impl<'o> Guest<'o> {
-    /// Makes ready, and prints QEMU's command line.
+    /// Makes ready.
     fn prepare(
         image: Image,
         name: &str,
@@ -79,9 +81,21 @@ impl<'o> Guest<'o> {
             guest_words,
             more: host.qemu_arg.clone(),
         };
-        println!("{}", boot.line());
         let log = host.log.clone().unwrap_or_else(|| default_log(&results(), name));
         Ok(Self { boot, files: Files { log, output: None }, host })
+    }
+
+    /// The same, and prints QEMU's command line on standard output.
+    fn announce(
+        image: Image,
+        name: &str,
+        machine: &MachineOptions,
+        host: &'o HostOptions,
+        words: impl IntoIterator<Item = String>,
+    ) -> Result<Self> {
+        let guest = Self::prepare(image, name, machine, host, words)?;
+        println!("{}", guest.boot.line());
+        Ok(guest)
     }
 
     /// Boots and stays until the end. Where that is a bad one, the last the guest said is shown.
@@ -110,7 +124,7 @@ impl<'o> Guest<'o> {
 
 fn run(command: &RunCommand) -> Result<()> {
     let words = ["mode=run".to_owned()].into_iter().chain(command.suite.guest_words());
-    let mut guest = Guest::prepare(Image::Bench, "run", &command.machine, &command.host, words)?;
+    let mut guest = Guest::announce(Image::Bench, "run", &command.machine, &command.host, words)?;
     guest.files.output.clone_from(&command.output);
     let ended = guest.watch(Duration::ZERO, &mut Progress::new(command.host.verbose));
     print_session(&ended.session, command.details, turns(guest.boot.machine.cpus()).as_deref());
@@ -163,7 +177,7 @@ impl Observer for PassOn {
 }
 
 fn boot(command: &BootCommand) -> Result<()> {
-    let guest = Guest::prepare(Image::Bench, "boot", &command.machine, &command.host, ["mode=boot".to_owned()])?;
+    let guest = Guest::announce(Image::Bench, "boot", &command.machine, &command.host, ["mode=boot".to_owned()])?;
     let ended = watch(&guest.boot, guest.host.deadlines(Duration::ZERO), &guest.files, &mut PassOn);
     ended.verdict.map_err(|failure| guest.explain(failure))
 }
@@ -196,7 +210,7 @@ impl Observer for Tests {
 
 fn test(command: &TestCommand) -> Result<()> {
     let words = command.filter.iter().map(|name| format!("test={name}"));
-    let guest = Guest::prepare(Image::GuestTests, "test", &command.machine, &command.host, words)?;
+    let guest = Guest::announce(Image::GuestTests, "test", &command.machine, &command.host, words)?;
     let Ended { session, verdict } = guest.watch(Duration::ZERO, &mut Tests { verbose: command.host.verbose });
     if let Some(name) = session.running_test() {
         println!("DIED    {name}");
@@ -215,13 +229,28 @@ fn test(command: &TestCommand) -> Result<()> {
 
 fn stress(command: &StressCommand) -> Result<()> {
     let words = ["mode=stress".to_owned(), format!("seconds={}", command.seconds), format!("seed={}", command.seed)];
-    let guest = Guest::prepare(Image::Bench, "stress", &command.machine, &command.host, words)?;
+    let guest = Guest::announce(Image::Bench, "stress", &command.machine, &command.host, words)?;
     let ended = guest.watch(Duration::from_secs(command.seconds), &mut Progress::new(command.host.verbose));
     print_session(&ended.session, false, None);
     ended.verdict.map_err(|failure| guest.explain(failure))?;
     if ended.session.stress.is_none() {
         return Err(guest.explain(Failure::Nothing("stress")));
     }
+    Ok(())
+}
+
+/// Standard output has the reports alone, for whoever reads them there; all else goes to standard error.
+fn stats(command: &StatsCommand) -> Result<()> {
+    let (words, quiet) = command.work()?;
+    let guest = Guest::prepare(Image::Bench, "stats", &command.machine, &command.host, words)?;
+    eprintln!("{}", guest.boot.line());
+    let Ended { session, verdict } = guest.watch(quiet, &mut Progress::new(command.host.verbose));
+    verdict.map_err(|failure| guest.explain(failure))?;
+    if let Some(stress) = &session.stress {
+        eprintln!("stress      {}", report::stress(stress));
+    }
+    let shown = if command.json { stats::json(&session) } else { stats::texts(&session, &command.reports()) };
+    print!("{}", shown.map_err(|failure| guest.explain(failure))?);
     Ok(())
 }
 

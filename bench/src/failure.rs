@@ -61,6 +61,9 @@ pub(crate) enum Failure {
     /// Nothing at all to show.
     #[error("the guest ended well but gave no `{0}` record")]
     Nothing(&'static str),
+    /// A report that was asked for is not there.
+    #[error("the guest gave no `{0}` report")]
+    NoReport(String),
     /// Says itself that it failed.
     #[error("{reason}")]
     SaysFailed { reason: String },

@@ -3,10 +3,10 @@
 //! It knows guests only by their records (`quarry-record`). Layers, each using only those below it:
 //!
 //! ```text
-//! commands, smoke        run, boot, test, stress, show; every topology of a folder
+//! commands, smoke        run, boot, test, stress, stats, show; every topology of a folder
 //! cli                    the command line
 //! watch, progress        a guest from boot to end, under deadlines
-//! tables, report         records as text
+//! tables, report, stats  records as text; as JSON
 //! process, session       QEMU and its pipes; what a guest has said and what to think of it
 //! images, expectation    what is booted; what a guest must find
 //! qemu                   a machine in QEMU's words
@@ -30,6 +30,7 @@ mod report;
 mod session;
 mod size;
 mod smoke;
+mod stats;
 mod tables;
 mod watch;
 mod words;

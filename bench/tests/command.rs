@@ -221,6 +221,56 @@ fn a_stress_says_what_it_came_to() {
 }
 
 #[test]
+fn statistics_are_alone_on_standard_output() {
+    let scene = Scene::recorded("stats");
+    let output = scene.run("stats --seconds 1 --show slabinfo");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    let line = stderr.lines().next().expect("QEMU's command line");
+    assert!(line.contains(" -append 'seed=1 mode=stress seconds=1 reports=1 accel=tcg git="), "{line}");
+    assert!(stderr.contains("stress      passed: "), "{stderr}");
+    assert!(stdout.starts_with("slabinfo - version: 2.1\n# name "), "{stdout}");
+    assert!(stdout.lines().skip(2).all(|line| line.contains("kmalloc-") && line.contains(" : slabdata ")), "{stdout}");
+    let default = text(&scene.run("stats").stdout);
+    let names: Vec<&str> = default.lines().filter(|line| line.starts_with("==> ")).collect();
+    assert_eq!(names, ["==> rows <==", "==> meminfo <=="]);
+}
+
+#[test]
+fn statistics_are_one_json_document() {
+    let output = Scene::recorded("stats").run("stats --json");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    assert_eq!((&document["adds_up"], &document["approximate"]), (&true.into(), &false.into()));
+    assert_eq!(document["run"]["cpus_online"], 4);
+    let number = |path: &str| document.pointer(path).and_then(serde_json::Value::as_u64).expect("a number");
+    let rows = document["reports"]["rows"].as_object().expect("the rows are a map");
+    let sum: u64 = rows.iter().filter(|(name, _)| *name != "total").filter_map(|(_, bytes)| bytes.as_u64()).sum();
+    assert_eq!(sum, number("/reports/rows/total"));
+    let slabs = document["reports"]["slabinfo"].as_object().expect("the caches are a map");
+    let column = |slab: &serde_json::Value, name: &str| slab[name].as_u64().expect("a number");
+    let in_use: u64 = slabs.values().map(|slab| column(slab, "active_objs") * column(slab, "objsize")).sum();
+    assert_eq!(in_use, number("/reports/rows/slab_in_use"));
+    assert_eq!(
+        number("/reports/meminfo/MemFree") * 1024,
+        number("/reports/rows/free") + number("/reports/rows/deferred")
+    );
+    assert!(number("/reports/zoneinfo/Node 0, zone DMA32, cpu 0/high") > 0);
+}
+
+#[test]
+fn statistics_that_are_not_there_are_missed() {
+    let scene = Scene::recorded("stress");
+    let complaints =
+        [scene.complaint("stats"), scene.complaint("stats --json"), scene.complaint("stats --size 8 --seconds 1")];
+    insta::assert_snapshot!(complaints.join("\n"), @"
+    quarry: the guest gave no `rows` report (serial log: kept.log)
+    quarry: the guest ended well but gave no `report` record (serial log: kept.log)
+    quarry: --seconds is how long the stress takes; leave it out, or what the suite is to measure
+    ");
+}
+
+#[test]
 fn every_way_to_fail_has_its_sentence() {
     let whole = recorded("run");
     let garbled = whole.replacen("{\"type\":\"result\"", "{\"type\":\"re", 1);
@@ -251,7 +301,7 @@ fn every_way_to_fail_has_its_sentence() {
     quarry: the guest died: the machine reset or powered off, most likely by a triple fault (serial log: kept.log)
     quarry: the guest panicked: no frame (serial log: kept.log)
     quarry: the guest ended without its last record (serial log: kept.log)
-    quarry: line 5 of the guest's output is not a record: unknown variant `re,`, expected one of `run`, `result`, `statistics`, `stress`, `test`, `end` at line 1 column 13 (serial log: kept.log)
+    quarry: line 5 of the guest's output is not a record: unknown variant `re,`, expected one of `run`, `result`, `statistics`, `report`, `stress`, `test`, `end` at line 1 column 13 (serial log: kept.log)
     quarry: the guest announced 10 results but gave 8 (serial log: kept.log)
     quarry: the guest counted 7 errors (serial log: kept.log)
     quarry: the guest's last record says all is well, but its exit status that it failed (serial log: kept.log)
