@@ -12,12 +12,14 @@
 extern crate alloc;
 
 mod harness;
+mod hoard;
 mod object;
 mod team;
 
 mod heap;
 mod interrupts;
 mod kmalloc;
+mod mempool;
 mod pages;
 mod paging;
 mod registers;
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         pages::TESTS,
         kmalloc::TESTS,
         vmalloc::TESTS,
+        mempool::TESTS,
         heap::TESTS,
         stress::TESTS,
         statistics::TESTS,

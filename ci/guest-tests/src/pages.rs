@@ -1,13 +1,13 @@
 //! The page layer: blocks of pages of every order, from the right node and zone, counted, exhausted and back again.
 
 use alloc::vec::Vec;
-use core::ptr::{self, NonNull};
 
 use quarry_unikernel::memory::service;
 use quarry_unikernel::memory_service::{Gfp, NodeId, Order, PageError, Pfn};
 use quarry_unikernel::topology;
 
 use crate::harness::Outcome;
+use crate::hoard::{Hoard, nodes_with_memory, smallest_node};
 use crate::team::{InUse, another_cpu, check_on_every_cpu, on_cpu, without_loss};
 use crate::{check, check_equal, tests};
 
@@ -48,52 +48,6 @@ impl Drop for Block {
     fn drop(&mut self) {
         service().__free_pages(self.first, self.order);
     }
-}
-
-/// Everything a node gives, in memory of its own: each object's first word leads to the one before. Freed when dropped.
-struct Hoard {
-    last: *mut Link,
-    objects: u64,
-    free: fn(*mut u8),
-}
-
-struct Link {
-    before: *mut Link,
-}
-
-impl Hoard {
-    fn new(free: fn(*mut u8)) -> Self {
-        Self { last: ptr::null_mut(), objects: 0, free }
-    }
-
-    /// Takes all that `allocate` gives until it gives null.
-    fn fill(&mut self, allocate: impl Fn() -> *mut u8) {
-        while let Some(object) = NonNull::new(allocate().cast::<Link>()) {
-            // SAFETY: an object just allocated has at least a word and is this owner's alone.
-            unsafe { object.write(Link { before: self.last }) };
-            self.last = object.as_ptr();
-            self.objects += 1;
-        }
-    }
-}
-
-impl Drop for Hoard {
-    fn drop(&mut self) {
-        while let Some(last) = NonNull::new(self.last) {
-            // SAFETY: the word was written by `fill`, and the object has not been freed yet.
-            self.last = unsafe { last.read() }.before;
-            (self.free)(last.as_ptr().cast());
-        }
-    }
-}
-
-fn nodes_with_memory() -> impl Iterator<Item = NodeId> {
-    topology().nodes().filter(|&node| topology().has_memory(node))
-}
-
-/// The node with the least memory, so that filling it takes no time.
-fn smallest_node() -> NodeId {
-    nodes_with_memory().min_by_key(|&node| topology().memory_bytes(node)).unwrap_or(NodeId(0))
 }
 
 fn blocks_of_every_order_are_aligned_and_usable() -> Outcome {
@@ -224,20 +178,10 @@ fn exact_blocks_take_no_more_than_they_need() -> Outcome {
 }
 
 fn a_node_can_be_emptied_and_recovers() -> Outcome {
-    fn free_block(address: *mut u8) {
-        let block = service().virt_to_page(address).expect("it came from the page layer");
-        service().put_page(block);
-    }
     let node = smallest_node();
     without_loss(|| {
-        let mut hoard = Hoard::new(free_block);
-        for order in Order::all().rev() {
-            hoard.fill(|| {
-                let block = service().alloc_pages_node(node, THIS_NODE, order);
-                block.map_or(ptr::null_mut(), |block| service().page_address(block))
-            });
-        }
-        check!(hoard.objects > 0, "{node} gave nothing");
+        let hoard = Hoard::of_pages(node, QUIET);
+        check!(hoard.objects() > 0, "{node} gave nothing");
         for zone in service().zones().filter(|zone| zone.node == node) {
             let left = zone.free + zone.deferred;
             check!(left <= zone.watermarks.min, "a zone has more left than its reserve: {zone:?}");
@@ -272,7 +216,7 @@ fn objects_can_exhaust_a_node_and_come_back() -> Outcome {
             hoard.fill(|| service().kmalloc_node(size, THIS_NODE, node));
             check!(service().kmalloc_node(size, THIS_NODE, node).is_null(), "an exhausted node gives {size} bytes");
         }
-        let objects = hoard.objects;
+        let objects = hoard.objects();
         drop(hoard);
         check!(objects > 0, "{node} gave nothing");
         service().shrink_depots();
