@@ -1,16 +1,21 @@
 //! What a test is, and how tests are run: one after the other on the first CPU, each announced before it starts.
 //!
 //! Used by `main`, which passes the lists of all modules; the test modules use [`tests!`](crate::tests), the `check`
-//! macros and [`Outcome`]. After each test the memory statistics have to add up: a test that leaves the accounts wrong
-//! has failed.
+//! macros and [`Outcome`]. After each test the memory statistics have to add up, and to tell what a look at every object
+//! finds; and a test that has freed everything, which all do, must leave in use what was in use before.
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use quarry_guest_records::{emit, fingerprint, statistics};
 use quarry_record::{End, EndStatus, Record, TestStatus};
 use quarry_unikernel::memory::service;
-use quarry_unikernel::{ExitCode, option};
+use quarry_unikernel::thread::JoinHandle;
+use quarry_unikernel::{ExitCode, cpus, option};
+
+use crate::team::{Gate, InUse, spawn};
 
 /// Where random numbers start unless the command line says otherwise.
 const DEFAULT_SEED: u64 = 1;
@@ -64,6 +69,7 @@ pub(crate) fn seed() -> u64 {
 /// Runs the tests the command line asks for and writes their records.
 pub(crate) fn run(areas: &[&[Test]]) -> ExitCode {
     emit(&Record::Run(fingerprint("guest-tests", seed(), 0)));
+    make_stacks();
     let wanted = option("test").unwrap_or_default();
     let (mut ran, mut failed) = (0, 0);
     for test in areas.iter().copied().flatten().filter(|test| test.name.contains(wanted)) {
@@ -82,9 +88,28 @@ pub(crate) fn run(areas: &[&[Test]]) -> ExitCode {
     code
 }
 
+/// Threads most tests have on a CPU at once.
+const USUAL_THREADS: usize = 4;
+
+/// Most runs of a test until it leaves nothing behind: one that has more threads at once than any before, or larger ones,
+/// makes stacks, which stay.
+const MOST_RUNS: usize = 3;
+
+/// Makes the stacks the tests will need, so that what is in use after a test and was not before it is the test's.
+fn make_stacks() {
+    let gate = Arc::new(Gate::new(cpus::online().count() * USUAL_THREADS));
+    let start = |cpu| {
+        let gate = Arc::clone(&gate);
+        spawn(cpu, move || gate.pass())
+    };
+    let on_each_cpu = cpus::online().flat_map(|cpu| [cpu; USUAL_THREADS]);
+    let threads: Vec<_> = on_each_cpu.map(start).collect();
+    threads.into_iter().for_each(JoinHandle::join);
+}
+
 fn passes(test: &Test) -> bool {
     announce(test, TestStatus::Started, None);
-    let outcome = (test.run)().and_then(|()| sound_memory());
+    let outcome = without_loss(test.run);
     match outcome {
         Ok(()) => announce(test, TestStatus::Ok, None),
         Err(message) => {
@@ -95,10 +120,26 @@ fn passes(test: &Test) -> bool {
     true
 }
 
+fn without_loss(test: fn() -> Outcome) -> Outcome {
+    let mut before = InUse::now();
+    for _ in 0..MOST_RUNS {
+        test()?;
+        sound_memory()?;
+        let after = InUse::now();
+        if after == before {
+            return Ok(());
+        }
+        before = after;
+    }
+    Err(format!("more is in use after each of {MOST_RUNS} runs, at last {before:?}"))
+}
+
 /// No other CPU has anything to do between tests, so the accounts are exact.
 fn sound_memory() -> Outcome {
     let statistics = service().statistics();
+    check!(!statistics.approximate, "a CPU works still: {statistics:?}");
     check!(statistics.adds_up(), "the memory statistics do not add up: {statistics:?}");
+    check_equal!(statistics.slab_in_use, service().count_objects_in_use(), "bytes of objects in use");
     service().validate().map_err(|broken| format!("a zone's free lists are broken: {broken:?}"))
 }
 

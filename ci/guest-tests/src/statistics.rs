@@ -2,8 +2,13 @@
 //!
 //! Run last, when all other tests have left their traces.
 
+use alloc::string::ToString;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use quarry_guest_records::reports;
+use quarry_record::Report;
 use quarry_suite::random::{Random, log_uniform};
 use quarry_unikernel::memory::service;
 use quarry_unikernel::memory_service::{Gfp, Order, ZERO_SIZE_PTR};
@@ -11,7 +16,7 @@ use quarry_unikernel::{cpus, topology};
 
 use crate::harness::{Outcome, seed};
 use crate::object::Object;
-use crate::team::{InUse, on_cpu, on_every_cpu};
+use crate::team::{InUse, another_cpu, eventually, on_cpu, on_every_cpu, spawn};
 use crate::{check, check_equal, tests};
 
 fn rows_add_up_to_all_ram() -> Outcome {
@@ -83,6 +88,69 @@ fn the_ledger_of_a_caller_agrees() -> Outcome {
     Ok(())
 }
 
+/// Objects of kmalloc's class of 64 bytes in use, as slabinfo counts them.
+fn active_objects() -> Result<u64, &'static str> {
+    let class = service().slabs().find(|slab| slab.name().to_string() == "kmalloc-64");
+    Ok(class.ok_or("there is no such class")?.active_objects())
+}
+
+fn slabinfo_counts_the_objects_of_a_class() -> Outcome {
+    let before = active_objects()?;
+    let take = |objects| -> Option<Vec<Object>> { (0..objects).map(|_| Object::new(64, Gfp::KERNEL)).collect() };
+    let mine = take(100).ok_or("no memory")?;
+    let others = on_cpu(another_cpu(), move || take(50)).ok_or("no memory")?;
+    check_equal!(active_objects()?, before + 150, "objects in use");
+    on_cpu(another_cpu(), move || drop(mine));
+    check_equal!(active_objects()?, before + 50, "objects in use after some were freed on another CPU");
+    drop(others);
+    check_equal!(active_objects()?, before, "objects in use in the end");
+    Ok(())
+}
+
+/// A number of a report; `of` is empty for those of the whole machine.
+fn number(reports: &[Report], report: &str, of: &str, name: &str) -> Result<u64, &'static str> {
+    let report = reports.iter().find(|it| it.name == report).ok_or("a report is missing")?;
+    let subject = report.subjects.iter().find(|it| it.name == of).ok_or("a subject is missing")?;
+    let value = subject.values.iter().find(|(it, _)| it == name).ok_or("a value is missing")?;
+    Ok(value.1)
+}
+
+fn reports_of_one_moment_agree() -> Outcome {
+    let reports = reports();
+    let row = |name| number(&reports, "rows", "", name);
+    check_equal!(number(&reports, "meminfo", "", "MemFree")? * 1024, row("free")? + row("deferred")?, "MemFree");
+    check_equal!(number(&reports, "meminfo", "", "MemTotal")? * 1024, row("total")? - row("reserved")?, "MemTotal");
+    let mut in_use = 0;
+    for slab in &reports.iter().find(|it| it.name == "slabinfo").ok_or("a report is missing")?.subjects {
+        let column = |name| number(&reports, "slabinfo", &slab.name, name);
+        in_use += column("active_objs")? * column("objsize")?;
+    }
+    check_equal!(in_use, row("slab_in_use")?, "bytes of the objects in use");
+    for report in &reports {
+        check!(report.text.ends_with('\n') && !report.subjects.is_empty(), "{} says nothing", report.name);
+    }
+    Ok(())
+}
+
+fn a_look_while_another_cpu_works_says_so() -> Outcome {
+    check!(!service().statistics().approximate, "nobody else is at work");
+    if cpus::online().count() == 1 {
+        return Ok(());
+    }
+    let done = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&done);
+    let other = spawn(another_cpu(), move || {
+        // Relaxed: the flag orders nothing.
+        while !seen.load(Relaxed) {
+            drop(Object::new(100_000, Gfp::KERNEL));
+        }
+    });
+    let outcome = eventually("a look was disturbed", || service().statistics().approximate);
+    done.store(true, Relaxed);
+    other.join();
+    outcome
+}
+
 fn what_cpus_cache_can_be_given_back() -> Outcome {
     let before = InUse::now();
     on_every_cpu(|_| service().drain_local());
@@ -99,5 +167,8 @@ tests! { "statistics":
     rows_add_up_to_all_ram,
     objects_in_use_are_those_a_look_finds,
     the_ledger_of_a_caller_agrees,
+    slabinfo_counts_the_objects_of_a_class,
+    reports_of_one_moment_agree,
+    a_look_while_another_cpu_works_says_so,
     what_cpus_cache_can_be_given_back,
 }
