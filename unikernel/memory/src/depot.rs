@@ -201,7 +201,7 @@ impl DepotState {
     }
 
     /// Puts an object back into its slab; slabs beyond the empty ones worth keeping are put on `surplus`.
-    fn give_to_slab(&mut self, view: SlabView, object: *mut u8, surplus: &mut FrameList) {
+    fn give_to_slab(&mut self, view: SlabView, object: *mut u8, keep: bool, surplus: &mut FrameList) {
         let slab = view.slab_of(object);
         let (out, first) = view.word(slab);
         // SAFETY: the object is free and its caller's, so its link word is the service's to write.
@@ -212,7 +212,7 @@ impl DepotState {
             if first != NO_OBJECT {
                 self.partial.remove(view.frames, slab);
             }
-            if self.empty_slabs < KEPT_EMPTY {
+            if keep && self.empty_slabs < KEPT_EMPTY {
                 self.empty.push(view.frames, slab);
                 self.empty_slabs += 1;
             } else {
@@ -241,11 +241,11 @@ impl DepotState {
         self.stack = page;
     }
 
-    /// Puts an object on the stack or, when there is no room, back into its slab; slabs not worth keeping are put on
-    /// `surplus`.
-    pub(crate) fn give(&mut self, view: SlabView, object: *mut u8, surplus: &mut FrameList) {
-        if !self.stack(object, stack_capacity(&view.geometry)) {
-            self.give_to_slab(view, object, surplus);
+    /// Puts an object on the stack or, when there is no room or nothing is to be kept, back into its slab; slabs not
+    /// worth keeping are put on `surplus`.
+    pub(crate) fn give(&mut self, view: SlabView, object: *mut u8, keep: bool, surplus: &mut FrameList) {
+        if !keep || !self.stack(object, stack_capacity(&view.geometry)) {
+            self.give_to_slab(view, object, keep, surplus);
         }
     }
 
@@ -256,7 +256,7 @@ impl DepotState {
             self.stacked -= 1;
             // SAFETY: the first `stacked` entries of the stack are valid.
             let object = unsafe { self.stack.add(self.stacked as usize).read() };
-            self.give_to_slab(view, object, surplus);
+            self.give_to_slab(view, object, false, surplus);
         }
         while let Some(slab) = self.empty.pop(view.frames) {
             self.empty_slabs -= 1;

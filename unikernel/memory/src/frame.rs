@@ -205,6 +205,11 @@ impl State {
         Self(kind as u16 | (order.0 as u16) << 4 | (zone.0 as u16) << 8)
     }
 
+    /// The state with those two bytes.
+    pub(crate) const fn from_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
     /// What the frame is used for.
     pub const fn kind(self) -> Kind {
         Kind::ALL[(self.0 & 0xf) as usize % Kind::ALL.len()]

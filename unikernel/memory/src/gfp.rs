@@ -2,9 +2,7 @@
 //!
 //! Users: every allocating call. Sources: the kmalloc manual and `linux/gfp_types.h`.
 //!
-//! What is honoured today: [`Gfp::ATOMIC`] and [`Gfp::NOWAIT`] (never wait; nothing in this version waits),
-//! [`Gfp::THISNODE`], [`Gfp::DMA`], [`Gfp::DMA32`], [`Gfp::ZERO`], [`Gfp::NOWARN`], [`Gfp::HIGH`] (and so `ATOMIC`: may
-//! use half of a zone's reserve), [`Gfp::MOVABLE`] and [`Gfp::RECLAIMABLE`] (of pages; kmalloc ignores them). Every other flag is accepted and behaves as [`Gfp::KERNEL`].
+//! What each does is told here in a line; docs/kmalloc.md has it in full, with the test that shows it.
 
 use core::fmt;
 
@@ -82,9 +80,11 @@ impl Gfp {
     pub(crate) const OFF_THE_FAST_PATH: Self =
         Self::from_bits_retain(Self::DMA.bits() | Self::DMA32.bits() | Self::ZERO.bits());
 
-    /// Flags with which a request for pages must not be served from a CPU's list: those, and another mobility.
-    pub(crate) const OFF_THE_PAGE_LISTS: Self =
-        Self::from_bits_retain(Self::OFF_THE_FAST_PATH.bits() | Self::MOBILITY.bits());
+    /// Flags with which a request for pages must not be served from a CPU's list: those, another mobility, a policy, and
+    /// the list's cold end.
+    pub(crate) const OFF_THE_PAGE_LISTS: Self = Self::from_bits_retain(
+        Self::OFF_THE_FAST_PATH.bits() | Self::MOBILITY.bits() | Self::HARDWALL.bits() | Self::COLD.bits(),
+    );
 
     /// Flags that declare a mobility; memory that the service itself holds objects in has none.
     pub(crate) const MOBILITY: Self = Self::from_bits_retain(Self::MOVABLE.bits() | Self::RECLAIMABLE.bits());
@@ -108,6 +108,70 @@ const COMPOUND: [(&str, Gfp); 10] = [
     ("GFP_DMA", Gfp::DMA),
     ("GFP_DMA32", Gfp::DMA32),
 ];
+
+/// What about a combination of flags cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Impossible {
+    /// More than one of `DMA`, `DMA32`, `HIGHMEM`.
+    TwoZones,
+    /// `NOFAIL` without `DIRECT_RECLAIM`.
+    NofailThatMayNotWait,
+    /// `NOFAIL` with `NORETRY`.
+    NofailThatGivesUp,
+}
+
+impl Impossible {
+    /// A bit of its own.
+    pub(crate) const fn bit(self) -> u32 {
+        1 << self as u32
+    }
+}
+
+impl fmt::Display for Impossible {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TwoZones => "an allocation comes from one zone: name one of them; the lowest of these is used",
+            Self::NofailThatMayNotWait => {
+                "what may not wait can fail: leave __GFP_NOFAIL out, or allow __GFP_DIRECT_RECLAIM; it may fail now"
+            }
+            Self::NofailThatGivesUp => {
+                "__GFP_NORETRY gives up and __GFP_NOFAIL never does: choose one; it never fails now"
+            }
+        })
+    }
+}
+
+impl Gfp {
+    const ZONES: Self = Self::from_bits_retain(Self::DMA.bits() | Self::DMA32.bits() | Self::HIGHMEM.bits());
+
+    /// What about these flags cannot be.
+    pub(crate) const fn impossible(self) -> Option<Impossible> {
+        if self.intersection(Self::ZONES).bits().count_ones() > 1 {
+            Some(Impossible::TwoZones)
+        } else if self.contains(Self::NOFAIL) && !self.may_wait() {
+            Some(Impossible::NofailThatMayNotWait)
+        } else if self.contains(Self::NOFAIL) && self.contains(Self::NORETRY) {
+            Some(Impossible::NofailThatGivesUp)
+        } else {
+            None
+        }
+    }
+
+    /// These flags without what cannot be, as [`Impossible`] says.
+    pub(crate) const fn possible(self) -> Self {
+        let mut flags = self;
+        if flags.contains(Self::DMA) {
+            flags = flags.difference(Self::DMA32).difference(Self::HIGHMEM);
+        }
+        if flags.contains(Self::DMA32) {
+            flags = flags.difference(Self::HIGHMEM);
+        }
+        if flags.contains(Self::NOFAIL) {
+            flags = flags.difference(if flags.may_wait() { Self::NORETRY } else { Self::NOFAIL });
+        }
+        flags
+    }
+}
 
 impl fmt::Display for Gfp {
     /// As Linux prints flags (`%pGg`): `GFP_KERNEL|__GFP_ZERO`; `none` when there are none.
@@ -182,6 +246,21 @@ mod tests {
             }
             prop_assert_eq!(named, gfp);
         }
+    }
+
+    #[test]
+    fn impossible_combinations_are_told_and_followed_as_far_as_they_can_be() {
+        let cases = [
+            (Gfp::KERNEL | Gfp::DMA | Gfp::DMA32, Impossible::TwoZones, Gfp::KERNEL | Gfp::DMA),
+            (Gfp::HIGHUSER | Gfp::DMA32, Impossible::TwoZones, Gfp::USER | Gfp::DMA32),
+            (Gfp::ATOMIC | Gfp::NOFAIL, Impossible::NofailThatMayNotWait, Gfp::ATOMIC),
+            (Gfp::KERNEL | Gfp::NOFAIL | Gfp::NORETRY, Impossible::NofailThatGivesUp, Gfp::KERNEL | Gfp::NOFAIL),
+        ];
+        for (flags, impossible, possible) in cases {
+            assert_eq!((flags.impossible(), flags.possible()), (Some(impossible), possible), "{flags}");
+            assert_eq!(possible.impossible(), None, "{possible}");
+        }
+        assert_eq!((Gfp::KERNEL | Gfp::NOFAIL | Gfp::DMA).impossible(), None);
     }
 
     #[test]

@@ -13,7 +13,8 @@
 //! | `percpu`                     | a piece of memory for each CPU                              |
 //! | `slab`, `depot`              | slow paths; what they do under a depot's lock               |
 //! | `vmalloc`                    | memory contiguous in addresses only                         |
-//! | [`page`]                     | `alloc_pages`: zonelists, per-CPU page lists                |
+//! | [`page`], `allocate`         | `alloc_pages`: per-CPU page lists; zonelists                |
+//! | [`reclaim`], [`shrinker`], `waiters`, `attention` | making memory, waiting for it               |
 //! | `failure`                    | what is told of an allocation that failed                   |
 //! | `service`, `node`, `growth`  | the whole: start, state of a node, memory taken in lazily   |
 //! | `set`, `registry`, `class`   | per-CPU state; which caches there are; size classes, tags   |
@@ -29,6 +30,8 @@
 #[cfg(any(test, feature = "hosted"))]
 extern crate std;
 
+mod allocate;
+mod attention;
 mod class;
 mod depot;
 pub mod events;
@@ -48,16 +51,19 @@ mod node;
 pub mod page;
 mod percpu;
 pub mod policy;
+pub mod reclaim;
 mod registry;
 mod reserve;
 mod service;
 mod set;
+pub mod shrinker;
 mod slab;
 pub mod statistics;
 mod sync;
 pub mod task;
 mod tickets;
 mod vmalloc;
+mod waiters;
 pub mod zone;
 
 pub use class::MAX_SLAB_SIZE;
@@ -73,5 +79,6 @@ pub use policy::{NodeMask, Policy};
 pub use quarry_topology::{CpuId, NodeId, PhysicalRange, Topology};
 pub use service::{FreeRange, Service, StartError};
 pub use set::Set;
+pub use shrinker::{ShrinkControl, Shrinker};
 pub use slab::FreeError;
 pub use task::Task;

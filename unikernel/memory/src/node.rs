@@ -1,5 +1,5 @@
-//! [`Node`]: the part of the service that lives on one NUMA node: its zones, its depots, and whom it asks when it is
-//! short.
+//! [`Node`]: the part of the service that lives on one NUMA node: its zones and its depots; and [`Nodes`],
+//! all of them, with whom each asks when it is short.
 //!
 //! Used by every layer above zones. A node's `Node` lies in the node's own memory, so CPUs that work locally share no
 //! cache line with others. Nodes without memory have none; [`Nodes`] says which node serves them.
@@ -21,9 +21,6 @@ pub(crate) struct Node {
     pub(crate) zones: [Zone; ZoneKind::COUNT],
     /// Depots of the kmalloc family's caches, by id.
     pub(crate) depots: [Depot; CACHES],
-    /// Nodes with memory, nearest first, this one leading; the first `reachable` entries.
-    order: [NodeId; MAX_NODES],
-    reachable: usize,
     pub(crate) counters: NumaCounters,
 }
 
@@ -36,39 +33,27 @@ pub(crate) struct NumaCounters {
     pub(crate) miss: AtomicU64,
     /// Wanted here and got elsewhere.
     pub(crate) foreign: AtomicU64,
+    /// Got here because it was this node's turn.
+    pub(crate) interleave: AtomicU64,
+    /// Got here by a CPU whose nearest memory this is.
+    pub(crate) local: AtomicU64,
+    /// Got here by a CPU of another node.
+    pub(crate) other: AtomicU64,
+}
+
+impl NumaCounters {
+    pub(crate) fn add(counter: &AtomicU64, blocks: u64) {
+        counter.fetch_add(blocks, Ordering::Relaxed);
+    }
 }
 
 impl Node {
-    pub(crate) fn new(
-        id: NodeId,
-        topology: &Topology,
-        has_memory: impl Fn(NodeId) -> bool,
-        pageblocks: Pageblocks,
-    ) -> Self {
-        let mut order = [NodeId(0); MAX_NODES];
-        let mut reachable = 0;
-        for node in topology.nodes().filter(|&node| has_memory(node)) {
-            order[reachable] = node;
-            reachable += 1;
-        }
-        let count = topology.node_count();
-        // Among equally near nodes each node starts with its successor, so that the second choice is not everyone's.
-        order[..reachable].sort_unstable_by_key(|&other| {
-            let rotation = (other.index() + count - id.index()) % count;
-            (other != id, topology.distance(id, other), rotation)
-        });
+    pub(crate) fn new(id: NodeId, pageblocks: Pageblocks) -> Self {
         Self {
             zones: ZoneKind::ALL.map(|kind| Zone::new(ZoneId::new(id, kind), pageblocks)),
             depots: [const { Depot::new() }; CACHES],
-            order,
-            reachable,
             counters: NumaCounters::default(),
         }
-    }
-
-    /// Nodes with memory, nearest first.
-    pub(crate) fn fallback_order(&self) -> &[NodeId] {
-        &self.order[..self.reachable]
     }
 
     pub(crate) fn zone(&self, kind: ZoneKind) -> &Zone {
@@ -87,8 +72,10 @@ impl Node {
 pub(crate) struct Nodes {
     count: AtomicU8,
     states: [AtomicPtr<Node>; MAX_NODES],
-    /// The nearest node with memory, by node.
-    local: [AtomicU8; MAX_NODES],
+    /// For each node, with memory or without, the nodes with memory, nearest first.
+    fallback: [[AtomicU8; MAX_NODES]; MAX_NODES],
+    /// How many nodes have memory.
+    reachable: AtomicU8,
 }
 
 impl Nodes {
@@ -96,7 +83,8 @@ impl Nodes {
         Self {
             count: AtomicU8::new(0),
             states: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_NODES],
-            local: [const { AtomicU8::new(0) }; MAX_NODES],
+            fallback: [const { [const { AtomicU8::new(0) }; MAX_NODES] }; MAX_NODES],
+            reachable: AtomicU8::new(0),
         }
     }
 
@@ -126,14 +114,40 @@ impl Nodes {
         self.states[node.index()].store(state, Ordering::Release);
     }
 
+    /// Notes whom each node asks when it is short, nearest first, itself leading where it has memory. Among equally near
+    /// nodes each starts with its successor, so that the second choice is not everyone's.
+    pub(crate) fn set_fallback(&self, topology: &Topology, has_memory: impl Fn(NodeId) -> bool) {
+        let count = topology.node_count();
+        for node in topology.nodes() {
+            let mut order = [NodeId(0); MAX_NODES];
+            let mut reachable = 0;
+            for other in topology.nodes().filter(|&other| has_memory(other)) {
+                order[reachable] = other;
+                reachable += 1;
+            }
+            order[..reachable].sort_unstable_by_key(|&other| {
+                let rotation = (other.index() + count - node.index()) % count;
+                (other != node, topology.distance(node, other), rotation)
+            });
+            for (cell, other) in self.fallback[node.index()].iter().zip(&order[..reachable]) {
+                cell.store(other.0, Ordering::Relaxed);
+            }
+            self.reachable.store(reachable as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// The nodes with memory, nearest to `node` first, itself leading where it has memory; none for a node that does
+    /// not exist.
+    pub(crate) fn fallback_order(&self, node: NodeId) -> impl Iterator<Item = NodeId> + Clone {
+        let reachable = usize::from(self.reachable.load(Ordering::Relaxed));
+        let order = self.fallback.get(node.index()).map_or(&[][..], |order| &order[..reachable]);
+        order.iter().map(|node| NodeId(node.load(Ordering::Relaxed)))
+    }
+
     /// The nearest node with memory.
     #[inline]
     pub(crate) fn local(&self, node: NodeId) -> NodeId {
-        NodeId(self.local.get(node.index()).map_or(0, |local| local.load(Ordering::Relaxed)))
-    }
-
-    pub(crate) fn set_local(&self, node: NodeId, local: NodeId) {
-        self.local[node.index()].store(local.0, Ordering::Relaxed);
+        NodeId(self.fallback.get(node.index()).map_or(0, |order| order[0].load(Ordering::Relaxed)))
     }
 
     /// The nodes that have memory.

@@ -9,9 +9,7 @@
 //! plain store by the CPU that owns the set. Blocks move between stack and zone in batches, one lock acquisition a
 //! batch.
 //!
-//! An allocation tries the nodes in order of distance, and on each the zones from the highest it may use downward, but
-//! leaves DMA memory (below 16 MiB) to those who asked for it until nothing else is left. A zone below its *min*
-//! watermark is passed over (half of that for `__GFP_HIGH`). A zone out of blocks grows by a deferred section first.
+//! Where blocks come from when the lists have none is [`allocate`](crate::allocate).
 
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -19,15 +17,12 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use quarry_topology::NodeId;
 
 use crate::frame::{FRAME_BYTES, FRAME_SHIFT, Frames, Kind, Order, Pfn, State};
-use crate::free_area::{Demand, Reach};
 use crate::gfp::Gfp;
 use crate::growth::for_each_block;
 use crate::machine::Machine;
-use crate::mobility::Mobility;
-use crate::node::Node;
 use crate::service::Service;
 use crate::set::{LIST_BLOCKS, LISTED_ORDERS, PageList, Set, bump};
-use crate::zone::{Zone, ZoneKind};
+use crate::zone::Zone;
 
 /// Why a block could not be freed. The frame is left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,32 +66,40 @@ impl core::error::Error for PageError {}
 impl<M: Machine> Service<M> {
     /// Allocates 2^`order` contiguous, naturally aligned frames near the calling CPU; `None` when there are none.
     ///
-    /// The block has one reference. May be called in an interrupt handler; never sleeps in this version. Linux's
-    /// `alloc_pages`.
+    /// The block has one reference. Waits where the flags say so; may be called in an interrupt handler with flags that
+    /// do not. Linux's `alloc_pages`.
     #[inline]
+    #[track_caller]
     pub fn alloc_pages(&self, gfp: Gfp, order: Order) -> Option<Pfn> {
         // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
         let set = unsafe { &*self.machine().set() };
-        if order.index() < LISTED_ORDERS
-            && !gfp.intersects(Gfp::OFF_THE_PAGE_LISTS)
-            && let Some(block) = set.pages[order.index()].pop()
-        {
-            set.add_frames(order.frames() as usize);
-            return Some(self.hand_out(block, State::new(Kind::Page, order, set.zone)));
+        match self.alloc_listed(set, gfp, order) {
+            None => self.alloc_pages_slow(None, gfp, order),
+            block => block,
         }
-        self.alloc_pages_slow(None, gfp, order)
     }
 
-    /// As [`Self::alloc_pages`], near (with [`Gfp::THISNODE`]: on) the given node. `None` also for a node that does not
-    /// exist. Linux's `alloc_pages_node`.
+    /// The block put on the CPU's list of that order last, where that is what these flags want.
+    #[inline]
+    fn alloc_listed(&self, set: &Set, gfp: Gfp, order: Order) -> Option<Pfn> {
+        if order.index() >= LISTED_ORDERS || gfp.intersects(Gfp::OFF_THE_PAGE_LISTS) {
+            return None;
+        }
+        let block = set.pages[order.index()].pop()?;
+        set.add_frames(order.frames() as usize);
+        Some(self.hand_out(block, State::new(Kind::Page, order, set.zone)))
+    }
+
+    /// As [`Self::alloc_pages`], near (with [`Gfp::THISNODE`]: on) the given node, whatever the thread's policy. `None`
+    /// also for a node that does not exist. Linux's `alloc_pages_node`.
+    #[track_caller]
     pub fn alloc_pages_node(&self, node: NodeId, gfp: Gfp, order: Order) -> Option<Pfn> {
         // SAFETY: as in `alloc_pages`.
         let set = unsafe { &*self.machine().set() };
-        if node == set.zone.node() && set.attached {
-            self.alloc_pages(gfp, order)
-        } else {
-            self.alloc_pages_slow(Some(node), gfp, order)
-        }
+        let local = (node == set.zone.node() && set.attached).then_some(set);
+        local
+            .and_then(|set| self.alloc_listed(set, gfp, order))
+            .or_else(|| self.alloc_pages_slow(Some(node), gfp, order))
     }
 
     /// Gives up one reference to a block; the last frees it. Linux's `__free_pages`.
@@ -198,6 +201,7 @@ impl<M: Machine> Service<M> {
         let zone = self.nodes().zone(zone).expect("an allocated frame is of a zone that exists");
         self.claim_frames(end.0 - kept.0);
         for_each_block(kept, end, |tail, order| zone.free(self.machine(), order, core::iter::once(tail)));
+        self.frames_freed();
         Some(block)
     }
 
@@ -241,7 +245,7 @@ impl<M: Machine> Service<M> {
     }
 
     #[inline]
-    fn hand_out(&self, block: Pfn, state: State) -> Pfn {
+    pub(crate) fn hand_out(&self, block: Pfn, state: State) -> Pfn {
         let frames = Frames::of(self.machine());
         frames.set_state(block, state);
         frames.frame(block).word.store(1, Relaxed);
@@ -294,15 +298,22 @@ impl<M: Machine> Service<M> {
         if !set.attached || !listed {
             Frames::of(self.machine()).set_state(block, state.with_kind(Kind::Inner));
             zone.free(self.machine(), state.order(), core::iter::once(block));
+            self.frames_freed();
             return;
         }
         let list = &set.pages[state.order().index()];
-        let capacity = list_capacity(state.order());
-        let drained = if list.limit.load(Relaxed) == 0 { LIST_BLOCKS as u32 } else { capacity / 2 };
-        list.limit.store(capacity, Relaxed);
+        let closed = list.limit.load(Relaxed) == 0;
+        let capacity = self.waiters().attention().settle(&list.limit, list_capacity(state.order()));
+        let drained = if closed || capacity == 0 { LIST_BLOCKS as u32 } else { capacity / 2 };
         self.drain_list(set, list, zone, state.order(), drained);
-        Frames::of(self.machine()).set_state(block, state.with_kind(Kind::Listed));
-        list.push(block);
+        if capacity == 0 {
+            Frames::of(self.machine()).set_state(block, state.with_kind(Kind::Inner));
+            zone.free(self.machine(), state.order(), core::iter::once(block));
+            self.frames_freed();
+        } else {
+            Frames::of(self.machine()).set_state(block, state.with_kind(Kind::Listed));
+            list.push(block);
+        }
     }
 
     /// Gives the blocks put on a list first back to the zone.
@@ -328,6 +339,7 @@ impl<M: Machine> Service<M> {
             Some(block)
         });
         zone.free(self.machine(), order, oldest);
+        self.frames_freed();
     }
 
     /// Empties this set's page lists.
@@ -337,110 +349,6 @@ impl<M: Machine> Service<M> {
                 self.drain_list(set, &set.pages[order.index()], zone, order, LIST_BLOCKS as u32);
             }
         }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn alloc_pages_slow(&self, named: Option<NodeId>, gfp: Gfp, order: Order) -> Option<Pfn> {
-        // SAFETY: `attach` returns a set as `set` does.
-        let set = unsafe { &*self.attached_set() };
-        let node = named.unwrap_or(set.node);
-        if node.index() >= self.nodes().count() {
-            return None;
-        }
-        let wanted = self.nodes().local(node);
-        if gfp.contains(Gfp::THISNODE) && named.is_some_and(|named| named != wanted) {
-            return self.allocation_failed(node, gfp, order);
-        }
-        let plain = !gfp.intersects(Gfp::DMA | Gfp::DMA32 | Gfp::MOBILITY);
-        let mut block = None;
-        if plain && set.attached && order.index() < LISTED_ORDERS && wanted == set.zone.node() {
-            block = self.refill_list(set, gfp, order);
-        }
-        let block = block.or_else(|| self.walk_zonelist(wanted, gfp, order));
-        let Some((block, state)) = block else { return self.allocation_failed(node, gfp, order) };
-        self.note_frames(set, order.frames() as usize);
-        self.hand_out(block, state);
-        if gfp.contains(Gfp::ZERO) {
-            // SAFETY: the block is this caller's alone since it left the free lists, and the direct map covers all of
-            // it.
-            unsafe { self.page_address(block).write_bytes(0, order.bytes()) };
-        }
-        Some(block)
-    }
-
-    fn refill_list(&self, set: &Set, gfp: Gfp, order: Order) -> Option<(Pfn, State)> {
-        let list = &set.pages[order.index()];
-        if list.count.load(Relaxed) == 0 {
-            let zone = self.nodes().zone(set.zone)?;
-            let batch = list_capacity(order) / 2;
-            let frames = Frames::of(self.machine());
-            if may_take(zone, gfp, batch << order.get()) {
-                bump(&set.counters.page_refills);
-                list.limit.store(list_capacity(order), Relaxed);
-                self.take_blocks(zone, order, Mobility::Unmovable, batch as usize, |block| {
-                    frames.set_state(block, State::new(Kind::Listed, order, zone.id()));
-                    list.push(block);
-                });
-            }
-        }
-        list.pop().map(|block| (block, State::new(Kind::Page, order, set.zone)))
-    }
-
-    fn walk_zonelist(&self, wanted: NodeId, gfp: Gfp, order: Order) -> Option<(Pfn, State)> {
-        let home = self.nodes().get(wanted)?;
-        let nodes = if gfp.contains(Gfp::THISNODE) { &home.fallback_order()[..1] } else { home.fallback_order() };
-        // DMA memory in a second round, unless it was asked for.
-        let rounds: &[&[ZoneKind]] = if gfp.contains(Gfp::DMA) {
-            &[&[ZoneKind::Dma]]
-        } else if gfp.contains(Gfp::DMA32) {
-            &[&[ZoneKind::Dma32], &[ZoneKind::Dma]]
-        } else {
-            &[&[ZoneKind::Normal, ZoneKind::Dma32], &[ZoneKind::Dma]]
-        };
-        let candidates = rounds
-            .iter()
-            .flat_map(|kinds| nodes.iter().flat_map(move |&node| kinds.iter().map(move |&kind| (node, kind))));
-        for (node, kind) in candidates {
-            let Some(state) = self.nodes().get(node) else { continue };
-            let zone = state.zone(kind);
-            if !may_take(zone, gfp, order.frames()) {
-                continue;
-            }
-            let mut found = None;
-            let mobility = Mobility::of(gfp);
-            self.take_blocks(zone, order, mobility, 1, |block| found = Some(block));
-            if let Some(block) = found {
-                count_numa(home, state, node == wanted);
-                return Some((block, State::new(mobility.page_kind(), order, zone.id())));
-            }
-        }
-        None
-    }
-
-    /// Takes blocks from a zone: from whole pageblocks, else from sections never touched, which it fills, and only
-    /// then from parts of pageblocks of another mobility.
-    fn take_blocks(&self, zone: &Zone, order: Order, mobility: Mobility, wanted: usize, mut take: impl FnMut(Pfn)) {
-        let mut demand = Demand { order, mobility, reach: Reach::WholePageblocks };
-        loop {
-            let (taken, stolen) = zone.allocate(self.machine(), demand, wanted, &mut take);
-            self.events().note_stolen(stolen);
-            if taken > 0 {
-                return;
-            }
-            if !self.grow(zone, demand) {
-                if demand.reach == Reach::Anything {
-                    return;
-                }
-                demand.reach = Reach::Anything;
-            }
-        }
-    }
-
-    #[cold]
-    fn allocation_failed(&self, node: NodeId, gfp: Gfp, order: Order) -> Option<Pfn> {
-        self.report_page_failure(node, gfp, order);
-        None
     }
 
     fn expect_page(&self, block: Pfn) -> State {
@@ -458,17 +366,24 @@ impl<M: Machine> Service<M> {
 
 impl PageList {
     #[inline]
-    fn push(&self, block: Pfn) {
+    pub(crate) fn push(&self, block: Pfn) {
         let count = self.count.load(Relaxed);
         self.blocks[count as usize % LIST_BLOCKS].store(block.0, Relaxed);
         self.count.store(count + 1, Relaxed);
     }
 
     #[inline]
-    fn pop(&self) -> Option<Pfn> {
+    pub(crate) fn pop(&self) -> Option<Pfn> {
         let count = self.count.load(Relaxed).checked_sub(1)?;
         self.count.store(count, Relaxed);
         Some(Pfn(self.blocks[count as usize % LIST_BLOCKS].load(Relaxed)))
+    }
+
+    /// Takes the block put on first, the one most likely to have left the CPU's caches.
+    pub(crate) fn pop_oldest(&self) -> Option<Pfn> {
+        let oldest = (self.count.load(Relaxed) > 0).then(|| Pfn(self.blocks[0].load(Relaxed)))?;
+        self.forget_oldest(1);
+        Some(oldest)
     }
 
     /// Closes the list up after the blocks put on it first were taken.
@@ -486,13 +401,6 @@ pub(crate) fn list_capacity(order: Order) -> u32 {
     (LIST_BLOCKS as u32 >> order.get()).max(8)
 }
 
-/// Whether the watermark lets this allocation take that many frames of the zone.
-fn may_take(zone: &Zone, gfp: Gfp, frames: u32) -> bool {
-    let min = zone.min_watermark();
-    let floor = if gfp.contains(Gfp::HIGH) { min / 2 } else { min };
-    zone.available_frames() >= floor + frames
-}
-
 /// Gives up a reference of the caller's to an allocated block; whether it was the last.
 #[inline]
 fn give_up_reference(frames: Frames, block: Pfn) -> bool {
@@ -500,15 +408,6 @@ fn give_up_reference(frames: Frames, block: Pfn) -> bool {
     // One reference is the caller's own, so nobody can add another: no locked instruction then. The Acquire pairs with
     // the Release of whoever gave up a reference before.
     references.load(Acquire) == 1 || references.fetch_sub(1, Release) == 1
-}
-
-fn count_numa(home: &Node, from: &Node, hit: bool) {
-    if hit {
-        home.counters.hit.fetch_add(1, Relaxed);
-    } else {
-        home.counters.foreign.fetch_add(1, Relaxed);
-        from.counters.miss.fetch_add(1, Relaxed);
-    }
 }
 
 #[cold]

@@ -29,8 +29,11 @@ use crate::machine::Machine;
 use crate::mempool::PoolQueues;
 use crate::mobility::Pageblocks;
 use crate::node::{Node, Nodes};
+use crate::reclaim::Balancers;
 use crate::set::{SLOTS, Set};
+use crate::shrinker::Shrinkers;
 use crate::vmalloc::Window;
+use crate::waiters::Waiters;
 use crate::zone::{Watermarks, Zone, ZoneKind};
 
 /// A range of free RAM on one node, given to the service at its start.
@@ -89,6 +92,11 @@ pub struct Service<M: Machine> {
     reports: Reports,
     events: Events,
     pool_queues: PoolQueues,
+    waiters: Waiters,
+    shrinkers: Shrinkers,
+    balancers: Balancers,
+    /// Impossible combinations of flags that were reported.
+    reported_flags: AtomicU32,
 }
 
 impl<M: Machine> Service<M> {
@@ -112,6 +120,10 @@ impl<M: Machine> Service<M> {
             reports: Reports::new(),
             events: Events::new(),
             pool_queues: PoolQueues::new(),
+            waiters: Waiters::new(),
+            shrinkers: Shrinkers::new(),
+            balancers: Balancers::new(),
+            reported_flags: AtomicU32::new(0),
         }
     }
 
@@ -172,7 +184,7 @@ impl<M: Machine> Service<M> {
             let Some(first) = carved[node.index()] else { continue };
             let place = self.page_address(first).cast::<Node>();
             // SAFETY: the frames were carved out of free RAM just now, are enough for a `Node`, and page-aligned.
-            unsafe { place.write(Node::new(node, topology, has_memory, pageblocks)) };
+            unsafe { place.write(Node::new(node, pageblocks)) };
             // SAFETY: initialised above, and the frames are never given back.
             unsafe { self.nodes.install(node, place) };
             self.node_frames.fetch_add(u64::from(frames), Relaxed);
@@ -182,13 +194,7 @@ impl<M: Machine> Service<M> {
         self.node_frames.fetch_add(u64::from(table_frames), Relaxed);
         let (first, node) = table;
         self.zone_of(node, ZoneKind::of(first)).managed.fetch_add(table_frames, Relaxed);
-        for node in topology.nodes() {
-            let nearest = topology
-                .nodes()
-                .filter(|&other| has_memory(other))
-                .min_by_key(|&other| (other != node, topology.distance(node, other)));
-            self.nodes.set_local(node, nearest.expect("some node has memory"));
-        }
+        self.nodes.set_fallback(topology, has_memory);
         self.count_frames(topology, &growth);
         drop(growth);
         Ok(())
@@ -270,6 +276,29 @@ impl<M: Machine> Service<M> {
     /// Node of a CPU; node 0 for one that does not exist.
     pub fn cpu_to_node(&self, cpu: CpuId) -> NodeId {
         NodeId(self.cpu_nodes.get(cpu.index()).map_or(0, |node| node.load(Relaxed)))
+    }
+
+    pub(crate) fn waiters(&self) -> &Waiters {
+        &self.waiters
+    }
+
+    pub(crate) fn shrinkers(&self) -> &Shrinkers {
+        &self.shrinkers
+    }
+
+    pub(crate) fn balancers(&self) -> &Balancers {
+        &self.balancers
+    }
+
+    /// The flags as they are followed. An impossible combination is reported, once, with who asked for it.
+    #[track_caller]
+    pub(crate) fn checked_flags(&self, gfp: Gfp) -> Gfp {
+        let Some(impossible) = gfp.impossible() else { return gfp };
+        if self.reported_flags.fetch_or(impossible.bit(), Relaxed) & impossible.bit() == 0 {
+            let caller = core::panic::Location::caller();
+            self.machine.warn(format_args!("{gfp} at {caller}: {impossible}"));
+        }
+        gfp.possible()
     }
 
     /// How often something happened that `/proc/vmstat` counts.
@@ -383,6 +412,8 @@ impl<M: Machine> Service<M> {
     #[cfg(feature = "hosted")]
     pub(crate) fn for_each_lock(&self, mut each: impl FnMut(&crate::tickets::Tickets)) {
         let nodes = || self.nodes.with_memory().map(|(_, node)| node);
+        each(self.shrinkers.tickets());
+        each(self.waiters.tickets());
         nodes().flat_map(|node| &node.depots).for_each(|depot| each(depot.tickets()));
         each(self.window.tickets());
         each(self.growth.tickets());
@@ -458,9 +489,20 @@ impl<M: Machine> Service<M> {
                 let min = share as u32;
                 zone.set_watermarks(Watermarks { min, low: min + min / 4, high: min + min / 2 });
             }
+            // Each zone spares a share of the zones above it for requests that cannot go there.
+            for (index, zone) in node.zones.iter().enumerate() {
+                let mut above = 0;
+                for (kind, higher) in ZoneKind::ALL.into_iter().zip(&node.zones).skip(index + 1) {
+                    above += higher.managed.load(Relaxed);
+                    zone.set_lowmem_reserve(kind, above / LOWMEM_RESERVE_RATIO);
+                }
+            }
         }
     }
 }
+
+/// A zone spares, of itself, 1 frame for so many in the zones above it. Linux's `lowmem_reserve_ratio`.
+const LOWMEM_RESERVE_RATIO: u32 = 256;
 
 /// Frames kept for emergencies on a machine of that many: 4 times the root of its KiB, in KiB, at least 128 KiB and at
 /// most 256 MiB. Linux's `min_free_kbytes`.

@@ -22,12 +22,14 @@
 //!
 //! Lock order: depot, growth, zone. No depot lock is held while the page layer is asked for frames.
 
+use core::cell::Cell;
 use core::fmt;
 use core::ptr;
 use core::sync::atomic::Ordering::Relaxed;
 
 use quarry_topology::NodeId;
 
+use crate::allocate::{Floor, Request};
 use crate::class::{CACHE_BITS, LARGE, tag, tag_cache, tag_node};
 use crate::depot::{Depot, LINK_MASK, SlabView, magazine_capacity};
 use crate::frame::{FRAME_BYTES, FRAME_SHIFT, FrameList, Frames, Kind, Order, Pfn, State};
@@ -36,6 +38,7 @@ use crate::machine::Machine;
 use crate::registry::CacheView;
 use crate::service::Service;
 use crate::set::{Magazine, Remote, Set, Stack, bump};
+use crate::task::Task;
 
 /// Why a pointer could not be freed. The memory it points to is left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +68,21 @@ impl fmt::Display for FreeError {
 
 impl core::error::Error for FreeError {}
 
+/// Where an attempt to find an object may get frames for a slab.
+pub(crate) struct SlabFrames<'a> {
+    request: &'a Request,
+    /// How far it may empty zones; `None` where it may take nothing from them.
+    floor: Option<Floor>,
+    /// A block that was handed over.
+    given: Cell<Option<(Pfn, State)>>,
+}
+
+impl<'a> SlabFrames<'a> {
+    fn none(request: &'a Request) -> Self {
+        Self { request, floor: None, given: Cell::new(None) }
+    }
+}
+
 impl<M: Machine> Service<M> {
     fn slab_view(&self, cache: &CacheView) -> SlabView {
         SlabView {
@@ -79,109 +97,153 @@ impl<M: Machine> Service<M> {
     /// the fast path goes when its magazine is empty, and where caches without magazines and other nodes' begin.
     #[cold]
     #[inline(never)]
+    #[track_caller]
     pub(crate) fn object_slow(&self, cache: &CacheView, node: Option<NodeId>, gfp: Gfp) -> *mut u8 {
-        let found = self.on_some_node(cache, node, gfp, |set, candidate| self.object_on(set, cache, candidate, gfp));
+        let found =
+            self.on_some_node(cache, node, gfp, |set, candidate, frames| self.object_on(set, cache, candidate, frames));
         let Some(object) = found else { return ptr::null_mut() };
         // SAFETY: the object left the free state just now and is this caller's alone; its link word is part of it.
         unsafe { self.slab_view(cache).link(object).write(0) };
         object
     }
 
-    /// What `attempt` finds on the first node that it finds anything on: the wanted one (`node`, else the CPU's own),
-    /// then, without [`Gfp::THISNODE`], the others, nearest first. A failure is reported.
+    /// What `attempt` finds on the first node that it finds anything on: the wanted one (`node`, else as the thread's
+    /// policy says, else the CPU's own), then the others that may serve, nearest first. On each the depot is asked, then
+    /// frames for a slab; what no node has is made, and waited for, as the flags say. A failure is reported.
+    #[track_caller]
     pub(crate) fn on_some_node<R>(
         &self,
         cache: &CacheView,
         node: Option<NodeId>,
         gfp: Gfp,
-        mut attempt: impl FnMut(&Set, NodeId) -> Option<R>,
+        mut attempt: impl FnMut(&Set, NodeId, &SlabFrames) -> Option<R>,
     ) -> Option<R> {
         // SAFETY: `attached_set` returns a set as `Machine::set` does: valid and this context's alone.
         let set = unsafe { &*self.attached_set() };
-        let wanted = node.unwrap_or(set.node);
-        let home = self.nodes().local(wanted);
-        if wanted.index() >= self.nodes().count()
-            || gfp.contains(Gfp::THISNODE) && node.is_some_and(|node| node != home)
-        {
-            return None;
-        }
-        let state = self.nodes().get(home)?;
-        let candidates = if gfp.contains(Gfp::THISNODE) { 1 } else { state.fallback_order().len() };
-        let found = state.fallback_order()[..candidates].iter().find_map(|&candidate| attempt(set, candidate));
+        let task = self.machine().task();
+        let gfp = self.checked_flags(task.allowed(gfp.difference(Gfp::MOBILITY) | cache.gfp));
+        let placement = self.place(set, node, gfp, task)?;
+        let request = Request { gfp, order: cache.geometry.order, placement, cache: Some(cache.id) };
+        let mut search = |frames: &SlabFrames| {
+            let mut nodes = self.candidates(placement);
+            nodes.find_map(|node| attempt(set, node, frames))
+        };
+        let found = self.search_at_once(&request, task, &mut search).or_else(|| {
+            self.persist(&request, |block| {
+                let frames = SlabFrames { given: Cell::new(block), ..SlabFrames::none(&request) };
+                let found = search(&frames);
+                if let Some((block, state)) = frames.given.take() {
+                    self.give_back(block, state);
+                }
+                found
+            })
+        });
         if found.is_none() {
-            self.report_object_failure(wanted, gfp, cache);
+            self.note_failure(gfp);
+            self.report_object_failure(placement.wanted, gfp, cache);
         }
         found
     }
 
+    /// With what the zones allow at once: above their low watermarks, or else as far down as the flags say. Past others
+    /// who wait, with what the depots have.
+    fn search_at_once<R>(
+        &self,
+        request: &Request,
+        task: &Task,
+        search: &mut impl FnMut(&SlabFrames) -> Option<R>,
+    ) -> Option<R> {
+        if self.must_queue(request.gfp, task) {
+            return search(&SlabFrames::none(request));
+        }
+        let found = search(&SlabFrames { floor: Some(Floor::Low), ..SlabFrames::none(request) });
+        if found.is_some() {
+            return found;
+        }
+        self.note_shortage(request);
+        search(&SlabFrames { floor: Some(Floor::of(request.gfp, task)), ..SlabFrames::none(request) })
+    }
+
     /// One object of that cache on exactly that node.
-    fn object_on(&self, set: &Set, cache: &CacheView, node: NodeId, gfp: Gfp) -> Option<*mut u8> {
+    fn object_on(&self, set: &Set, cache: &CacheView, node: NodeId, frames: &SlabFrames) -> Option<*mut u8> {
         if !set.attached || !cache.has_magazines() {
             let mut found = None;
-            let taken = self.take_objects(cache, node, 1, gfp, |object| found = Some(object));
+            let taken = self.take_objects(set, cache, node, 1, frames, |object| found = Some(object));
             self.note_objects(set, cache, taken);
             return found;
         }
         let tag = tag(node.0, cache.id);
         if is_local(set, tag) {
-            return self.refill(set, set.magazine_of(cache), cache, node, gfp);
+            return self.refill(set, set.magazine_of(cache), cache, node, frames);
         }
         let remote = self.remote_magazine(set, tag);
         if remote.count.load(Relaxed) == 0 {
             bump(&set.counters.remote_refills);
-            let wanted = remote_capacity(remote, cache) / 2;
-            let taken = self.take_objects(cache, node, wanted, gfp, |object| remote.push(object));
+            let wanted = if self.waiters().attention().is_raised() { 1 } else { remote_capacity(remote, cache) / 2 };
+            let taken = self.take_objects(set, cache, node, wanted, frames, |object| remote.push(object));
             self.note_objects(set, cache, taken);
         }
         remote.pop()
     }
 
-    fn refill(&self, set: &Set, magazine: &Magazine, cache: &CacheView, node: NodeId, gfp: Gfp) -> Option<*mut u8> {
+    fn refill(
+        &self,
+        set: &Set,
+        magazine: &Magazine,
+        cache: &CacheView,
+        node: NodeId,
+        frames: &SlabFrames,
+    ) -> Option<*mut u8> {
         if magazine.count.load(Relaxed) == 0 {
             bump(&set.counters.refills);
             // Whoever set the limit to 0 wanted the magazine emptied, and it is.
-            magazine.limit.store(magazine.capacity, Relaxed);
-            let taken = self.take_objects(cache, node, magazine.capacity / 2, gfp, |object| magazine.push(object));
+            let capacity = self.waiters().attention().settle(&magazine.limit, magazine.capacity);
+            let wanted = (capacity / 2).max(1);
+            let taken = self.take_objects(set, cache, node, wanted, frames, |object| magazine.push(object));
             self.note_objects(set, cache, taken);
         }
         magazine.pop()
     }
 
-    /// Takes objects from a node's depot, with new slabs as needed; returns how many there were.
+    /// Takes objects from a node's depot, with a new slab if it has none; returns how many there were.
     fn take_objects(
         &self,
+        set: &Set,
         cache: &CacheView,
         node: NodeId,
         wanted: u32,
-        gfp: Gfp,
+        frames: &SlabFrames,
         mut take: impl FnMut(*mut u8),
     ) -> u32 {
         let Some(depot) = self.depot(node, cache.id) else { return 0 };
         let view = self.slab_view(cache);
-        loop {
-            let taken = depot.lock(self.machine()).take(view, wanted, &mut take);
-            if taken > 0 {
-                return taken;
-            }
-            // Another CPU may be quicker to take the new slab's objects: then a newer slab.
-            let Some(slab) = self.new_slab(cache, node, gfp) else { return 0 };
-            depot.lock(self.machine()).add_slab(view, slab);
+        let taken = depot.lock(self.machine()).take(view, wanted, &mut take);
+        if taken > 0 {
+            return taken;
         }
+        let Some(slab) = self.new_slab(set, cache, node, frames) else { return 0 };
+        // Under one lock, so that no other CPU is quicker to take the new slab's objects.
+        let mut depot = depot.lock(self.machine());
+        depot.add_slab(view, slab);
+        depot.take(view, wanted, &mut take)
     }
 
-    fn new_slab(&self, cache: &CacheView, node: NodeId, gfp: Gfp) -> Option<Pfn> {
+    fn new_slab(&self, set: &Set, cache: &CacheView, node: NodeId, frames: &SlabFrames) -> Option<Pfn> {
         let view = self.slab_view(cache);
         let order = view.geometry.order;
-        // The cache says which memory its slabs are, the caller how hard to try; that, and the node, is all.
-        let gfp = cache.gfp | gfp & Gfp::HIGH | Gfp::THISNODE | Gfp::NOWARN;
-        let slab = self.alloc_pages_node(node, gfp, order)?;
+        let given = frames.given.take();
+        let (slab, state) = if let Some(block) = given.filter(|(_, state)| state.zone().node() == node) {
+            block
+        } else {
+            frames.given.set(given);
+            let (floor, request) = (frames.floor?, frames.request.on(node));
+            self.alloc_from_lists(set, &request).or_else(|| self.walk_zonelist(&request, floor))?
+        };
         view.format(slab);
-        let zone = view.frames.state(slab).zone();
         for frame in (0..order.frames()).map(|page| slab.offset(page)) {
             view.frames.set_tag(frame, tag(node.0, cache.id));
         }
-        view.frames.set_state(slab, State::new(Kind::Slab, order, zone));
-        self.claim_frames(order.frames());
+        view.frames.set_state(slab, State::new(Kind::Slab, order, state.zone()));
         Some(slab)
     }
 
@@ -216,21 +278,28 @@ impl<M: Machine> Service<M> {
         }
         // SAFETY: the object is in use and its owner gives it up with this call.
         unsafe { link.write(self.secret()) };
-        if !set.attached || !cache.has_magazines() {
-            self.note_bytes(set, (cache.geometry.size as usize).wrapping_neg());
+        let size = cache.geometry.size as usize;
+        let is_local = is_local(set, tag);
+        let uncached = !set.attached || !cache.has_magazines();
+        if !uncached && is_local && self.make_room(set, set.magazine_of(&cache), &cache, tag) {
+            set.magazine_of(&cache).push(object);
+        } else if uncached || is_local {
+            self.note_bytes(set, size.wrapping_neg());
             self.give_objects(&cache, tag, 1, |give| give(object));
-        } else if is_local(set, tag) {
-            let magazine = set.magazine_of(&cache);
-            self.make_room(set, magazine, &cache, tag);
-            magazine.push(object);
         } else {
             let remote = self.remote_magazine(set, tag);
             let capacity = remote_capacity(remote, &cache);
-            if remote.count.load(Relaxed) >= capacity {
+            let raised = self.waiters().attention().is_raised();
+            if raised || remote.count.load(Relaxed) >= capacity {
                 bump(&set.counters.remote_drains);
-                self.drain(set, remote, &cache, tag, (capacity / 2 + 1).max(1));
+                self.drain(set, remote, &cache, tag, if raised { u32::MAX } else { (capacity / 2 + 1).max(1) });
             }
-            remote.push(object);
+            if raised {
+                self.note_bytes(set, size.wrapping_neg());
+                self.give_objects(&cache, tag, 1, |give| give(object));
+            } else {
+                remote.push(object);
+            }
         }
         Ok(())
     }
@@ -263,14 +332,17 @@ impl<M: Machine> Service<M> {
         self.try_free_pages(block, order).map_err(|_| FreeError::DoubleFree(object.addr()))
     }
 
-    /// Makes room in a local magazine: for half of it, or all when somebody set its limit to 0.
-    fn make_room(&self, set: &Set, magazine: &Magazine, cache: &CacheView, tag: u16) {
-        let drained = if magazine.limit.load(Relaxed) == 0 { magazine.capacity } else { magazine.capacity / 2 };
-        magazine.limit.store(magazine.capacity, Relaxed);
+    /// Makes room in a local magazine: for half of it, or all when somebody set its limit to 0. `false` while nothing is
+    /// to be cached.
+    fn make_room(&self, set: &Set, magazine: &Magazine, cache: &CacheView, tag: u16) -> bool {
+        let closed = magazine.limit.load(Relaxed) == 0;
+        let open = self.waiters().attention().settle(&magazine.limit, magazine.capacity) > 0;
+        let drained = if closed || !open { magazine.capacity } else { magazine.capacity / 2 };
         if magazine.count.load(Relaxed) >= magazine.capacity || drained == magazine.capacity {
             bump(&set.counters.drains);
             self.drain(set, magazine, cache, tag, drained);
         }
+        open
     }
 
     /// Gives the `count` coldest objects of a magazine back to their depot.
@@ -302,8 +374,10 @@ impl<M: Machine> Service<M> {
         let depot = self.depot(node, cache.id).expect("an object's tag names a node with memory");
         let view = self.slab_view(cache);
         let mut surplus = FrameList::new();
-        let mut stack_page =
-            if count > 1 && !depot.counts(self.machine()).has_stack { self.stack_page(node) } else { None };
+        // While anybody waits nothing is kept: frames and objects go where they can be had.
+        let keep = !self.waiters().attention().is_raised();
+        let wants_stack = keep && count > 1 && !depot.counts(self.machine()).has_stack;
+        let mut stack_page = if wants_stack { self.stack_page(node) } else { None };
         {
             let mut depot = depot.lock(self.machine());
             if !depot.has_stack()
@@ -312,7 +386,7 @@ impl<M: Machine> Service<M> {
                 depot.set_stack(self.page_address(page).cast());
                 self.claim_frames(1);
             }
-            each(&mut |object| depot.give(view, object, &mut surplus));
+            each(&mut |object| depot.give(view, object, keep, &mut surplus));
         }
         if let Some(page) = stack_page {
             self.__free_pages(page, Order::ZERO);
@@ -320,6 +394,7 @@ impl<M: Machine> Service<M> {
         while let Some(slab) = surplus.pop(view.frames) {
             self.release_slab(view, slab);
         }
+        self.objects_freed(cache.id);
     }
 
     fn stack_page(&self, node: NodeId) -> Option<Pfn> {

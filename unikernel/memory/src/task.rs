@@ -15,9 +15,11 @@
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use quarry_topology::{MAX_NODES, NodeId};
+
 use crate::gfp::Gfp;
 use crate::machine::Machine;
-use crate::policy::Policy;
+use crate::policy::{NodeMask, Policy};
 use crate::service::Service;
 
 /// What the service keeps for a thread.
@@ -51,6 +53,15 @@ impl Task {
     /// What is left of an allocation's flags inside the open scopes.
     pub(crate) fn allowed(&self, gfp: Gfp) -> Gfp {
         gfp.difference(Gfp::from_bits_retain(self.denied.load(Relaxed)))
+    }
+
+    /// The next of those nodes whose turn it is; `None` when none is usable.
+    pub(crate) fn next_interleaved(&self, nodes: NodeMask, usable: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        let first = self.interleave_next.load(Relaxed);
+        let turn = |step| NodeId((first + step) % MAX_NODES as u8);
+        let next = (0..MAX_NODES as u8).map(turn).find(|&node| nodes.contains(node) && usable(node))?;
+        self.interleave_next.store((next.0 + 1) % MAX_NODES as u8, Relaxed);
+        Some(next)
     }
 
     /// Whether the thread is making memory free: it must not start to do so again, and may use every reserve.

@@ -118,6 +118,8 @@ pub(crate) struct Zone {
     /// Frames of metadata taken here; written under the growth lock.
     pub(crate) metadata: AtomicU32,
     watermarks: [AtomicU32; 3],
+    /// Frames spared from requests that could use a higher zone, by the highest they could use.
+    lowmem_reserve: [AtomicU32; ZoneKind::COUNT],
 }
 
 impl Zone {
@@ -135,6 +137,7 @@ impl Zone {
             end: AtomicU32::new(0),
             metadata: AtomicU32::new(0),
             watermarks: [const { AtomicU32::new(0) }; 3],
+            lowmem_reserve: [const { AtomicU32::new(0) }; ZoneKind::COUNT],
         }
     }
 
@@ -221,9 +224,14 @@ impl Zone {
         }
     }
 
+    /// Frames spared, on top of a watermark, from requests whose highest zone is `highest`.
     #[inline]
-    pub(crate) fn min_watermark(&self) -> u32 {
-        self.watermarks[0].load(Relaxed)
+    pub(crate) fn lowmem_reserve(&self, highest: ZoneKind) -> u32 {
+        self.lowmem_reserve[highest as usize].load(Relaxed)
+    }
+
+    pub(crate) fn set_lowmem_reserve(&self, highest: ZoneKind, frames: u32) {
+        self.lowmem_reserve[highest as usize].store(frames, Relaxed);
     }
 
     /// Takes up to `wanted` blocks, handing each to `take` in state `Inner`; returns how many there were, and what of

@@ -112,7 +112,7 @@ fn read_zoneinfo(text: &str) -> Values {
                 of.clone_from(&zone);
                 values.insert(key(&of, "free"), number(value));
             }
-            ["pagesets"] => {}
+            ["pagesets"] | ["protection:", _, _, _] => {}
             ["cpu:", cpu] => of = format!("{zone}, cpu {cpu}"),
             ["start_pfn:", value] => drop(values.insert(key(&zone, "start_pfn"), number(value))),
             [name, value] => drop(values.insert(key(&of, name.trim_end_matches(':')), number(value))),

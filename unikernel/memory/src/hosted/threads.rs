@@ -142,6 +142,7 @@ pub(super) fn enter(machine: &HostedMachine, set: *mut Set) -> bool {
         return false;
     }
     SETS.with(|sets| sets[machine.slot()].set(set));
+    machine.live.fetch_add(1, Ordering::Relaxed);
     true
 }
 
@@ -151,6 +152,7 @@ pub(super) fn leave(machine: &HostedMachine) {
     let set = SETS.with(|sets| sets[slot].replace((&raw const DETACHED).cast_mut()));
     // SAFETY: a thread's set is valid.
     if unsafe { (*set).is_attached() } {
+        machine.live.fetch_sub(1, Ordering::Relaxed);
         machine.pool.put(set);
     }
 }
@@ -202,6 +204,7 @@ pub(super) fn adopt(machine: &HostedMachine, set: &Set) {
 /// Forgets what is in the pool, without touching the sets: for the child of a fork, which adopts all sets anew.
 pub(super) fn forget_pool(machine: &HostedMachine) {
     machine.pool.lock.reset();
+    machine.live.store(1, Ordering::Relaxed);
     machine.pool.head.store(ptr::null_mut(), Ordering::Relaxed);
 }
 

@@ -19,10 +19,16 @@ pub struct NumaStatistics {
     pub miss: u64,
     /// Wanted here and got elsewhere.
     pub foreign: u64,
+    /// Got here because it was this node's turn.
+    pub interleave: u64,
+    /// Got here by a CPU whose nearest memory this is.
+    pub local: u64,
+    /// Got here by a CPU of another node.
+    pub other: u64,
 }
 
 /// Counters of [`NumaStatistics`].
-const COUNTERS: usize = 3;
+const COUNTERS: usize = 6;
 
 /// `numastat`: a column for each node, a line for each counter.
 pub struct Numastat<'s, M: Machine>(pub &'s Service<M>);
@@ -33,7 +39,14 @@ pub struct NodeNumastat<'s, M: Machine>(pub &'s Service<M>, pub NodeId);
 impl NumaStatistics {
     /// The counters by the names they have in `numastat`.
     pub fn rows(&self) -> [(&'static str, u64); COUNTERS] {
-        [("numa_hit", self.hit), ("numa_miss", self.miss), ("numa_foreign", self.foreign)]
+        [
+            ("numa_hit", self.hit),
+            ("numa_miss", self.miss),
+            ("numa_foreign", self.foreign),
+            ("interleave_hit", self.interleave),
+            ("local_node", self.local),
+            ("other_node", self.other),
+        ]
     }
 }
 
@@ -44,6 +57,9 @@ impl<M: Machine> Service<M> {
             hit: node.counters.hit.load(Relaxed),
             miss: node.counters.miss.load(Relaxed),
             foreign: node.counters.foreign.load(Relaxed),
+            interleave: node.counters.interleave.load(Relaxed),
+            local: node.counters.local.load(Relaxed),
+            other: node.counters.other.load(Relaxed),
         })
     }
 
@@ -99,7 +115,8 @@ mod tests {
 
     #[test]
     fn the_table_is_numastat_s_to_the_byte() {
-        let counters = NumaStatistics { hit: 76_557_759, miss: 30_772_308, foreign: 7 };
+        let counters =
+            NumaStatistics { hit: 76_557_759, miss: 30_772_308, foreign: 7, interleave: 1, local: 2, other: 3 };
         let nodes = [(NodeId(0), counters), (NodeId(10), NumaStatistics { hit: 1, ..counters })];
         let mut text = String::new();
         table(&mut text, &nodes.into_iter()).expect("a string takes all");
@@ -108,6 +125,9 @@ mod tests {
         numa_hit                76557759               1
         numa_miss               30772308        30772308
         numa_foreign                   7               7
+        interleave_hit                 1               1
+        local_node                     2               2
+        other_node                     3               3
         ");
     }
 }

@@ -36,6 +36,9 @@ pub struct ZoneInfo {
     pub per_cpu_lists: u32,
     /// Its watermarks.
     pub watermarks: Watermarks,
+    /// What it spares, on top of a watermark, from requests that could use a higher zone, by the highest they could
+    /// use. Linux's `protection`.
+    pub lowmem_reserve: [u32; ZoneKind::COUNT],
     /// Free blocks of each order.
     pub free_blocks: [u32; Order::COUNT],
 }
@@ -150,6 +153,7 @@ impl<M: Machine> Service<M> {
             deferred: zone.deferred.load(Relaxed),
             per_cpu_lists: self.sets().filter(|set| set.zone == zone.id()).map(listed_frames).sum(),
             watermarks: zone.watermarks(),
+            lowmem_reserve: ZoneKind::ALL.map(|kind| zone.lowmem_reserve(kind)),
             free_blocks: zone.free_blocks(self.machine()),
         }
     }
@@ -217,6 +221,8 @@ fn block(
     }
     writeln!(f, "  pages free     {}", zone.available())?;
     zone.pages().iter().try_for_each(|(name, value)| writeln!(f, "        {name:<8} {value}"))?;
+    let [dma, dma32, normal] = zone.lowmem_reserve;
+    writeln!(f, "        protection: ({dma}, {dma32}, {normal})")?;
     zone.counters().iter().try_for_each(|(name, value)| writeln!(f, "      {name:<12} {value}"))?;
     writeln!(f, "  pagesets")?;
     for (cpu, pageset) in pagesets {
@@ -246,6 +252,7 @@ pub(super) mod tests {
             deferred: 200_000,
             per_cpu_lists: 92,
             watermarks: Watermarks { min: 712, low: 890, high: 1068 },
+            lowmem_reserve: [0, 0, 0],
             free_blocks: [1, 0, 1, 0, 0, 0, 0, 1, 0, 1, 123_456],
         }
     }
@@ -270,6 +277,7 @@ pub(super) mod tests {
                 spanned  262144
                 present  258048
                 managed  257791
+                protection: (0, 0, 0)
               nr_free_pages 227881
               nr_deferred  200000
           pagesets

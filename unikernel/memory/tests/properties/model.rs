@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use quarry_memory::events::Event;
 use quarry_memory::hosted::{Hosted, HostedMachine};
 use quarry_memory::statistics::{Statistics, ZoneInfo};
 use quarry_memory::zone::ZoneKind;
@@ -39,6 +40,8 @@ pub(crate) struct Model {
     /// Start and end of every piece.
     ranges: BTreeMap<usize, usize>,
     next_fill: u8,
+    /// Allocations that had to reclaim, before this one.
+    reclaims: u64,
 }
 
 impl Drop for Model {
@@ -52,7 +55,7 @@ impl Drop for Model {
 impl Model {
     pub(crate) fn new(machine: &crate::machine::Machine) -> Self {
         let hosted = Hosted::leak(machine.build()).expect("there is address space");
-        Self { hosted, held: Vec::new(), ranges: BTreeMap::new(), next_fill: 0 }
+        Self { hosted, held: Vec::new(), ranges: BTreeMap::new(), next_fill: 0, reclaims: 0 }
     }
 
     fn service(&self) -> &'static Service<HostedMachine> {
@@ -117,6 +120,7 @@ impl Model {
     /// Returns whether there was memory.
     fn kmalloc(&mut self, size: usize, flags: Flags, node: Option<NodeId>) -> bool {
         let (service, gfp) = (self.service(), flags.gfp());
+        self.reclaims = service.event_count(Event::DirectReclaim);
         let object = match (node, flags.zero) {
             (None, false) => service.kmalloc(size, gfp),
             (None, true) => service.kzalloc(size, gfp),
@@ -138,8 +142,11 @@ impl Model {
             unsafe { service.kfree(object) };
             return true;
         }
-        self.check_place(object, gfp, node, size > 8192, |candidate| {
-            let other = service.kmalloc_node(size, gfp | Gfp::THISNODE, candidate);
+        let frames = if size > 8192 { size.div_ceil(PAGE).next_power_of_two() as u32 } else { 8 };
+        // Without reclaim, which comes only after all nodes were asked.
+        let there = gfp.difference(Gfp::DIRECT_RECLAIM) | Gfp::THISNODE;
+        self.check_place(object, gfp, node, size > 8192, frames, |candidate| {
+            let other = service.kmalloc_node(size, there, candidate);
             let place = (!other.is_null()).then(|| self.physical(other));
             // SAFETY: freed once, or null.
             unsafe { service.kfree(other) };
@@ -196,6 +203,7 @@ impl Model {
     fn alloc_pages(&mut self, order: Order, flags: Flags, node: Option<NodeId>) -> bool {
         let service = self.service();
         let gfp = flags.gfp() | if flags.zero { Gfp::ZERO } else { Gfp::empty() };
+        self.reclaims = service.event_count(Event::DirectReclaim);
         let block = match node {
             None => service.alloc_pages(gfp, order),
             Some(node) => service.alloc_pages_node(node, gfp, order),
@@ -207,8 +215,9 @@ impl Model {
         let address = service.page_address(block);
         assert_eq!(block.block(order), block, "{order} is not aligned");
         assert_eq!(service.page_count(block), 1);
-        self.check_place(address, gfp, node, true, |candidate| {
-            let other = service.alloc_pages_node(candidate, gfp | Gfp::THISNODE, order)?;
+        let there = gfp.difference(Gfp::DIRECT_RECLAIM) | Gfp::THISNODE;
+        self.check_place(address, gfp, node, true, order.frames(), |candidate| {
+            let other = service.alloc_pages_node(candidate, there, order)?;
             service.__free_pages(other, order);
             Some(other.physical())
         });
@@ -223,7 +232,10 @@ impl Model {
         let memory = self.service().kvmalloc(size, Gfp::KERNEL | Gfp::NOWARN);
         if memory.is_null() {
             // Page by page, and one for the area's head.
-            let above_min = |zone: ZoneInfo| (zone.free + zone.deferred).saturating_sub(zone.watermarks.min) as usize;
+            let above_min = |zone: ZoneInfo| {
+                let kept = zone.watermarks.min + zone.lowmem_reserve[ZoneKind::Normal as usize];
+                (zone.free + zone.deferred).saturating_sub(kept) as usize
+            };
             let available = self.service().zones().map(above_min).sum::<usize>();
             assert!(available < size.div_ceil(PAGE) + 2, "{size} bytes: no memory in {available} pages");
         } else if size > 0 {
@@ -302,16 +314,21 @@ impl Model {
         self.topology().nodes().filter(|&node| service.zones().any(|zone| zone.node == node))
     }
 
-    /// The node a request is for: the named one, else the CPU's, and where that has no memory the nearest. `None` while
+    /// A node a request is for: the named one, else the CPU's, and where that has no memory one of the nearest. `None` while
     /// the thread is no CPU, and for a node that does not exist.
     fn wanted(&self, named: Option<NodeId>) -> Option<NodeId> {
+        let node = self.origin(named)?;
+        let distance = |other: &NodeId| (*other != node, self.topology().distance(node, *other));
+        self.nodes_with_memory().min_by_key(distance)
+    }
+
+    /// The node that distances count from: the one named, or the CPU's own.
+    fn origin(&self, named: Option<NodeId>) -> Option<NodeId> {
         let machine = self.service().machine();
         // SAFETY: a thread's set is valid.
         let attached = unsafe { (*machine.set()).is_attached() };
         let own = attached.then(|| self.service().cpu_to_node(machine.cpu()));
-        let node = named.or(own).filter(|node| node.index() < self.topology().node_count())?;
-        let distance = |other: &NodeId| (*other != node, self.topology().distance(node, *other));
-        self.nodes_with_memory().min_by_key(distance)
+        named.or(own).filter(|node| node.index() < self.topology().node_count())
     }
 
     /// Asserts that memory is of the zone and node asked for, or of the nearest node that has any: `try_on` tells where
@@ -322,6 +339,7 @@ impl Model {
         gfp: Gfp,
         named: Option<NodeId>,
         blocks: bool,
+        frames: u32,
         try_on: impl Fn(NodeId) -> Option<u64>,
     ) {
         let physical = self.physical(address);
@@ -332,11 +350,20 @@ impl Model {
         let frame = self.service().virt_to_page(address).expect("it is in RAM");
         assert_eq!(self.service().page_to_node(frame), Some(node));
         let Some(wanted) = self.wanted(named) else { return };
-        if node == wanted {
+        // Who had to reclaim is handed the first frames that come free, wherever they are.
+        let reclaimed = self.service().event_count(Event::DirectReclaim) != self.reclaims;
+        let origin = self.origin(named).expect("a node was wanted");
+        let distance = |other| (other != origin, self.topology().distance(origin, other));
+        if distance(node) == distance(wanted) || reclaimed && !gfp.contains(Gfp::THISNODE) {
             return;
         }
+        // The nodes are asked twice: first for what is above their low watermarks.
+        let highest = highest_zone(gfp);
+        let is_scarce = |place: ZoneInfo| {
+            let kept = place.watermarks.low + place.lowmem_reserve[highest as usize];
+            place.free + place.deferred < kept + frames
+        };
         assert!(!gfp.contains(Gfp::THISNODE), "from {node} instead of {wanted} with {gfp}");
-        let distance = |other| (other != wanted, self.topology().distance(wanted, other));
         for nearer in self.nodes_with_memory().filter(|&other| distance(other) < distance(node)) {
             // Blocks on a CPU's lists are for requests to its own node.
             if blocks && self.service().zones().any(|zone| zone.node == nearer && zone.per_cpu_lists > 0) {
@@ -345,8 +372,15 @@ impl Model {
             // Blocks are taken from below 16 MiB only when nothing else is left anywhere.
             let spared =
                 |place| blocks && !gfp.contains(Gfp::DMA) && ZoneKind::of(Pfn::containing(place)) == ZoneKind::Dma;
+            let scarce: Vec<_> =
+                self.service().zones().filter(|&zone| zone.node == nearer && is_scarce(zone)).collect();
+            let passed_over =
+                |place| spared(place) || scarce.iter().any(|zone| zone.kind == ZoneKind::of(Pfn::containing(place)));
             let place = try_on(nearer);
-            assert!(place.is_none_or(spared), "{gfp} from {node} though {nearer} is nearer to {wanted}: {place:x?}");
+            assert!(
+                place.is_none_or(passed_over),
+                "{gfp} from {node} though {nearer} is nearer to {wanted}: {place:x?}"
+            );
         }
     }
 
@@ -356,21 +390,27 @@ impl Model {
         if named.is_some() && (wanted.is_none() || gfp.contains(Gfp::THISNODE) && wanted != named) {
             return true;
         }
-        let highest = match gfp {
-            gfp if gfp.contains(Gfp::DMA) => ZoneKind::Dma,
-            gfp if gfp.contains(Gfp::DMA32) => ZoneKind::Dma32,
-            _ => ZoneKind::Normal,
-        };
-        let only = gfp.contains(Gfp::THISNODE);
-        let may_serve =
-            |zone: &ZoneInfo| zone.kind <= highest && (!only || wanted.is_none_or(|wanted| wanted == zone.node));
-        self.service().zones().filter(may_serve).all(|zone| {
+        let highest = highest_zone(gfp);
+        let is_empty = |zone: ZoneInfo| {
             let min = zone.watermarks.min;
-            let floor = if gfp.contains(Gfp::HIGH) { min / 2 } else { min };
+            let floor = if gfp.contains(Gfp::HIGH) { min / 4 } else { min } + zone.lowmem_reserve[highest as usize];
             let too_few = zone.free + zone.deferred < floor + order.frames();
             let in_pieces = zone.deferred == 0 && zone.free_blocks[order.index()..].iter().all(|&blocks| blocks == 0);
             too_few || in_pieces
-        })
+        };
+        let has_nothing = |node| {
+            let mut zones = self.service().zones().filter(|zone| zone.node == node && zone.kind <= highest);
+            zones.all(is_empty)
+        };
+        let (Some(wanted), Some(origin)) = (wanted, self.origin(named)) else {
+            return self.nodes_with_memory().all(has_nothing);
+        };
+        if gfp.contains(Gfp::THISNODE) {
+            // Among equally near nodes the service has its choice.
+            let distance = |node| (node != origin, self.topology().distance(origin, node));
+            return self.nodes_with_memory().any(|node| distance(node) == distance(wanted) && has_nothing(node));
+        }
+        self.nodes_with_memory().all(has_nothing)
     }
 
     /// The service's books agree with the model's.
@@ -411,7 +451,8 @@ impl Model {
             })
             .collect();
         for zone in service.zones() {
-            assert!(zone.free + zone.deferred <= zone.watermarks.min, "{zone:#?}");
+            let kept = zone.watermarks.min + zone.lowmem_reserve[ZoneKind::Normal as usize];
+            assert!(zone.free + zone.deferred <= kept, "{zone:#?}");
         }
         taken.drain(..).for_each(|(block, order)| service.__free_pages(block, order));
         service.drain_local();
@@ -419,6 +460,15 @@ impl Model {
         let after = service.statistics();
         let unused = |rows: Statistics| rows.free + rows.deferred + rows.metadata;
         assert_eq!(unused(after), unused(rows), "{after:#?}");
+    }
+}
+
+/// The highest zone a request may be served from.
+fn highest_zone(gfp: Gfp) -> ZoneKind {
+    match gfp {
+        gfp if gfp.contains(Gfp::DMA) => ZoneKind::Dma,
+        gfp if gfp.contains(Gfp::DMA32) => ZoneKind::Dma32,
+        _ => ZoneKind::Normal,
     }
 }
 

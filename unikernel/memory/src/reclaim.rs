@@ -1,0 +1,347 @@
+//! What is done when memory is short: reclaim, waiting, and the balancing of nodes.
+//!
+//! Users: the slow paths of pages and slabs, through [`Service::persist`]; the host, whose balancing threads run
+//! [`Service::wait_for_imbalance`] and [`Service::balance`].
+//!
+//! # Theory
+//!
+//! *Direct reclaim.* Whoever may wait queues up ([`waiters`](crate::waiters)) and then works in rounds: it gives back
+//! what its own CPU caches, asks the other CPUs to do so, shrinks depots, asks shrinkers (for more in every round),
+//! serves those who wait, itself among them, and sleeps until frames are handed to it or a short while has passed. An
+//! ordinary request fails after [`MAX_ROUNDS`] rounds without progress; one that must not fail goes on for ever; the
+//! flags in [`Patience`] say who does how much. Progress is frames that became available, or objects given up.
+//!
+//! *Attention.* While anybody waits all limits of all CPUs' caches are 0: what is freed goes to zones and slabs at once,
+//! where it can be handed over. CPUs that idle are drained by a call ([`Machine::drain_others`]); one that works and
+//! neither frees nor waits keeps what it has, which is bounded and a row of the statistics.
+//!
+//! *Balancing.* A node whose zones fell to the low watermark is balanced by a thread of its own until they are at the
+//! high one. A node that could not be helped [`MAX_ROUNDS`] times is left alone until a reclaim makes progress.
+//!
+//! *Recursion.* Whoever reclaims is marked in its task: what it allocates may use every reserve and never reclaims.
+//!
+//! *Dead ends.* A request that must not fail and has made no progress for long asks the host whether anything but such
+//! waiters can ever run. If not, no frame will ever be freed: the service panics and names each waiter.
+
+use core::fmt;
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering, Ordering::Relaxed};
+use core::time::Duration;
+
+use quarry_topology::{MAX_NODES, NodeId};
+
+use crate::allocate::{Placement, Request};
+use crate::events::Event;
+use crate::frame::{Order, Pfn, State};
+use crate::gfp::Gfp;
+use crate::machine::Machine;
+use crate::policy::NodeMask;
+use crate::service::Service;
+use crate::set::{LISTED_ORDERS, Set};
+use crate::shrinker::LIGHTEST;
+use crate::task::Task;
+use crate::waiters::Waiter;
+use crate::zone::ZoneKind;
+
+/// Rounds without progress after which an ordinary request fails. Linux's `MAX_RECLAIM_RETRIES`.
+pub const MAX_ROUNDS: u32 = 16;
+
+/// The largest order for which waiting is worth it without being asked: Linux's `PAGE_ALLOC_COSTLY_ORDER`.
+const COSTLY_ORDER: u32 = 3;
+
+/// The longest sleep between two rounds.
+const LONGEST_SLEEP: Duration = Duration::from_millis(8);
+
+/// How hard a request tries before it fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    /// One light round: this CPU's caches, the depots, a share of the shrinkers' objects. `__GFP_NORETRY`.
+    OneLightRound,
+    /// One round with everything in it: a costly order, if not asked to try harder.
+    OneRound,
+    /// Until [`MAX_ROUNDS`] rounds brought nothing.
+    Rounds,
+    /// For ever. `__GFP_NOFAIL`.
+    Endless,
+}
+
+impl Patience {
+    fn of(gfp: Gfp, order: Order) -> Self {
+        match gfp {
+            gfp if gfp.contains(Gfp::NOFAIL) => Self::Endless,
+            gfp if gfp.contains(Gfp::NORETRY) => Self::OneLightRound,
+            gfp if order.get() > COSTLY_ORDER && !gfp.contains(Gfp::RETRY_MAYFAIL) => Self::OneRound,
+            _ => Self::Rounds,
+        }
+    }
+
+    const fn rounds(self) -> u32 {
+        match self {
+            Self::OneLightRound | Self::OneRound => 1,
+            Self::Rounds => MAX_ROUNDS,
+            Self::Endless => u32::MAX,
+        }
+    }
+}
+
+/// A node's balancing thread, as far as the service knows it.
+pub(crate) struct Balancer {
+    /// The thread's task; null while it does not wait for work.
+    task: AtomicPtr<Task>,
+    wanted: AtomicBool,
+    /// How often in a row it could not reach the high watermark.
+    failures: AtomicU32,
+}
+
+/// The balancing threads of all nodes.
+pub(crate) struct Balancers([Balancer; MAX_NODES]);
+
+impl Balancers {
+    pub(crate) const fn new() -> Self {
+        Self(
+            [const {
+                Balancer {
+                    task: AtomicPtr::new(ptr::null_mut()),
+                    wanted: AtomicBool::new(false),
+                    failures: AtomicU32::new(0),
+                }
+            }; MAX_NODES],
+        )
+    }
+}
+
+impl<M: Machine> Service<M> {
+    /// Whether a request that finds nothing may reclaim and wait.
+    pub(crate) fn may_persist(&self, gfp: Gfp, task: &Task) -> bool {
+        gfp.may_wait() && !task.is_reclaiming() && self.machine().may_sleep()
+    }
+
+    /// Makes memory for a request that found none, and waits for it, as its flags allow. `look` is called with a block
+    /// handed over for it, and, for a request of a cache, without one to look for an object; what it returns is the
+    /// result. `None` when there is nothing to be had, at once where the request may not wait.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn persist<T>(
+        &self,
+        request: &Request,
+        mut look: impl FnMut(Option<(Pfn, State)>) -> Option<T>,
+    ) -> Option<T> {
+        let task = self.machine().task();
+        if !self.may_persist(request.gfp, task) {
+            return None;
+        }
+        let patience = Patience::of(request.gfp, request.order);
+        let waiter = Waiter::new(*request, task);
+        self.waiters().enter(self.machine(), &waiter);
+        self.events().count(Event::DirectReclaim);
+        let found = self.work_in_rounds(request, patience, &waiter, &mut look);
+        let block = self.waiters().leave(self.machine(), &waiter);
+        match (found, block) {
+            (None, block) => block.and_then(|block| look(Some(block))),
+            (found, None) => found,
+            (found, Some((block, state))) => {
+                // It found an object, and was given a block meanwhile: that is for the next.
+                self.give_back(block, state);
+                found
+            }
+        }
+    }
+
+    /// Works until the waiter is given a block (`None`, too), or an object is found, or patience is at its end.
+    fn work_in_rounds<T>(
+        &self,
+        request: &Request,
+        patience: Patience,
+        waiter: &Waiter,
+        look: &mut impl FnMut(Option<(Pfn, State)>) -> Option<T>,
+    ) -> Option<T> {
+        let (mut round, mut in_vain) = (0, 0);
+        while in_vain < patience.rounds() {
+            let progress = self.reclaim(request, round, patience);
+            in_vain = if progress { 0 } else { in_vain + 1 };
+            round += 1;
+            self.serve_waiters();
+            waiter.stop_looking();
+            let found = request.cache.and_then(|_| look(None));
+            if found.is_some() || waiter.is_given() {
+                return found;
+            }
+            if patience == Patience::Endless && in_vain >= MAX_ROUNDS {
+                waiter.stalled.store(true, Relaxed);
+                self.panic_at_a_dead_end();
+            } else {
+                waiter.stalled.store(false, Relaxed);
+            }
+            if in_vain >= patience.rounds() || patience == Patience::OneLightRound {
+                continue;
+            }
+            self.events().count(Event::Wait);
+            let longest = LONGEST_SLEEP.min(Duration::from_millis(1) * (in_vain + 1));
+            self.machine().sleep(&mut || waiter.is_called(), Some(longest));
+            if waiter.is_given() {
+                return None;
+            }
+            waiter.stop_looking();
+            let found = request.cache.and_then(|_| look(None));
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
+    }
+
+    /// One round of direct reclaim on behalf of a request; whether it brought anything.
+    fn reclaim(&self, request: &Request, round: u32, patience: Patience) -> bool {
+        let _scope = self.memalloc_noreclaim();
+        let nodes = request.placement.nodes;
+        let before = self.available_on(request.placement);
+        self.drain_local();
+        if patience != Patience::OneLightRound {
+            self.close_all_caches();
+            self.events().count(Event::DrainCall);
+            M::drain_others(self);
+        }
+        self.shrink_depots();
+        let priority = LIGHTEST.saturating_sub(round);
+        let freed = self.shrink(request.gfp, nodes, priority, Event::ScannedDirectly);
+        // What the shrinkers freed went into this CPU's caches.
+        self.drain_local();
+        self.shrink_depots();
+        let progress = freed > 0 || self.available_on(request.placement) > before;
+        if progress {
+            nodes.nodes().for_each(|node| self.balancers().0[node.index()].failures.store(0, Relaxed));
+        }
+        progress
+    }
+
+    /// Sets every limit of every set to 0: what is freed from now on is not cached.
+    fn close_all_caches(&self) {
+        self.sets().for_each(Set::close);
+    }
+
+    /// Frames to be had for a request at all.
+    fn available_on(&self, placement: Placement) -> u64 {
+        let zones = |node| self.nodes().get(node).into_iter().flat_map(|node| &node.zones);
+        self.candidates(placement)
+            .flat_map(zones)
+            .filter(|zone| zone.id().kind() <= placement.highest)
+            .map(|zone| u64::from(zone.available_frames()))
+            .sum()
+    }
+
+    /// Gives back a block that was handed over and is not needed.
+    pub(crate) fn give_back(&self, block: Pfn, state: State) {
+        let zone = self.nodes().zone(state.zone()).expect("a block handed over is of a zone that exists");
+        zone.free(self.machine(), state.order(), core::iter::once(block));
+        self.frames_freed();
+    }
+
+    /// Ends the run if no thread but those that wait in vain can ever run again.
+    fn panic_at_a_dead_end(&self) {
+        let dead = self.waiters().all_stalled(self.machine()) && self.machine().only_waiters_left();
+        assert!(!dead, "{}", DeadEnd(self));
+    }
+}
+
+/// Every thread waits for memory: names each, and what it wants.
+struct DeadEnd<'a, M: Machine>(&'a Service<M>);
+
+impl<M: Machine> fmt::Display for DeadEnd<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let service = self.0;
+        f.write_str("out of memory: no thread can run but those that wait for memory, and nothing will free any")?;
+        let mut result = Ok(());
+        service.waiters().for_each(service.machine(), |task, request| {
+            result = result
+                .and_then(|()| f.write_str("\n"))
+                .and_then(|()| service.machine().describe_task(task, f))
+                .and_then(|()| write!(f, " waits for {} with {}", request.order, request.gfp));
+        });
+        result
+    }
+}
+
+impl<M: Machine> Service<M> {
+    /// Wakes the balancing threads of the nodes that may serve a request and are out of balance.
+    pub(crate) fn wake_balancers(&self, placement: Placement) {
+        for node in self.candidates(placement) {
+            let balancer = &self.balancers().0[node.index()];
+            if balancer.failures.load(Relaxed) < MAX_ROUNDS
+                && !balancer.wanted.load(Relaxed)
+                && !self.is_balanced(node)
+                // SeqCst: with the store of `task` in `wait_for_imbalance`, so one of the two sees the other.
+                && !balancer.wanted.swap(true, Ordering::SeqCst)
+            {
+                self.events().count(Event::BalancerWoken);
+                // SAFETY: a balancing thread never ends.
+                if let Some(task) = unsafe { balancer.task.load(Ordering::SeqCst).as_ref() } {
+                    self.machine().wake(task);
+                }
+            }
+        }
+    }
+
+    /// Waits until a node fell to its low watermark. What a host's balancing thread of that node calls before each
+    /// [`Self::balance`], for ever; Linux's `kswapd`.
+    pub fn wait_for_imbalance(&self, node: NodeId) {
+        let balancer = &self.balancers().0[node.index()];
+        balancer.task.store(ptr::from_ref(self.machine().task()).cast_mut(), Ordering::SeqCst);
+        self.machine().sleep(&mut || balancer.wanted.load(Ordering::SeqCst), None);
+    }
+
+    /// Reclaims until a node is at its high watermark or nothing more can be had; whether it got there. May sleep.
+    pub fn balance(&self, node: NodeId) -> bool {
+        let balancer = &self.balancers().0[node.index()];
+        let _scope = self.memalloc_noreclaim();
+        for priority in (0..=LIGHTEST).rev() {
+            if self.is_balanced(node) {
+                break;
+            }
+            self.drain_local();
+            if priority < LIGHTEST {
+                M::drain_others(self);
+            }
+            self.shrink_depots();
+            self.shrink(Gfp::KERNEL, NodeMask::only(node), priority, Event::ScannedByBalancer);
+            self.drain_local();
+            self.shrink_depots();
+            self.frames_freed();
+        }
+        let reached = self.is_balanced(node);
+        if reached {
+            balancer.failures.store(0, Relaxed);
+            self.events().count(Event::BalancerDone);
+        } else {
+            balancer.failures.fetch_add(1, Relaxed);
+        }
+        balancer.wanted.store(false, Ordering::SeqCst);
+        reached
+    }
+
+    /// Whether the node's zones together have as much as their high watermarks say.
+    fn is_balanced(&self, node: NodeId) -> bool {
+        let Some(state) = self.nodes().get(node) else { return true };
+        let sum =
+            |of: fn(&crate::zone::Zone) -> u32| -> u64 { state.zones.iter().map(|zone| u64::from(of(zone))).sum() };
+        // DMA memory is no help to those who did not ask for it.
+        let dma = state.zone(ZoneKind::Dma);
+        let spared = if dma.managed.load(Relaxed) > 0 && state.highest_zone().id() != dma.id() {
+            dma.available_frames()
+        } else {
+            0
+        };
+        sum(crate::zone::Zone::available_frames) - u64::from(spared) >= sum(|zone| zone.watermarks().high)
+    }
+}
+
+impl Set {
+    /// Has the owner drain each cache at its next free. Any CPU may call this; see the head of [`set`](crate::set).
+    fn close(&self) {
+        for magazine in &self.magazines {
+            magazine.limit.store(0, Relaxed);
+        }
+        for list in &self.pages[..LISTED_ORDERS] {
+            list.limit.store(0, Relaxed);
+        }
+    }
+}
