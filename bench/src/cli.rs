@@ -129,6 +129,8 @@ pub(crate) enum Shown {
     Slabinfo,
     /// Free blocks, as /proc/buddyinfo.
     Buddyinfo,
+    /// Free blocks by mobility, as /proc/pagetypeinfo.
+    Pagetypeinfo,
     /// Zones, as /proc/zoneinfo.
     Zoneinfo,
     /// All memory, as /proc/meminfo.
@@ -424,7 +426,7 @@ mod tests {
         assert!(stats("--workload pair --seconds 1").work().is_err());
         assert_eq!(stats("").reports(), ["rows", "meminfo"]);
         assert_eq!(stats("--show vmstat,rows --show slabinfo").reports(), ["vmstat", "rows", "slabinfo"]);
-        assert_eq!(stats("--show all").reports().len(), 8);
+        assert_eq!(stats("--show all").reports().len(), 9);
         assert!(Cli::try_parse_from(["quarry", "stats", "--json", "--show", "rows"]).is_err());
     }
 

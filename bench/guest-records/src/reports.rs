@@ -7,7 +7,7 @@ use core::fmt::Write;
 use quarry_record::{Report, ReportSubject};
 use quarry_unikernel::memory::service;
 use quarry_unikernel::memory_service::statistics::{
-    self, Buddyinfo, Hardware, Meminfo, Numastat, Rows, Slabinfo, Vmstat, Zoneinfo,
+    self, Buddyinfo, Hardware, Meminfo, Numastat, Pagetypeinfo, Rows, Slabinfo, Vmstat, Zoneinfo,
 };
 use quarry_unikernel::topology;
 
@@ -20,10 +20,11 @@ const SPARE_BYTES: usize = 1024;
 pub fn reports() -> Vec<Report> {
     let service = service();
     let hardware = Hardware { service, topology: topology() };
-    let all: [&dyn statistics::Report; 8] = [
+    let all: [&dyn statistics::Report; 9] = [
         &Rows(service),
         &Slabinfo(service),
         &Buddyinfo(service),
+        &Pagetypeinfo(service),
         &Zoneinfo(service),
         &Meminfo(service),
         &Vmstat(service),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use quarry_memory::hosted::{Hosted, HostedMachine};
 use quarry_memory::statistics::{
-    Buddyinfo, Hardware, Meminfo, NodeNumastat, Numastat, Report, Rows, Slabinfo, Vmstat, Zoneinfo,
+    Buddyinfo, Hardware, Meminfo, NodeNumastat, Numastat, Pagetypeinfo, Report, Rows, Slabinfo, Vmstat, Zoneinfo,
 };
 use quarry_memory::{CpuId, FRAME_BYTES, Gfp, NodeId, Order, Service, Topology};
 
@@ -92,6 +92,31 @@ fn read_buddyinfo(text: &str) -> Values {
         assert_eq!(blocks.len(), Order::COUNT, "{line:?}");
         for (order, word) in blocks.iter().enumerate() {
             values.insert(key(&format!("Node {node} zone {zone}"), &order.to_string()), number(word));
+        }
+    }
+    values
+}
+
+/// Free blocks (`Node    0, zone    DMA32, type      Movable    1   2 ...`) and pageblocks (`Node 0, zone    DMA32   1 ...`).
+fn read_pagetypeinfo(text: &str) -> Values {
+    let mut values = Values::new();
+    let (mut orders, mut types) = (Vec::new(), Vec::new());
+    for line in text.lines() {
+        match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [] | ["Page" | "Pages", .., "9" | "512"] => {}
+            ["Free", "pages", "count", "per", "migrate", "type", "at", "order", ref names @ ..] => {
+                orders = names.to_vec();
+            }
+            ["Number", "of", "blocks", "type", ref names @ ..] => types = names.to_vec(),
+            ["Node", node, "zone", zone, "type", mobility, ref numbers @ ..] if numbers.len() == orders.len() => {
+                let of = format!("Node {node} zone {zone} type {mobility}");
+                values.extend(orders.iter().zip(numbers).map(|(order, word)| (key(&of, order), number(word))));
+            }
+            ["Node", node, "zone", zone, ref numbers @ ..] if numbers.len() == types.len() => {
+                let of = format!("Node {node} zone {zone}");
+                values.extend(types.iter().zip(numbers).map(|(name, word)| (key(&of, name), number(word))));
+            }
+            _ => panic!("{line:?}"),
         }
     }
     values
@@ -205,6 +230,17 @@ fn the_blocks_of_buddyinfo_are_the_free_pages_of_zoneinfo_that_are_not_deferred(
     // Two CPUs of node 0 hold pages of its highest zone, and none of the others.
     assert!(zones[&key("Node 0, zone Normal, cpu 1", "high")] > 0);
     assert!(!zones.contains_key(&key("Node 0, zone DMA32, cpu 1", "high")));
+}
+
+#[test]
+fn pagetypeinfo_parts_the_blocks_of_buddyinfo_by_mobility() {
+    let service = service();
+    let types = check(&Pagetypeinfo(service), read_pagetypeinfo);
+    for ((zone, order), blocks) in values(&Buddyinfo(service)) {
+        let of_type = |mobility| types[&key(&format!("{zone}, type {mobility}"), &order)];
+        assert_eq!(["Unmovable", "Movable", "Reclaimable"].map(of_type).iter().sum::<u64>(), blocks, "{zone} {order}");
+    }
+    assert!(sum(&types, "Unmovable") > 0 && sum(&types, "Movable") > 0);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! | [`Rows`]         | nothing of Linux's: the rows                           |
 //! | [`Slabinfo`]     | `/proc/slabinfo`                                       |
 //! | [`Buddyinfo`]    | `/proc/buddyinfo`                                      |
+//! | [`Pagetypeinfo`] | `/proc/pagetypeinfo`                                   |
 //! | [`Zoneinfo`]     | `/proc/zoneinfo`                                       |
 //! | [`Meminfo`]      | `/proc/meminfo`                                        |
 //! | [`Vmstat`]       | `/proc/vmstat`                                         |
@@ -27,6 +28,7 @@ mod buddyinfo;
 mod hardware;
 mod meminfo;
 mod numastat;
+mod pagetypeinfo;
 mod report;
 mod slabinfo;
 mod vmstat;
@@ -46,6 +48,7 @@ pub use buddyinfo::Buddyinfo;
 pub use hardware::Hardware;
 pub use meminfo::Meminfo;
 pub use numastat::{NodeNumastat, NumaStatistics, Numastat};
+pub use pagetypeinfo::Pagetypeinfo;
 pub use report::Report;
 pub use slabinfo::{Slab, Slabinfo};
 pub use vmstat::{SlowPaths, Vmstat};
