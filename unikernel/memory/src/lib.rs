@@ -14,7 +14,7 @@
 //! | `slab`, `depot`              | slow paths; what they do under a depot's lock               |
 //! | `vmalloc`                    | memory contiguous in addresses only                         |
 //! | [`page`], `allocate`         | `alloc_pages`: per-CPU page lists; zonelists                |
-//! | [`reclaim`], [`shrinker`], `waiters`, `attention` | making memory, waiting for it               |
+//! | [`reclaim`], [`shrinker`], `waiters`, `handover`, `attention` | making memory, waiting for it   |
 //! | `failure`                    | what is told of an allocation that failed                   |
 //! | `service`, `node`, `growth`  | the whole: start, state of a node, memory taken in lazily   |
 //! | `set`, `registry`, `class`   | per-CPU state; which caches there are; size classes, tags   |
@@ -40,6 +40,7 @@ pub mod frame;
 mod free_area;
 mod gfp;
 mod growth;
+mod handover;
 #[cfg(feature = "hosted")]
 pub mod hosted;
 pub mod kmalloc;

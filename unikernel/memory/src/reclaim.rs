@@ -161,7 +161,7 @@ impl<M: Machine> Service<M> {
             in_vain = if progress { 0 } else { in_vain + 1 };
             round += 1;
             self.serve_waiters();
-            waiter.stop_looking();
+            waiter.will_look();
             let found = request.cache.and_then(|_| look(None));
             if found.is_some() || waiter.is_given() {
                 return found;
@@ -181,7 +181,7 @@ impl<M: Machine> Service<M> {
             if waiter.is_given() {
                 return None;
             }
-            waiter.stop_looking();
+            waiter.will_look();
             let found = request.cache.and_then(|_| look(None));
             if found.is_some() {
                 return found;

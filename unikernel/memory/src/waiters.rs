@@ -14,30 +14,27 @@
 //! zones once for each queue, not for each waiter. Those who come later and may wait find attention raised and queue up
 //! instead of taking.
 //!
-//! A waiter is `WAITING`, then `GIVEN` for good. The giver stores the block, then `GIVEN` with Release (paired with the
-//! Acquire of the waiter), wakes, and only then releases the lock. A waiter leaves the FIFO under the lock, so it lives
-//! until its giver is done with it. `look` asks a waiter for an object to look at the depots again: an object was freed,
-//! and no frame.
+//! The giver puts the block into the waiter's [`Handover`], wakes the thread, and only then releases the lock. A waiter
+//! leaves the FIFO under the lock, so it lives until its giver is done with it. A waiter for an object is also told to
+//! look at the depots again when an object was freed, and no frame.
 //!
 //! Lock order: waiters, depot, growth, zone. The lock is held while the zones are asked.
 
 use core::cell::Cell;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use crate::allocate::{Floor, Request};
 use crate::attention::Attention;
 use crate::events::Event;
 use crate::frame::{Order, Pfn, State};
+use crate::handover::Handover;
 use crate::lock::Lock;
 use crate::machine::Machine;
 use crate::policy::NodeMask;
 use crate::service::Service;
 use crate::task::Task;
 use crate::zone::ZoneKind;
-
-const WAITING: u32 = 0;
-const GIVEN: u32 = 1;
 
 /// Keys of requests a walk found no frames for; more are asked for again each time.
 const REFUSED_KEYS: usize = 16;
@@ -64,10 +61,7 @@ pub(crate) struct Waiter {
     next: Cell<*const Waiter>,
     request: Request,
     task: *const Task,
-    state: AtomicU32,
-    block: AtomicU32,
-    block_state: AtomicU16,
-    look: AtomicBool,
+    handover: Handover,
     /// Rounds without progress have gone beyond what an ordinary request is given, and it must not fail.
     pub(crate) stalled: AtomicBool,
 }
@@ -79,42 +73,33 @@ impl Waiter {
             next: Cell::new(ptr::null()),
             request,
             task,
-            state: AtomicU32::new(WAITING),
-            block: AtomicU32::new(0),
-            block_state: AtomicU16::new(0),
-            look: AtomicBool::new(false),
+            handover: Handover::new(),
             stalled: AtomicBool::new(false),
         }
     }
 
     /// Whether it has been given a block, or should look for an object.
     pub(crate) fn is_called(&self) -> bool {
-        // Acquire: pairs with the Release in `give`.
-        self.state.load(Ordering::Acquire) == GIVEN || self.look.load(Ordering::Acquire)
+        self.handover.is_called()
     }
 
     /// Whether it has been given a block.
     pub(crate) fn is_given(&self) -> bool {
-        self.block().is_some()
+        self.handover.given().is_some()
     }
 
-    /// Takes back the wish to be called for an object.
-    pub(crate) fn stop_looking(&self) {
-        self.look.store(false, Relaxed);
+    /// Takes back the wish to be called for an object, before it looks for one.
+    pub(crate) fn will_look(&self) {
+        self.handover.will_look();
     }
 
     /// The block it was given.
     fn block(&self) -> Option<(Pfn, State)> {
-        // Acquire: pairs with the Release in `give`.
-        (self.state.load(Ordering::Acquire) == GIVEN)
-            .then(|| (Pfn(self.block.load(Relaxed)), State::from_bits(self.block_state.load(Relaxed))))
+        self.handover.given().map(|(frame, bits)| (Pfn(frame), State::from_bits(bits as u16)))
     }
 
     fn give<M: Machine>(&self, machine: &M, block: Pfn, state: State) {
-        self.block.store(block.0, Relaxed);
-        self.block_state.store(state.bits(), Relaxed);
-        // Release: pairs with the Acquire in `block` and `is_called`.
-        self.state.store(GIVEN, Ordering::Release);
+        self.handover.give(block.0, u32::from(state.bits()));
         self.call(machine);
     }
 
@@ -150,7 +135,8 @@ impl Waiters {
     /// Takes a waiter out of the queue; returns the block it was given, if any.
     pub(crate) fn leave<M: Machine>(&self, machine: &M, waiter: &Waiter) -> Option<(Pfn, State)> {
         let mut fifo = self.fifo.lock(machine);
-        if waiter.state.load(Relaxed) == WAITING {
+        // Whoever gave it a block has taken it out.
+        if !waiter.is_given() {
             fifo.remove(waiter);
         }
         drop(fifo);
@@ -272,10 +258,8 @@ impl<M: Machine> Service<M> {
     #[cold]
     fn call_for_object(&self, cache: usize) {
         let fifo = self.waiters().fifo.lock(self.machine());
-        let wants = |waiter: &&Waiter| waiter.request.cache == Some(cache) && !waiter.look.load(Relaxed);
-        if let Some(waiter) = fifo.iter().find(wants) {
-            // Release: pairs with the Acquire in `is_called`, so the waiter finds the object.
-            waiter.look.store(true, Ordering::Release);
+        let mut waiters = fifo.iter().filter(|waiter| waiter.request.cache == Some(cache));
+        if let Some(waiter) = waiters.find(|waiter| waiter.handover.tell_to_look()) {
             waiter.call(self.machine());
         }
     }
