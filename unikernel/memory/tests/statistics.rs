@@ -7,6 +7,7 @@ use quarry_memory::hosted::{Hosted, HostedMachine};
 use quarry_memory::statistics::{
     Buddyinfo, Hardware, Meminfo, NodeNumastat, Numastat, Pagetypeinfo, Report, Rows, Slabinfo, Vmstat, Zoneinfo,
 };
+use quarry_memory::zone::ZoneKind;
 use quarry_memory::{CpuId, FRAME_BYTES, Gfp, NodeId, Order, Service, Topology};
 
 const MIB: u64 = 1 << 20;
@@ -137,7 +138,13 @@ fn read_zoneinfo(text: &str) -> Values {
                 of.clone_from(&zone);
                 values.insert(key(&of, "free"), number(value));
             }
-            ["pagesets"] | ["protection:", _, _, _] => {}
+            ["pagesets"] => {}
+            ["protection:", ref amounts @ ..] if amounts.len() == ZoneKind::COUNT => {
+                for (kind, amount) in ZoneKind::ALL.iter().zip(amounts) {
+                    let amount = number(amount.trim_matches(['(', ',', ')']));
+                    values.insert(key(&zone, &format!("protection {kind}")), amount);
+                }
+            }
             ["cpu:", cpu] => of = format!("{zone}, cpu {cpu}"),
             ["start_pfn:", value] => drop(values.insert(key(&zone, "start_pfn"), number(value))),
             [name, value] => drop(values.insert(key(&of, name.trim_end_matches(':')), number(value))),
@@ -254,8 +261,14 @@ fn meminfo_and_vmstat_agree_with_the_rows() {
     assert_eq!(kib("MemFree"), rows.free + rows.deferred);
     let slab = rows.slab_in_use + rows.per_cpu_magazines + rows.depots + rows.slab_free + rows.slab_waste;
     assert_eq!((kib("Slab"), kib("SReclaimable") + kib("SUnreclaim")), (slab, slab));
-    let high: u64 = service.zones().map(|zone| u64::from(zone.watermarks.high)).sum();
-    assert_eq!(kib("MemAvailable"), kib("MemFree") - high * PAGE);
+    let zones = values(&Zoneinfo(service));
+    let kept = |zone: &str, high: u64| {
+        let spared = ["DMA", "DMA32", "Normal"].map(|kind| zones[&key(zone, &format!("protection {kind}"))]);
+        (high + spared.into_iter().max().unwrap_or(0)).min(zones[&key(zone, "managed")])
+    };
+    let watermarks = zones.iter().filter(|((zone, name), _)| name == "high" && !zone.contains("cpu"));
+    let kept: u64 = watermarks.map(|((zone, _), &high)| kept(zone, high)).sum();
+    assert_eq!(kib("MemAvailable"), kib("MemFree") - kept * PAGE);
     let pages = |name: &str| counters[&key("", name)] * PAGE;
     assert_eq!((pages("nr_free_pages"), pages("nr_deferred")), (rows.free + rows.deferred, rows.deferred));
     assert_eq!(pages("nr_slab_reclaimable") + pages("nr_slab_unreclaimable"), slab);
@@ -269,6 +282,11 @@ fn numastat_has_a_column_for_each_node_and_each_node_a_file() {
     let counters = read_lines(&Vmstat(service).to_string());
     for name in ["numa_hit", "numa_miss", "numa_foreign"] {
         assert_eq!(counters[&key("", name)], sum(&nodes, name), "{name}");
+    }
+    for (there, here) in
+        [("numa_interleave", "interleave_hit"), ("numa_local", "local_node"), ("numa_other", "other_node")]
+    {
+        assert_eq!(counters[&key("", there)], sum(&nodes, here), "{there}");
     }
     assert!(sum(&nodes, "numa_hit") > 0);
     for node in [0, 1] {

@@ -16,7 +16,9 @@ pub struct Meminfo<'s, M: Machine>(pub &'s Service<M>);
 struct Frames {
     managed: u64,
     free: u64,
-    high_watermarks: u64,
+    /// What of the free frames is kept: the high watermark of each zone, and what it spares for requests that could use
+    /// no other. Linux's `totalreserve_pages`.
+    kept: u64,
     slab: u64,
 }
 
@@ -26,7 +28,8 @@ impl<M: Machine> Meminfo<'_, M> {
         for zone in self.0.zones() {
             sum.managed += u64::from(zone.managed);
             sum.free += u64::from(zone.available());
-            sum.high_watermarks += u64::from(zone.watermarks.high);
+            let spared = zone.lowmem_reserve.into_iter().max().unwrap_or(0);
+            sum.kept += u64::from((zone.watermarks.high + spared).min(zone.managed));
         }
         sum.slab = self.0.nodes().with_memory().map(|(node, _)| self.0.slab_frames(node)).sum();
         sum
@@ -40,7 +43,7 @@ impl Frames {
         [
             ("MemTotal", kib(self.managed)),
             ("MemFree", kib(self.free)),
-            ("MemAvailable", kib(self.free.saturating_sub(self.high_watermarks))),
+            ("MemAvailable", kib(self.free.saturating_sub(self.kept))),
             ("Buffers", 0),
             ("Cached", 0),
             ("SwapTotal", 0),
@@ -84,7 +87,7 @@ mod tests {
 
     #[test]
     fn the_lines_are_linux_s_to_the_byte() {
-        let frames = Frames { managed: 521_191, free: 500_000, high_watermarks: 2167, slab: 12 };
+        let frames = Frames { managed: 521_191, free: 500_000, kept: 2167, slab: 12 };
         insta::assert_snapshot!(frames, @"
         MemTotal:        2084764 kB
         MemFree:         2000000 kB
@@ -100,8 +103,8 @@ mod tests {
     }
 
     #[test]
-    fn below_the_watermarks_nothing_is_available() {
-        let frames = Frames { free: 2, high_watermarks: 3, ..Frames::default() };
+    fn of_what_is_kept_nothing_is_available() {
+        let frames = Frames { free: 2, kept: 3, ..Frames::default() };
         assert_eq!(frames.lines()[2], ("MemAvailable", 0));
     }
 }

@@ -30,6 +30,13 @@ pub struct NumaStatistics {
 /// Counters of [`NumaStatistics`].
 const COUNTERS: usize = 6;
 
+/// The counters' names in `numastat`, in the order of the fields.
+const NAMES: [&str; COUNTERS] = ["numa_hit", "numa_miss", "numa_foreign", "interleave_hit", "local_node", "other_node"];
+
+/// Their names in `/proc/vmstat`.
+pub(super) const VMSTAT_NAMES: [&str; COUNTERS] =
+    ["numa_hit", "numa_miss", "numa_foreign", "numa_interleave", "numa_local", "numa_other"];
+
 /// `numastat`: a column for each node, a line for each counter.
 pub struct Numastat<'s, M: Machine>(pub &'s Service<M>);
 
@@ -39,14 +46,9 @@ pub struct NodeNumastat<'s, M: Machine>(pub &'s Service<M>, pub NodeId);
 impl NumaStatistics {
     /// The counters by the names they have in `numastat`.
     pub fn rows(&self) -> [(&'static str, u64); COUNTERS] {
-        [
-            ("numa_hit", self.hit),
-            ("numa_miss", self.miss),
-            ("numa_foreign", self.foreign),
-            ("interleave_hit", self.interleave),
-            ("local_node", self.local),
-            ("other_node", self.other),
-        ]
+        let Self { hit, miss, foreign, interleave, local, other } = *self;
+        let counts = [hit, miss, foreign, interleave, local, other];
+        core::array::from_fn(|counter| (NAMES[counter], counts[counter]))
     }
 }
 

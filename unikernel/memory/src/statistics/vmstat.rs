@@ -3,7 +3,8 @@
 use core::fmt;
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::{NumaStatistics, Report};
+use super::Report;
+use super::numastat::VMSTAT_NAMES;
 use crate::events::Event;
 use crate::machine::Machine;
 use crate::service::Service;
@@ -70,7 +71,7 @@ impl<M: Machine> Vmstat<'_, M> {
         // kmalloc's slabs count as unreclaimable, as in Linux.
         line("nr_slab_reclaimable", 0);
         line("nr_slab_unreclaimable", self.0.nodes().with_memory().map(|(node, _)| self.0.slab_frames(node)).sum());
-        for (row, (name, _)) in NumaStatistics::default().rows().iter().enumerate() {
+        for (row, name) in VMSTAT_NAMES.into_iter().enumerate() {
             let of_node = |(node, _)| self.0.numa_statistics(node).rows()[row].1;
             line(name, self.0.nodes().with_memory().map(of_node).sum());
         }

@@ -181,6 +181,9 @@ impl<M: Machine> Report for Zoneinfo<'_, M> {
             for (name, value) in zone.pages().into_iter().chain(zone.counters()) {
                 each(&zone.title(), &name, u64::from(value));
             }
+            for (kind, spared) in ZoneKind::ALL.into_iter().zip(zone.lowmem_reserve) {
+                each(&zone.title(), &format_args!("protection {kind}"), u64::from(spared));
+            }
             for (cpu, pageset) in self.0.pagesets(zone.node, zone.kind) {
                 for (name, value) in pageset.rows() {
                     each(&format_args!("{}, cpu {}", zone.title(), cpu.0), &name, u64::from(value));
