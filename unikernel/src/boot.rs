@@ -110,7 +110,10 @@ extern "sysv64" fn boot(boot_info: u64) -> ! {
     let uptime = time::uptime();
     BOOT_NANOSECONDS.store(uptime.as_nanos() as u64, Relaxed);
     log::info!("booted in {uptime:.1?}");
-    let main = thread::spawn_with_stack(CpuId(0), "main", MAIN_STACK_BYTES, || exit::exit(quarry_main()));
+    let main = thread::spawn_with_stack(CpuId(0), "main", MAIN_STACK_BYTES, || {
+        memory::inject_faults();
+        exit::exit(quarry_main())
+    });
     if let Err(error) = main {
         panic!("the image's main cannot start: {error}");
     }

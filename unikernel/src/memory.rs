@@ -13,12 +13,14 @@ use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use core::time::Duration;
 
+use quarry_memory::fault::FaultAttributes;
 use quarry_memory::frame::Frame;
 use quarry_memory::machine::{FrameTables, OutOfFrames};
 use quarry_memory::{CpuId, Gfp, MAX_SIZE, Machine, Pfn, Service, Set, StartError, Task};
 use quarry_topology::Topology;
 
 use crate::boot_memory::BootMemory;
+use crate::command_line::option;
 use crate::layout::{self, DIRECT_MAP_BASE, FRAMES_LIMIT, PAGE_BYTES, direct};
 use crate::paging::{self, Access};
 use crate::{arch, cpu_local, smp, thread, time};
@@ -59,6 +61,23 @@ pub(crate) unsafe fn start(
     SERVICE.machine().frame_limit.store((direct_map_end / PAGE_BYTES).min(FRAMES_LIMIT) as u32, Relaxed);
     // SAFETY: the caller's promise.
     unsafe { SERVICE.start(topology, memory.ranges().iter().copied()) }
+}
+
+/// Makes allocations fail as the command line's `failslab=` and `fail_page_alloc=` say. Called when the boot, which
+/// could not go on without memory, is done.
+pub(crate) fn inject_faults() {
+    if let Some(text) = option("failslab") {
+        match FaultAttributes::parse_failslab(text) {
+            Ok(attributes) => SERVICE.failslab(Some(attributes)),
+            Err(error) => log::warn!("failslab={text} is ignored: {error}"),
+        }
+    }
+    if let Some(text) = option("fail_page_alloc") {
+        match FaultAttributes::parse_fail_page_alloc(text) {
+            Ok(attributes) => SERVICE.fail_page_alloc(Some(attributes)),
+            Err(error) => log::warn!("fail_page_alloc={text} is ignored: {error}"),
+        }
+    }
 }
 
 /// Writes the state of the service for a panic report: no locks, no allocation.

@@ -121,6 +121,9 @@ impl<M: Machine> Service<M> {
         let task = self.machine().task();
         let gfp = self.checked_flags(task.allowed(gfp));
         let placement = self.place(set, named, gfp, task)?;
+        if self.page_fault_injected(gfp, order) {
+            return None;
+        }
         let request = Request { gfp, order, placement, cache: None };
         let block = self
             .alloc_from_lists(set, &request)
@@ -224,7 +227,7 @@ impl<M: Machine> Service<M> {
 
     /// Whether others wait past whom this request must not take frames.
     pub(crate) fn must_queue(&self, gfp: Gfp, task: &Task) -> bool {
-        self.waiters().attention().is_raised() && self.may_persist(gfp, task)
+        self.waiters().has_any() && self.may_persist(gfp, task)
     }
 
     /// Notes that no zone is above its low watermark.

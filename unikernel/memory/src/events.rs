@@ -56,6 +56,8 @@ events! {
     AtomicFailed = "allocation_failed_atomic",
     /// A thread went to sleep for an element of a memory pool.
     PoolWait = "mempool_waits",
+    /// An allocation was made to fail.
+    FaultInjected = "fault_injected",
     /// A pageblock was given another mobility, for an allocation that found none of its own.
     PageblockStolen = "pageblock_stolen",
     /// A block was allocated in a pageblock of another mobility, which stayed so.

@@ -201,6 +201,36 @@ impl fmt::Display for Gfp {
     }
 }
 
+/// A name that no flag has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownFlag;
+
+impl fmt::Display for UnknownFlag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("this is not a flag of an allocation: write them as GFP_ATOMIC|__GFP_ZERO")
+    }
+}
+
+impl core::error::Error for UnknownFlag {}
+
+impl core::str::FromStr for Gfp {
+    type Err = UnknownFlag;
+
+    /// Reads what `Display` writes.
+    fn from_str(text: &str) -> Result<Self, UnknownFlag> {
+        let named = |name: &str| {
+            let compound = COMPOUND.iter().find(|(compound, _)| *compound == name).map(|(_, flags)| *flags);
+            let bits = || u32::from_str_radix(name.strip_prefix("0x")?, 16).ok().map(Self::from_bits_retain);
+            let single = || Self::from_name(name.strip_prefix("__GFP_")?);
+            compound.or_else(single).or_else(bits).ok_or(UnknownFlag)
+        };
+        if text == "none" {
+            return Ok(Self::empty());
+        }
+        text.split('|').try_fold(Self::empty(), |flags, name| Ok(flags | named(name)?))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,14 +254,11 @@ mod tests {
         assert_eq!((Gfp::KERNEL.bits(), Gfp::ATOMIC.bits(), Gfp::HIGHUSER_MOVABLE.bits()), (0xcc0, 0x820, 0x10_0cca));
     }
 
-    fn flag_named(name: &str) -> Option<Gfp> {
-        if let Some((_, flags)) = COMPOUND.iter().find(|(compound, _)| *compound == name) {
-            return Some(*flags);
+    #[test]
+    fn a_name_no_flag_has_is_refused() {
+        for text in ["", "GFP_", "__GFP_WHATEVER", "GFP_KERNEL|", "0xzz"] {
+            assert_eq!(text.parse::<Gfp>(), Err(UnknownFlag), "{text}");
         }
-        if let Some(bits) = name.strip_prefix("0x") {
-            return u32::from_str_radix(bits, 16).ok().map(Gfp::from_bits_retain);
-        }
-        Gfp::from_name(name.strip_prefix("__GFP_")?)
     }
 
     proptest! {
@@ -240,11 +267,12 @@ mod tests {
             let gfp = Gfp::from_bits_retain(bits);
             let mut named = Gfp::empty();
             for name in gfp.to_string().split('|') {
-                let flag = flag_named(name).unwrap_or_else(|| panic!("{name}"));
+                let flag: Gfp = name.parse().unwrap_or_else(|_| panic!("{name}"));
                 prop_assert!(!named.intersects(flag), "{gfp}");
                 named |= flag;
             }
             prop_assert_eq!(named, gfp);
+            prop_assert_eq!(gfp.to_string().parse(), Ok(gfp));
         }
     }
 

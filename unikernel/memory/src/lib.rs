@@ -15,7 +15,7 @@
 //! | `vmalloc`                    | memory contiguous in addresses only                         |
 //! | [`page`], `allocate`         | `alloc_pages`: per-CPU page lists; zonelists                |
 //! | [`reclaim`], [`shrinker`], `waiters`, `handover`, `attention` | making memory, waiting for it   |
-//! | `failure`                    | what is told of an allocation that failed                   |
+//! | `failure`, [`fault`]         | what is told of a failed allocation; failures on request    |
 //! | `service`, `node`, `growth`  | the whole: start, state of a node, memory taken in lazily   |
 //! | `set`, `registry`, `class`   | per-CPU state; which caches there are; size classes, tags   |
 //! | [`task`], [`policy`], [`events`] | a thread's scopes and memory policy; what vmstat counts |
@@ -36,6 +36,7 @@ mod class;
 mod depot;
 pub mod events;
 mod failure;
+pub mod fault;
 pub mod frame;
 mod free_area;
 mod gfp;
@@ -68,6 +69,7 @@ mod waiters;
 pub mod zone;
 
 pub use class::MAX_SLAB_SIZE;
+pub use fault::{FaultAttributes, FaultError};
 pub use frame::{FRAME_BYTES, Order, Pfn};
 pub use gfp::Gfp;
 pub use kmalloc::{MAX_SIZE, ZERO_SIZE_PTR};

@@ -215,7 +215,7 @@ impl<M: Machine> Service<M> {
     }
 
     /// Sets every limit of every set to 0: what is freed from now on is not cached.
-    fn close_all_caches(&self) {
+    pub(crate) fn close_all_caches(&self) {
         self.sets().for_each(Set::close);
     }
 
@@ -336,7 +336,7 @@ impl<M: Machine> Service<M> {
 
 impl Set {
     /// Has the owner drain each cache at its next free. Any CPU may call this; see the head of [`set`](crate::set).
-    fn close(&self) {
+    pub(crate) fn close(&self) {
         for magazine in &self.magazines {
             magazine.limit.store(0, Relaxed);
         }

@@ -20,6 +20,7 @@ use crate::class::{GEOMETRY, MAGAZINES};
 use crate::depot::magazine_capacity;
 use crate::events::{Event, Events};
 use crate::failure::Reports;
+use crate::fault::Injectors;
 use crate::frame::{FRAME_BYTES, Frames, Kind, Pfn};
 use crate::free_area::Demand;
 use crate::gfp::Gfp;
@@ -97,6 +98,7 @@ pub struct Service<M: Machine> {
     balancers: Balancers,
     /// Impossible combinations of flags that were reported.
     reported_flags: AtomicU32,
+    injectors: Injectors,
 }
 
 impl<M: Machine> Service<M> {
@@ -124,6 +126,7 @@ impl<M: Machine> Service<M> {
             shrinkers: Shrinkers::new(),
             balancers: Balancers::new(),
             reported_flags: AtomicU32::new(0),
+            injectors: Injectors::new(),
         }
     }
 
@@ -223,6 +226,10 @@ impl<M: Machine> Service<M> {
                 Err(current) => head = current,
             }
         }
+        // Whoever closed all caches meanwhile may not have found this one on the list.
+        if self.waiters.attention().noticed() {
+            set.close();
+        }
         Some(set)
     }
 
@@ -309,6 +316,10 @@ impl<M: Machine> Service<M> {
     /// What vmstat counts.
     pub(crate) fn events(&self) -> &Events {
         &self.events
+    }
+
+    pub(crate) fn injectors(&self) -> &Injectors {
+        &self.injectors
     }
 
     pub(crate) fn pool_queues(&self) -> &PoolQueues {
@@ -419,6 +430,7 @@ impl<M: Machine> Service<M> {
         each(self.growth.tickets());
         nodes().flat_map(|node| &node.zones).for_each(|zone| each(zone.tickets()));
         self.pool_queues.for_each_lock(&mut each);
+        self.injectors.for_each_lock(&mut each);
     }
 
     /// Notes, off the fast path, that frames went to (or, negated, came from) a caller of the page layer.

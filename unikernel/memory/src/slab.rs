@@ -75,11 +75,13 @@ pub(crate) struct SlabFrames<'a> {
     floor: Option<Floor>,
     /// A block that was handed over.
     given: Cell<Option<(Pfn, State)>>,
+    /// Whether an injected fault refuses frames to the request; `None` until it needs any.
+    refused: &'a Cell<Option<bool>>,
 }
 
 impl<'a> SlabFrames<'a> {
-    fn none(request: &'a Request) -> Self {
-        Self { request, floor: None, given: Cell::new(None) }
+    fn none(request: &'a Request, refused: &'a Cell<Option<bool>>) -> Self {
+        Self { request, floor: None, given: Cell::new(None), refused }
     }
 }
 
@@ -123,14 +125,21 @@ impl<M: Machine> Service<M> {
         let task = self.machine().task();
         let gfp = self.checked_flags(task.allowed(gfp.difference(Gfp::MOBILITY) | cache.gfp));
         let placement = self.place(set, node, gfp, task)?;
+        if self.object_fault_injected(gfp, cache) {
+            return None;
+        }
+        let refused = Cell::new(None);
         let request = Request { gfp, order: cache.geometry.order, placement, cache: Some(cache.id) };
         let mut search = |frames: &SlabFrames| {
             let mut nodes = self.candidates(placement);
             nodes.find_map(|node| attempt(set, node, frames))
         };
-        let found = self.search_at_once(&request, task, &mut search).or_else(|| {
+        let found = self.search_at_once(&request, &refused, task, &mut search).or_else(|| {
+            if refused.get() == Some(true) {
+                return None;
+            }
             self.persist(&request, |block| {
-                let frames = SlabFrames { given: Cell::new(block), ..SlabFrames::none(&request) };
+                let frames = SlabFrames { given: Cell::new(block), ..SlabFrames::none(&request, &refused) };
                 let found = search(&frames);
                 if let Some((block, state)) = frames.given.take() {
                     self.give_back(block, state);
@@ -138,7 +147,7 @@ impl<M: Machine> Service<M> {
                 found
             })
         });
-        if found.is_none() {
+        if found.is_none() && refused.get() != Some(true) {
             self.note_failure(gfp);
             self.report_object_failure(placement.wanted, gfp, cache);
         }
@@ -150,18 +159,20 @@ impl<M: Machine> Service<M> {
     fn search_at_once<R>(
         &self,
         request: &Request,
+        refused: &Cell<Option<bool>>,
         task: &Task,
         search: &mut impl FnMut(&SlabFrames) -> Option<R>,
     ) -> Option<R> {
+        let with = |floor| SlabFrames { floor, ..SlabFrames::none(request, refused) };
         if self.must_queue(request.gfp, task) {
-            return search(&SlabFrames::none(request));
+            return search(&with(None));
         }
-        let found = search(&SlabFrames { floor: Some(Floor::Low), ..SlabFrames::none(request) });
-        if found.is_some() {
+        let found = search(&with(Some(Floor::Low)));
+        if found.is_some() || refused.get() == Some(true) {
             return found;
         }
         self.note_shortage(request);
-        search(&SlabFrames { floor: Some(Floor::of(request.gfp, task)), ..SlabFrames::none(request) })
+        search(&with(Some(Floor::of(request.gfp, task))))
     }
 
     /// One object of that cache on exactly that node.
@@ -237,6 +248,12 @@ impl<M: Machine> Service<M> {
         } else {
             frames.given.set(given);
             let (floor, request) = (frames.floor?, frames.request.on(node));
+            let decide = || self.page_fault_injected(request.gfp, order);
+            let refused = frames.refused.get().unwrap_or_else(decide);
+            frames.refused.set(Some(refused));
+            if refused {
+                return None;
+            }
             self.alloc_from_lists(set, &request).or_else(|| self.walk_zonelist(&request, floor))?
         };
         view.format(slab);

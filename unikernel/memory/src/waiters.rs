@@ -43,6 +43,8 @@ const REFUSED_KEYS: usize = 16;
 pub(crate) struct Waiters {
     attention: Attention,
     fifo: Lock<Fifo>,
+    /// How many there are. (Attention is raised by others, too.)
+    waiting: AtomicU32,
 }
 
 /// A doubly linked list of waiters, the one that waits longest first.
@@ -114,6 +116,7 @@ impl Waiters {
         Self {
             attention: Attention::new(AtomicU32::new(0)),
             fifo: Lock::new(Fifo { first: ptr::null(), last: ptr::null() }),
+            waiting: AtomicU32::new(0),
         }
     }
 
@@ -129,6 +132,8 @@ impl Waiters {
     /// Queues a waiter and raises attention. It must [leave](Self::leave) before it goes.
     pub(crate) fn enter<M: Machine>(&self, machine: &M, waiter: &Waiter) {
         self.fifo.lock(machine).push(waiter);
+        // Relaxed: a hint for newcomers; what must not be missed is ordered by attention.
+        self.waiting.fetch_add(1, Relaxed);
         self.attention.raise();
     }
 
@@ -141,7 +146,13 @@ impl Waiters {
         }
         drop(fifo);
         self.attention.lower();
+        self.waiting.fetch_sub(1, Relaxed);
         waiter.block()
+    }
+
+    /// Whether anybody waits, for a hint.
+    pub(crate) fn has_any(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
     }
 
     /// Whether all that wait do so in vain.

@@ -1,0 +1,257 @@
+//! Every allocation of every part of the service fails once: the first, the second, the third ... until a run needs no
+//! more. Each run ends with a clear failure or with success, nothing is lost, and the books balance.
+
+use std::ptr::{self, NonNull};
+
+use quarry_memory::events::Event;
+use quarry_memory::fault::FaultAttributes;
+use quarry_memory::hosted::{Hosted, HostedMachine};
+use quarry_memory::mempool::Mempool;
+use quarry_memory::{CpuId, Gfp, NodeId, Order, PerCpu, Service, Topology};
+
+type TestService = Service<HostedMachine>;
+
+/// What a scenario has at its end, or when something failed; given back in reverse.
+enum Held {
+    Object(*mut u8),
+    Pages(*mut u8, Order),
+    Mapped(*mut u8),
+    PerCpu(PerCpu),
+    Pool(Mempool),
+}
+
+/// A use of the service: `None` when it could not get what it wanted.
+type Scenario = fn(&TestService, &mut Vec<Held>) -> Option<()>;
+
+fn give_back(service: &TestService, held: Vec<Held>) {
+    for held in held.into_iter().rev() {
+        match held {
+            // SAFETY: the scenario's, freed once.
+            Held::Object(object) => unsafe { service.kfree(object) },
+            Held::Pages(block, order) => service.free_pages(block, order),
+            // SAFETY: as above.
+            Held::Mapped(memory) => unsafe { service.kvfree(memory) },
+            Held::PerCpu(percpu) => service.free_percpu(percpu),
+            Held::Pool(pool) => service.mempool_destroy(pool).expect("no element is out"),
+        }
+    }
+}
+
+/// Notes memory that was allocated; `None` for null.
+fn keep(held: &mut Vec<Held>, memory: *mut u8, how: fn(*mut u8) -> Held) -> Option<*mut u8> {
+    NonNull::new(memory).map(|memory| {
+        held.push(how(memory.as_ptr()));
+        memory.as_ptr()
+    })
+}
+
+fn kmalloc_family(service: &TestService, held: &mut Vec<Held>) -> Option<()> {
+    for size in [8, 100, 1000, 8192] {
+        keep(held, service.kmalloc(size, Gfp::KERNEL), Held::Object)?;
+        keep(held, service.kzalloc(size, Gfp::ATOMIC), Held::Object)?;
+        keep(held, service.kmalloc_array(3, size / 3, Gfp::NOIO), Held::Object)?;
+        keep(held, service.kcalloc(2, size / 2, Gfp::KERNEL), Held::Object)?;
+        keep(held, service.kmalloc_node(size, Gfp::KERNEL, NodeId(1)), Held::Object)?;
+        keep(held, service.kzalloc_node(size, Gfp::KERNEL | Gfp::THISNODE, NodeId(0)), Held::Object)?;
+        keep(held, service.kmalloc_aligned(size, 64, Gfp::KERNEL), Held::Object)?;
+        keep(held, service.kmalloc(size, Gfp::KERNEL | Gfp::DMA), Held::Object)?;
+    }
+    keep(held, service.kmemdup(b"a copy", Gfp::KERNEL), Held::Object)?;
+    keep(held, service.kmalloc(50_000, Gfp::KERNEL), Held::Object)?;
+    Some(())
+}
+
+fn krealloc(service: &TestService, held: &mut Vec<Held>) -> Option<()> {
+    let mut object = service.kmalloc(16, Gfp::KERNEL);
+    let mut size = 16;
+    for larger in [100, 5000, 20_000] {
+        if object.is_null() {
+            return None;
+        }
+        // SAFETY: the object has `size` bytes and is this scenario's alone; after a success only the result is used.
+        unsafe {
+            object.write_bytes(7, size);
+            let new = service.krealloc(object, larger, Gfp::KERNEL);
+            let kept = if new.is_null() { object } else { new };
+            assert!((0..size).all(|index| kept.add(index).read() == 7), "the contents are kept, also on failure");
+            if new.is_null() {
+                service.kfree_sensitive(object);
+            }
+            (object, size) = (new, larger);
+        }
+    }
+    keep(held, object, Held::Object).map(drop)
+}
+
+fn pages(service: &TestService, held: &mut Vec<Held>) -> Option<()> {
+    for order in Order::all() {
+        let mut note = |block: *mut u8| {
+            held.push(Held::Pages(NonNull::new(block)?.as_ptr(), order));
+            Some(())
+        };
+        note(service.get_free_pages(Gfp::KERNEL, order))?;
+        note(service.get_free_pages(Gfp::ATOMIC | Gfp::ZERO, order))?;
+        let near = service.alloc_pages_node(NodeId(1), Gfp::HIGHUSER, order)?;
+        note(service.page_address(near))?;
+        let movable = service.alloc_pages(Gfp::HIGHUSER_MOVABLE, order)?;
+        note(service.page_address(movable))?;
+    }
+    let first = service.alloc_pages_exact_node(NodeId(0), 5 * 4096, Gfp::KERNEL)?;
+    for frame in 0..5 {
+        held.push(Held::Pages(service.page_address(first.offset(frame)), Order::ZERO));
+    }
+    Some(())
+}
+
+fn mapped_memory(service: &TestService, held: &mut Vec<Held>) -> Option<()> {
+    for size in [1, 20_000, 200_000] {
+        keep(held, service.vmalloc(size, Gfp::KERNEL), Held::Mapped)?;
+        keep(held, service.kvmalloc(size, Gfp::KERNEL), Held::Mapped)?;
+    }
+    Some(())
+}
+
+fn percpu(service: &TestService, held: &mut Vec<Held>) -> Option<()> {
+    for size in [8, 100, 3000] {
+        held.push(Held::PerCpu(service.alloc_percpu(size, 8, Gfp::KERNEL)?));
+    }
+    Some(())
+}
+
+fn mempools(service: &TestService, held: &mut Vec<Held>) -> Option<()> {
+    let pools = [
+        service.mempool_create_kmalloc_pool(3, 200),
+        service.mempool_create_kmalloc_pool(2, 20_000),
+        service.mempool_create_page_pool(3, Order::ZERO),
+    ];
+    // A pool that could not be made has kept nothing; the others must go whatever happened to it.
+    let whole = pools.iter().all(Result::is_ok);
+    held.extend(pools.into_iter().flatten().map(Held::Pool));
+    let resized = held.iter().try_for_each(|held| {
+        let Held::Pool(pool) = held else { return Some(()) };
+        // Whoever may wait gets an element whatever fails.
+        let elements: Vec<_> = (0..2).filter_map(|_| service.mempool_element(pool, Gfp::KERNEL)).collect();
+        assert_eq!(elements.len(), 2, "of {pool:?}");
+        service.mempool_resize(pool, 6).ok()
+    });
+    resized.filter(|()| whole)
+}
+
+/// One injector: how it is set.
+type Inject = fn(&TestService, Option<FaultAttributes>);
+
+#[track_caller]
+fn sweep(scenario: Scenario, inject: Inject) -> u32 {
+    let topology = Topology::builder().node(64 << 20, 2).node(64 << 20, 2).build().expect("a machine");
+    let hosted = Hosted::leak(topology).expect("there is address space");
+    assert!(hosted.run_on(CpuId(0)));
+    let service = hosted.service();
+    for number in 1..10_000 {
+        let before = service.event_count(Event::FaultInjected);
+        inject(service, Some(FaultAttributes { verbose: false, ..FaultAttributes::nth(number) }));
+        let mut held = Vec::new();
+        let done = scenario(service, &mut held);
+        let faults = service.event_count(Event::FaultInjected) - before;
+        inject(service, None);
+        give_back(service, held);
+        let rows = service.statistics();
+        assert!(rows.adds_up(), "run {number}: {rows:#?}");
+        assert_eq!((rows.slab_in_use, rows.large, rows.pages_in_use), (0, 0, 0), "run {number}: {rows:#?}");
+        assert_eq!(service.count_objects_in_use(), 0, "run {number}");
+        service.validate().unwrap_or_else(|broken| panic!("run {number}: {broken}"));
+        if faults == 0 {
+            assert!(done.is_some(), "run {number} failed though no fault was injected");
+            hosted.leave();
+            // SAFETY: nobody uses the instance any more.
+            unsafe { hosted.retire() };
+            return number - 1;
+        }
+        assert_eq!(faults, 1, "run {number}");
+    }
+    panic!("the scenario never comes to its end");
+}
+
+/// A sweep in which at least so many allocations failed, one a run.
+#[track_caller]
+fn sweep_both(scenario: Scenario, objects: u32, pages: u32) {
+    let swept = (sweep(scenario, Service::failslab), sweep(scenario, Service::fail_page_alloc));
+    assert!(swept.0 >= objects && swept.1 >= pages, "of objects and pages failed {swept:?}");
+}
+
+#[test]
+fn a_sweep_through_the_kmalloc_family() {
+    sweep_both(kmalloc_family, 33, 10);
+}
+
+#[test]
+fn a_sweep_through_krealloc() {
+    sweep_both(krealloc, 3, 1);
+}
+
+#[test]
+fn a_sweep_through_the_page_layer() {
+    sweep_both(pages, 0, 45);
+}
+
+#[test]
+fn a_sweep_through_mapped_memory() {
+    sweep_both(mapped_memory, 1, 50);
+}
+
+#[test]
+fn a_sweep_through_per_cpu_memory() {
+    sweep_both(percpu, 15, 1);
+}
+
+#[test]
+fn a_sweep_through_memory_pools() {
+    sweep_both(mempools, 6, 4);
+}
+
+#[test]
+fn what_must_not_fail_never_does() {
+    let topology = Topology::builder().node(64 << 20, 1).build().expect("a machine");
+    let service = Hosted::leak(topology).expect("there is address space").service();
+    let always = FaultAttributes { interval: 1, times: None, ..FaultAttributes::nth(1) };
+    service.failslab(Some(always));
+    service.fail_page_alloc(Some(always));
+    assert!(service.kmalloc(64, Gfp::KERNEL | Gfp::NOWARN).is_null());
+    assert!(service.alloc_pages(Gfp::KERNEL | Gfp::NOWARN, Order::ZERO).is_none());
+    let object = service.kmalloc(64, Gfp::KERNEL | Gfp::NOFAIL);
+    assert_ne!(object, ptr::null_mut());
+    // SAFETY: freed once.
+    unsafe { service.kfree(object) };
+    service.failslab(None);
+    service.fail_page_alloc(None);
+    assert_eq!((service.failslab_attributes(), service.fail_page_alloc_attributes()), (None, None));
+}
+
+#[test]
+fn a_cache_with_objects_in_every_magazine_fails_all_the_same() {
+    let topology = Topology::builder().node(64 << 20, 1).build().expect("a machine");
+    let service = Hosted::leak(topology).expect("there is address space").service();
+    let objects: Vec<_> = (0..100).map(|_| service.kmalloc(64, Gfp::KERNEL)).collect();
+    for object in objects {
+        // SAFETY: each is freed once.
+        unsafe { service.kfree(object) };
+    }
+    let attributes = "2,100,0,-1,ignore-gfp-wait=N,cache=kmalloc-64";
+    service.failslab(Some(FaultAttributes::parse_failslab(attributes).expect("the text is right")));
+    for _ in 0..10 {
+        let (first, second) = (service.kmalloc(64, Gfp::KERNEL), service.kmalloc(64, Gfp::KERNEL | Gfp::NOWARN));
+        let other = service.kmalloc(96, Gfp::KERNEL);
+        assert!(!first.is_null() && second.is_null() && !other.is_null());
+        // SAFETY: each is freed once.
+        unsafe {
+            service.kfree(first);
+            service.kfree(other);
+        }
+    }
+    service.failslab(None);
+    let objects: Vec<_> = (0..100).map(|_| service.kmalloc(64, Gfp::KERNEL)).collect();
+    assert!(objects.iter().all(|object| !object.is_null()), "nothing fails any more");
+    for object in objects {
+        // SAFETY: each is freed once.
+        unsafe { service.kfree(object) };
+    }
+}
