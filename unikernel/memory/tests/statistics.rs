@@ -20,6 +20,13 @@ fn busy() -> &'static Hosted {
     let service = hosted.service();
     for cpu in 0..4 {
         assert!(hosted.run_on(CpuId(cpu)));
+        // A second set of the same CPU, with pages of its own.
+        let second = std::thread::spawn(move || {
+            assert!(hosted.run_on(CpuId(cpu)));
+            let page = hosted.alloc_pages(Order::ZERO).expect("there is memory");
+            hosted.free_pages(page, Order::ZERO);
+        });
+        second.join().expect("it does not panic");
         for size in [8, 96, 100, 1000, 5000, 8192, 20_000] {
             let objects: Vec<_> = (0..50).map(|_| service.kmalloc(size, Gfp::KERNEL)).collect();
             for object in objects.into_iter().skip(usize::from(cpu) + 1) {
@@ -215,6 +222,22 @@ fn slabinfo_counts_every_object_of_the_rows() {
     // 50 objects of 100 bytes were taken on each of four CPUs, and 1, 2, 3 and 4 of them kept.
     assert_eq!(slabs[&key("kmalloc-112", "active_objs")], 1 + 2 + 3 + 4);
     assert_eq!(slabs[&key("dma-kmalloc-64", "active_objs")], 4);
+}
+
+#[test]
+fn the_empty_slabs_a_depot_keeps_are_not_active() {
+    let topology = Topology::builder().node(64 * MIB, 1).build().expect("a machine");
+    let service = Hosted::leak(topology).expect("there is address space").service();
+    // More than a magazine and a depot's stack hold, so that whole slabs come back.
+    let objects: Vec<_> = (0..100).map(|_| service.kmalloc(8192, Gfp::KERNEL)).collect();
+    for object in objects {
+        // SAFETY: the object is this test's, and freed once.
+        unsafe { service.kfree(object) };
+    }
+    let slabs = values(&Slabinfo(service));
+    let column = |name| slabs[&key("kmalloc-8k", name)];
+    assert!(column("active_slabs") > 0);
+    assert_eq!((column("active_objs"), column("num_slabs") - column("active_slabs")), (0, 2));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use quarry_memory::events::Event;
 use quarry_memory::hosted::{Hosted, HostedMachine};
-use quarry_memory::statistics::{Statistics, ZoneInfo};
+use quarry_memory::statistics::{Slab, Statistics, ZoneInfo};
 use quarry_memory::zone::ZoneKind;
 use quarry_memory::{CpuId, Gfp, MAX_SIZE, Machine, NodeId, Order, PerCpu, Pfn, Service, Topology, ZERO_SIZE_PTR};
 
@@ -423,9 +423,26 @@ impl Model {
         assert_eq!(rows.pages_in_use, self.held.iter().map(|held| held.pages).sum::<u64>(), "{rows:#?}");
     }
 
+    /// The reports count what the rows count.
+    fn check_reports(&self) {
+        let service = self.service();
+        let rows = service.statistics();
+        let objects = |of: fn(&Slab) -> u64| service.slabs().map(|slab| of(&slab) * slab.object_size).sum::<u64>();
+        assert_eq!(objects(Slab::active_objects), rows.slab_in_use, "{rows:#?}");
+        assert_eq!(objects(|slab| slab.in_magazines), rows.per_cpu_magazines, "{rows:#?}");
+        assert_eq!(objects(|slab| slab.in_depots), rows.depots, "{rows:#?}");
+        for (zone, types) in service.zones().zip(service.page_type_info()) {
+            let of_order = |order: Order| types.free_blocks.iter().map(|blocks| blocks[order.index()]).sum::<u32>();
+            assert!(Order::all().all(|order| of_order(order) == zone.free_blocks[order.index()]), "{zone:?} {types:?}");
+            let listed: u32 = service.pagesets(zone.node, zone.kind).map(|(_, pageset)| pageset.count).sum();
+            assert_eq!(listed, zone.per_cpu_lists, "{zone:?}");
+        }
+    }
+
     /// Frees everything and sees that all memory can be had again.
     pub(crate) fn finish(mut self) {
         self.check();
+        self.check_reports();
         // Slow, for it looks at every frame: once a case.
         assert_eq!(self.service().statistics().slab_in_use, self.service().count_objects_in_use());
         for held in std::mem::take(&mut self.held) {
