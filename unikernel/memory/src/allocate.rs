@@ -241,29 +241,29 @@ impl<M: Machine> Service<M> {
     /// Takes a block from the first zone that may and can give one.
     pub(crate) fn walk_zonelist(&self, request: &Request, floor: Floor) -> Option<(Pfn, State)> {
         let Request { gfp, order, placement, .. } = *request;
+        let mobility = Mobility::of(gfp);
         // DMA memory in a second round, unless it was asked for.
         let rounds: &[&[ZoneKind]] = match placement.highest {
             ZoneKind::Dma => &[&[ZoneKind::Dma]],
             ZoneKind::Dma32 => &[&[ZoneKind::Dma32], &[ZoneKind::Dma]],
             ZoneKind::Normal => &[&[ZoneKind::Normal, ZoneKind::Dma32], &[ZoneKind::Dma]],
         };
-        let nodes = self.candidates(placement);
-        let candidates = rounds
-            .iter()
-            .flat_map(|kinds| nodes.clone().flat_map(move |node| kinds.iter().map(move |&kind| (node, kind))));
-        for (node, kind) in candidates {
-            let Some(state) = self.nodes().get(node) else { continue };
-            let zone = state.zone(kind);
-            if !request.allows(zone, floor, order.frames()) {
-                continue;
-            }
-            let mut found = None;
-            let mobility = Mobility::of(gfp);
-            self.take_blocks(zone, order, mobility, 1, |block| found = Some(block));
-            if let Some(block) = found {
-                // SAFETY: as in `alloc_pages_slow`.
-                self.count_numa(unsafe { &*self.machine().set() }, placement, node, 1);
-                return Some((block, State::new(mobility.page_kind(), order, zone.id())));
+        for kinds in rounds {
+            for node in self.candidates(placement) {
+                let Some(state) = self.nodes().get(node) else { continue };
+                for &kind in *kinds {
+                    let zone = state.zone(kind);
+                    if !request.allows(zone, floor, order.frames()) {
+                        continue;
+                    }
+                    let mut found = None;
+                    self.take_blocks(zone, order, mobility, 1, |block| found = Some(block));
+                    if let Some(block) = found {
+                        // SAFETY: as in `alloc_pages_slow`.
+                        self.count_numa(unsafe { &*self.machine().set() }, placement, node, 1);
+                        return Some((block, State::new(mobility.page_kind(), order, zone.id())));
+                    }
+                }
             }
         }
         None

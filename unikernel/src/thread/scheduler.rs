@@ -131,11 +131,12 @@ static HANDLERS: Task = Task::new();
 
 /// The running thread's task; the handlers' in an interrupt handler.
 pub(crate) fn current_task() -> &'static Task {
-    match cpu_local::try_current().filter(|cpu| !cpu.in_interrupt.get()) {
-        // SAFETY: who runs lives, and uses its task no longer than it lives.
-        Some(cpu) => unsafe { cpu.scheduler.current.get().as_ref() }.map_or(&HANDLERS, |thread| &thread.task),
-        None => &HANDLERS,
+    let cpu = cpu_local::current();
+    if cpu.in_interrupt.get() {
+        return &HANDLERS;
     }
+    // SAFETY: who runs lives, and uses its task no longer than it lives.
+    unsafe { cpu.scheduler.current.get().as_ref() }.map_or(&HANDLERS, |thread| &thread.task)
 }
 
 /// The thread of a task; `None` for the handlers'.
@@ -147,7 +148,7 @@ pub(super) fn thread_of(task: &Task) -> Option<*const Thread> {
 
 /// Whether the caller is a thread that may sleep.
 pub(crate) fn may_park() -> bool {
-    let Some(cpu) = cpu_local::try_current() else { return false };
+    let cpu = cpu_local::current();
     let scheduler = &cpu.scheduler;
     !cpu.in_interrupt.get()
         && !scheduler.current.get().is_null()
