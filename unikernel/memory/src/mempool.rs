@@ -485,11 +485,15 @@ impl<M: Machine> At<'_, M> {
             if let Some(element) = place.waiter.take() {
                 return element;
             }
-            if let Some(element) = self.allocate_elsewhere(gfp)
-                && let Err(element) = self.serve(element)
-            {
-                // Nobody waits any more, so this one was served meanwhile.
-                self.put_back(element);
+            match self.allocate_elsewhere(gfp) {
+                Some(element) => {
+                    if let Err(element) = self.serve(element) {
+                        // Nobody waits any more, so this one was served meanwhile.
+                        self.put_back(element);
+                    }
+                }
+                None if waiter.is_served() => {}
+                None => self.service.panic_at_a_dead_end(),
             }
         }
     }

@@ -20,8 +20,9 @@
 //!
 //! *Recursion.* Whoever reclaims is marked in its task: what it allocates may use every reserve and never reclaims.
 //!
-//! *Dead ends.* A request that must not fail and has made no progress for long asks the host whether anything but such
-//! waiters can ever run. If not, no frame will ever be freed: the service panics and names each waiter.
+//! *Dead ends.* A request that must not fail and has made no progress for long, and one that has waited long for an
+//! element of a pool, ask the host whether anything but such waiters can ever run. If not, nothing will ever be freed:
+//! the service panics and names each waiter.
 
 use core::fmt;
 use core::ptr;
@@ -236,8 +237,9 @@ impl<M: Machine> Service<M> {
         self.frames_freed();
     }
 
-    /// Ends the run if no thread but those that wait in vain can ever run again.
-    fn panic_at_a_dead_end(&self) {
+    /// Ends the run if no thread but those that wait in vain can ever run again. Called by one of these, with no lock
+    /// held.
+    pub(crate) fn panic_at_a_dead_end(&self) {
         let dead = self.waiters().all_stalled(self.machine()) && self.machine().only_waiters_left();
         assert!(!dead, "{}", DeadEnd(self));
     }
@@ -256,6 +258,12 @@ impl<M: Machine> fmt::Display for DeadEnd<'_, M> {
                 .and_then(|()| f.write_str("\n"))
                 .and_then(|()| service.machine().describe_task(task, f))
                 .and_then(|()| write!(f, " waits for {} with {}", request.order, request.gfp));
+        });
+        service.for_each_pool_waiter(|task, pool| {
+            result = result
+                .and_then(|()| f.write_str("\n"))
+                .and_then(|()| service.machine().describe_task(task, f))
+                .and_then(|()| write!(f, " waits for an element of {pool}"));
         });
         result
     }
