@@ -13,7 +13,7 @@ use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
 use quarry_memory::hosted::{Hosted, HostedMachine};
-use quarry_memory::{CpuId, Gfp, NodeId, Order, Service, Topology};
+use quarry_memory::{CpuId, Gfp, NodeId, Order, Service, SlabFlags, Topology};
 
 #[global_allocator]
 static ALLOCATOR: Hosted = Hosted::new();
@@ -78,6 +78,21 @@ fn pairs(criterion: &mut Criterion) {
         group.bench_with_input(BenchmarkId::from_parameter(size), &size, |bencher, &size| {
             bencher.iter(|| free(service, black_box(service.kzalloc(black_box(size), Gfp::KERNEL))));
         });
+    }
+    group.finish();
+
+    let mut group = criterion.benchmark_group("kmem_cache_alloc+kmem_cache_free");
+    let plain = service.kmem_cache_create("plain", 64, 0, SlabFlags::NO_MERGE, None).expect("there is memory");
+    let constructed = service.kmem_cache_create("constructed", 56, 0, SlabFlags::empty(), Some(|_| ()));
+    for (name, cache) in [("64", plain), ("56, constructed", constructed.expect("there is memory"))] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let object = black_box(service.kmem_cache_alloc(&cache, Gfp::KERNEL));
+                // SAFETY: freed once.
+                unsafe { service.kmem_cache_free(&cache, object) };
+            });
+        });
+        service.kmem_cache_destroy(cache).expect("nothing is in use");
     }
     group.finish();
 

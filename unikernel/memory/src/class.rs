@@ -39,6 +39,18 @@ pub(crate) const POWERS: usize = 11;
 /// Cache ids of the kmalloc family.
 pub(crate) const CACHES: usize = DMA32_BASE + POWERS;
 
+/// First cache id of those made while the service runs (`kmem_cache_create`).
+pub(crate) const DYNAMIC_BASE: usize = 128;
+
+/// How many of these, from the first on, have magazines. Later ones go straight to the depot.
+pub(crate) const DYNAMIC_MAGAZINES: usize = 256;
+
+/// How many caches can be made.
+pub(crate) const DYNAMIC_CACHES: usize = LARGE as usize - DYNAMIC_BASE;
+
+/// Bytes of the largest slab, and so the most that an object can take up.
+pub(crate) const MAX_STRIDE: u32 = (FRAME_BYTES as u32) << 3;
+
 /// Bits of a tag that say which cache; the bits above say which node.
 pub(crate) const CACHE_BITS: u32 = 10;
 
@@ -99,7 +111,7 @@ impl Geometry {
     pub(crate) const NONE: Self =
         Self { size: 0, order: Order::ZERO, objects: 0, mask: 0, inverse: 0, threshold: u32::MAX, link: 0 };
 
-    /// Objects of `size` bytes, a multiple of 8 at most the bytes of a slab, whose first word is the service's while they
+    /// Objects of `size` bytes, a multiple of 8 of at most [`MAX_STRIDE`], whose first word is the service's while they
     /// are free.
     pub(crate) const fn new(size: u32) -> Self {
         let mut order = 0;
@@ -124,6 +136,11 @@ impl Geometry {
             threshold: (size - 1).wrapping_mul(inverse),
             link: 0,
         }
+    }
+
+    /// As [`Self::new`], but the contents of free objects are not the service's: the word at `link` is, behind them.
+    pub(crate) const fn with_link(size: u32, link: u32) -> Self {
+        Self { link, ..Self::new(size) }
     }
 
     /// Whether `address`, known to lie in a slab of this geometry, is the start of an object.
@@ -255,6 +272,21 @@ mod tests {
             }
             assert_eq!(found, geometry.objects);
             assert!(geometry.waste() < geometry.size);
+        }
+    }
+
+    #[test]
+    fn objects_of_any_size_a_cache_may_have_pass_the_check_of_a_free_and_nothing_else_does() {
+        let sizes =
+            (8..=MAX_STRIDE).step_by(8).filter(|size| *size <= 256 || size % 376 == 0 || *size >= MAX_STRIDE - 8);
+        for size in sizes {
+            let geometry = Geometry::new(size);
+            assert!(geometry.objects >= 1 && geometry.waste() < size, "{size}");
+            // All words, and a byte off each.
+            for offset in (0..=geometry.mask).step_by(8).flat_map(|offset| [offset, offset + 1]) {
+                let distance = geometry.mask + 1 - offset;
+                assert_eq!(geometry.is_object(offset as usize), distance.is_multiple_of(size), "{size} at {offset}");
+            }
         }
     }
 

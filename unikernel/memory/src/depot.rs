@@ -17,10 +17,11 @@
 use core::sync::atomic::Ordering::Relaxed;
 use core::{mem, ptr};
 
-use crate::class::Geometry;
+use crate::class::{CLASSES, DYNAMIC_MAGAZINES, Geometry};
 use crate::frame::{FRAME_BYTES, FRAME_SHIFT, FrameList, Frames, Pfn};
 use crate::lock::{Guard, Lock};
 use crate::machine::Machine;
+use crate::set::REMOTES;
 
 /// Bits of a freed object's link word that belong to the slab's free list; the secret has the others.
 pub(crate) const LINK_MASK: u64 = 0xffff;
@@ -36,6 +37,9 @@ const STACK_OBJECTS: u32 = (FRAME_BYTES / size_of::<*mut u8>()) as u32;
 
 /// Bytes of objects a depot's stack may hold, as far as that is more than two batches.
 const STACK_BYTES: u32 = 256 << 10;
+
+/// Bytes of objects a magazine may hold: two of the largest.
+const MAGAZINE_BYTES: u32 = 64 << 10;
 
 /// One cache on one node; see the module head.
 pub(crate) struct Depot {
@@ -60,9 +64,9 @@ unsafe impl Send for DepotState {}
 #[derive(Clone, Copy, Default)]
 pub(crate) struct DepotCounts {
     pub(crate) slabs: u32,
-    pub(crate) empty_slabs: u32,
     pub(crate) stacked: u32,
     pub(crate) free_in_slabs: u32,
+    pub(crate) empty_slabs: u32,
     pub(crate) has_stack: bool,
 }
 
@@ -99,9 +103,9 @@ impl Depot {
         let state = self.state.lock(machine);
         DepotCounts {
             slabs: state.slabs,
-            empty_slabs: state.empty_slabs,
             stacked: state.stacked,
             free_in_slabs: state.free_in_slabs,
+            empty_slabs: state.empty_slabs,
             has_stack: !state.stack.is_null(),
         }
     }
@@ -117,8 +121,13 @@ impl SlabView {
         self.direct_map + (slab.index() << FRAME_SHIFT)
     }
 
+    /// The frame that an address in the direct map lies in.
+    pub(crate) fn frame_of(self, address: *mut u8) -> Pfn {
+        Pfn(((address.addr() - self.direct_map) >> FRAME_SHIFT) as u32)
+    }
+
     fn slab_of(self, object: *mut u8) -> Pfn {
-        Pfn(((object.addr() - self.direct_map) >> FRAME_SHIFT) as u32).block(self.geometry.order)
+        self.frame_of(object).block(self.geometry.order)
     }
 
     fn word(self, slab: Pfn) -> (u32, u32) {
@@ -278,6 +287,11 @@ impl DepotState {
         true
     }
 
+    /// Whether all objects of all its slabs are in it.
+    pub(crate) fn is_complete(&self, view: SlabView) -> bool {
+        self.slabs * view.geometry.objects == self.stacked + self.free_in_slabs
+    }
+
     /// Whether the object is on the stack or on its slab's free list.
     pub(crate) fn holds(&self, view: SlabView, object: *mut u8) -> bool {
         for index in 0..self.stacked as usize {
@@ -303,11 +317,34 @@ impl DepotState {
     }
 }
 
-/// Objects a magazine of this geometry may hold: bounded in number and in bytes.
+/// Objects a magazine of this geometry may hold where memory is plenty: bounded in number and in bytes.
 pub(crate) fn magazine_capacity(geometry: &Geometry, slots: usize) -> u32 {
-    let by_bytes = (64 << 10) / geometry.size.max(1);
-    by_bytes.clamp(8, slots as u32 - slots as u32 % 2)
+    let by_bytes = MAGAZINE_BYTES / geometry.size.max(1);
+    let by_slots = slots as u32 - slots as u32 % 2;
+    if by_bytes < by_slots { by_bytes } else { by_slots }
 }
+
+/// How much of its full size each magazine of a machine has, in 256ths: so much that all magazines of all sets, the
+/// CPUs' for threads and for handlers, every cache in use and every magazine full, hold at most an eighth of RAM. A
+/// magazine has room for two objects however small that is.
+pub(crate) const fn magazine_share(ram_bytes: u64, cpus: usize) -> u32 {
+    let eighth_of_a_cpu = ram_bytes / 8 / if cpus == 0 { 1 } else { cpus as u64 };
+    let share = eighth_of_a_cpu * FULL_SHARE as u64 / FULL_BYTES;
+    if share < FULL_SHARE as u64 { share as u32 } else { FULL_SHARE }
+}
+
+/// The part of a capacity that a [`magazine_share`] leaves: even, at least 2.
+pub(crate) const fn scaled_capacity(capacity: u32, share: u32) -> u32 {
+    let part = capacity * share / FULL_SHARE;
+    if part < 2 { 2 } else { part - part % 2 }
+}
+
+/// A [`magazine_share`] that leaves all.
+const FULL_SHARE: u32 = 256;
+
+/// What the magazines of a CPU hold at most at their full size, in bytes: in its set for threads, and in that for
+/// handlers.
+const FULL_BYTES: u64 = 2 * (CLASSES + DYNAMIC_MAGAZINES + REMOTES) as u64 * MAGAZINE_BYTES as u64;
 
 /// Objects a depot's stack of this geometry may hold.
 pub(crate) fn stack_capacity(geometry: &Geometry) -> u32 {

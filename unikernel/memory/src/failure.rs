@@ -120,8 +120,7 @@ impl<M: Machine> Failure<'_, M> {
             geometry.objects,
             geometry.order.get()
         ));
-        for (node, _) in self.service.nodes().with_memory() {
-            let Some(depot) = self.service.depot(node, cache.id) else { continue };
+        for (node, depot) in self.service.depots(cache.id) {
             let counts = depot.counts(self.service.machine());
             line(format_args!(
                 "  node {}: slabs: {}, objs: {}, free: {}",

@@ -175,8 +175,8 @@ impl<M: Machine> Service<M> {
         if cache < MAGAZINES as u32 {
             // SAFETY: compared just now.
             let magazine = unsafe { set.magazine(cache) };
-            let distance = !(object.addr() as u32) & magazine.mask;
-            if distance.wrapping_mul(magazine.inverse) >= magazine.threshold {
+            let distance = !(object.addr() as u32) & magazine.mask.get();
+            if distance.wrapping_mul(magazine.inverse.get()) >= magazine.threshold.get() {
                 let first = object.cast::<u64>();
                 // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it.
                 let word = unsafe { first.read() };
@@ -197,7 +197,7 @@ impl<M: Machine> Service<M> {
     #[cold]
     #[inline(never)]
     fn kfree_slow(&self, object: *mut u8) {
-        if let Err(error) = self.free_slow(object) {
+        if let Err(error) = self.free_slow(object, None) {
             panic!("{error}");
         }
     }
@@ -212,7 +212,7 @@ impl<M: Machine> Service<M> {
     ///
     /// As [`Self::kfree`].
     pub unsafe fn try_kfree(&self, object: *mut u8) -> Result<(), FreeError> {
-        self.free_slow(object)
+        self.free_slow(object, None)
     }
 
     /// Sets the object's memory to zero, then frees it: for what held secrets. Null is ignored.

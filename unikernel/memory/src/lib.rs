@@ -8,7 +8,7 @@
 //!
 //! | module                       | what it is                                                  |
 //! |------------------------------|-------------------------------------------------------------|
-//! | [`kmalloc`]                  | the interface: `kmalloc`, `kfree` and their family          |
+//! | [`kmalloc`], [`kmem_cache`]  | the interface: `kmalloc`, `kmem_cache_alloc`, their families|
 //! | [`mempool`], `reserve`       | allocations that cannot fail where they may wait            |
 //! | `percpu`                     | a piece of memory for each CPU                              |
 //! | `slab`, `depot`              | slow paths; what they do under a depot's lock               |
@@ -45,6 +45,7 @@ mod handover;
 #[cfg(feature = "hosted")]
 pub mod hosted;
 pub mod kmalloc;
+pub mod kmem_cache;
 mod lock;
 pub mod machine;
 pub mod mempool;
@@ -73,6 +74,7 @@ pub use fault::{FaultAttributes, FaultError};
 pub use frame::{FRAME_BYTES, Order, Pfn};
 pub use gfp::Gfp;
 pub use kmalloc::{MAX_SIZE, ZERO_SIZE_PTR};
+pub use kmem_cache::{CacheError, KmemCache, ObjectsRemain, SlabFlags};
 pub use machine::Machine;
 pub use mempool::{Mempool, MempoolError};
 pub use mobility::Mobility;

@@ -13,6 +13,7 @@ use crate::class::CACHES;
 use crate::depot::Depot;
 use crate::frame::ZoneId;
 use crate::mobility::Pageblocks;
+use crate::registry::DepotTable;
 use crate::zone::{Zone, ZoneKind};
 
 /// The service's state on one node.
@@ -21,6 +22,7 @@ pub(crate) struct Node {
     pub(crate) zones: [Zone; ZoneKind::COUNT],
     /// Depots of the kmalloc family's caches, by id.
     pub(crate) depots: [Depot; CACHES],
+    pub(crate) dynamic_depots: DepotTable,
     pub(crate) counters: NumaCounters,
 }
 
@@ -52,6 +54,7 @@ impl Node {
         Self {
             zones: ZoneKind::ALL.map(|kind| Zone::new(ZoneId::new(id, kind), pageblocks)),
             depots: [const { Depot::new() }; CACHES],
+            dynamic_depots: DepotTable::new(),
             counters: NumaCounters::default(),
         }
     }

@@ -345,7 +345,7 @@ impl<M: Machine> Service<M> {
 impl Set {
     /// Has the owner drain each cache at its next free. Any CPU may call this; see the head of [`set`](crate::set).
     pub(crate) fn close(&self) {
-        for magazine in &self.magazines {
+        for (_, magazine) in self.each_magazine() {
             magazine.limit.store(0, Relaxed);
         }
         for list in &self.pages[..LISTED_ORDERS] {

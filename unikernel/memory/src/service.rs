@@ -16,8 +16,8 @@ use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
 
 use quarry_topology::{CpuId, MAX_CPUS, NodeId, PhysicalRange, Topology};
 
-use crate::class::{GEOMETRY, MAGAZINES};
-use crate::depot::magazine_capacity;
+use crate::class::Geometry;
+use crate::depot::{magazine_capacity, magazine_share, scaled_capacity};
 use crate::events::{Event, Events};
 use crate::failure::Reports;
 use crate::fault::Injectors;
@@ -31,7 +31,8 @@ use crate::mempool::PoolQueues;
 use crate::mobility::Pageblocks;
 use crate::node::{Node, Nodes};
 use crate::reclaim::Balancers;
-use crate::set::{SLOTS, Set};
+use crate::registry::Registry;
+use crate::set::{EMPTY, SLOTS, Set};
 use crate::shrinker::Shrinkers;
 use crate::vmalloc::Window;
 use crate::waiters::Waiters;
@@ -77,7 +78,10 @@ pub struct Service<M: Machine> {
     cpu_count: AtomicU32,
     cpu_nodes: [AtomicU8; MAX_CPUS],
     growth: Lock<Growth>,
+    registry: Registry,
     sets: AtomicPtr<Set>,
+    /// How much of their full size magazines have; see [`magazine_share`].
+    magazine_share: AtomicU32,
     window: Lock<Window>,
     /// Frames that hold headers and page tables of the mapping window.
     mapping_frames: AtomicU64,
@@ -111,7 +115,9 @@ impl<M: Machine> Service<M> {
             cpu_count: AtomicU32::new(0),
             cpu_nodes: [const { AtomicU8::new(0) }; MAX_CPUS],
             growth: Lock::new(Growth::new()),
+            registry: Registry::new(),
             sets: AtomicPtr::new(ptr::null_mut()),
+            magazine_share: AtomicU32::new(0),
             window: Lock::new(Window::new()),
             mapping_frames: AtomicU64::new(0),
             large_frames: AtomicU64::new(0),
@@ -241,21 +247,22 @@ impl<M: Machine> Service<M> {
         set.node_tag = u32::from(crate::class::tag(local.0, 0));
         set.secret = self.secret();
         set.zone = self.nodes.get(local).expect("the local node has memory").highest_zone().id();
-        for (geometry, magazine) in GEOMETRY.iter().zip(set.magazines.iter_mut()) {
-            magazine.threshold = u32::MAX;
-            if geometry.size > 0 {
-                // Handlers allocate little: a quarter of the room keeps little from the others.
-                let capacity = magazine_capacity(geometry, if interrupt { SLOTS / 4 } else { SLOTS });
-                magazine.mask = geometry.mask;
-                magazine.inverse = geometry.inverse;
-                magazine.threshold = geometry.threshold;
-                magazine.capacity = capacity;
-                magazine.limit.store(capacity, Relaxed);
+        // Handlers allocate little: a quarter of the room keeps little from the others.
+        set.used_slots = if interrupt { SLOTS / 4 } else { SLOTS };
+        for (id, magazine) in set.magazines.iter().enumerate() {
+            magazine.threshold.set(u32::MAX);
+            if let Some(cache) = self.cache(id) {
+                self.fit_out(set, magazine, &cache);
             }
         }
-        for magazine in &mut set.magazines[GEOMETRY.len().min(MAGAZINES)..] {
-            magazine.threshold = u32::MAX;
+        for place in &set.dynamic {
+            place.store((&raw const EMPTY).cast_mut(), Relaxed);
         }
+    }
+
+    /// Objects of that geometry that a magazine with so many slots may hold on this machine.
+    pub(crate) fn magazine_capacity(&self, geometry: &Geometry, slots: usize) -> u32 {
+        scaled_capacity(magazine_capacity(geometry, slots), self.magazine_share.load(Relaxed))
     }
 
     /// Gives all that this CPU's active set caches back to the shared layers. Not on any fast path.
@@ -368,6 +375,10 @@ impl<M: Machine> Service<M> {
         })
     }
 
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     pub(crate) fn large_frames(&self) -> &AtomicU64 {
         &self.large_frames
     }
@@ -423,9 +434,12 @@ impl<M: Machine> Service<M> {
     #[cfg(feature = "hosted")]
     pub(crate) fn for_each_lock(&self, mut each: impl FnMut(&crate::tickets::Tickets)) {
         let nodes = || self.nodes.with_memory().map(|(_, node)| node);
+        each(self.registry.tickets());
         each(self.shrinkers.tickets());
         each(self.waiters.tickets());
-        nodes().flat_map(|node| &node.depots).for_each(|depot| each(depot.tickets()));
+        for id in self.cache_ids() {
+            self.depots(id).for_each(|(_, depot)| each(depot.tickets()));
+        }
         each(self.window.tickets());
         each(self.growth.tickets());
         nodes().flat_map(|node| &node.zones).for_each(|zone| each(zone.tickets()));
@@ -494,6 +508,8 @@ impl<M: Machine> Service<M> {
                 total += u64::from(deferred);
             }
         }
+        let bytes = total * FRAME_BYTES as u64;
+        self.magazine_share.store(magazine_share(bytes, topology.cpus().len()), Relaxed);
         let reserve = reserve_frames(total);
         for (_, node) in self.nodes.with_memory() {
             for zone in &node.zones {

@@ -19,19 +19,24 @@
 //! through `remote`, a small direct-mapped table of magazines named by their tag, and are taken and sent home in
 //! batches, one lock acquisition a batch.
 //!
+//! Magazines of caches made while the service runs are made when a CPU first needs them, and found through `dynamic`.
+//! They are never freed either; when a cache's id is given again, the CPU finds that the magazine's generation is
+//! another, and fits it out anew. See [`registry`](crate::registry).
+//!
 //! Sets are never freed while the service lives, so a pointer to one found on the list of sets stays good.
 
+use core::cell::Cell;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use quarry_topology::{CpuId, NodeId};
 
-use crate::class::{MAGAZINES, tag_cache, tag_node};
+use crate::class::{DYNAMIC_BASE, DYNAMIC_MAGAZINES, Geometry, MAGAZINES, tag_cache, tag_node};
 use crate::frame::ZoneId;
-use crate::registry::CacheView;
+use crate::registry::CacheShape;
 
 /// Slots of a magazine. With its head it is 512 bytes, so finding one is a shift.
-pub(crate) const SLOTS: usize = 61;
+pub(crate) const SLOTS: usize = 60;
 
 /// Slots of a magazine for objects of another node.
 pub(crate) const REMOTE_SLOTS: usize = 30;
@@ -50,7 +55,15 @@ pub(crate) const LIST_BLOCKS: usize = 64;
 pub struct Set {
     /// First, so that a magazine is found by a shift and an addition.
     pub(crate) magazines: [Magazine; MAGAZINES],
-    /// Tag bits of the local node: a tag XOR this is a cache id below [`MAGAZINES`] exactly for local small objects.
+    /// Magazines of caches made while the service runs, by id; [`EMPTY`] where this CPU has not needed one. The last is
+    /// that of all ids beyond [`DYNAMIC_MAGAZINES`] and stays so.
+    pub(crate) dynamic: [AtomicPtr<Magazine>; DYNAMIC_MAGAZINES + 1],
+    /// The page that the next of these magazines comes from, and how many from its start on are left.
+    pub(crate) spare_magazines: AtomicPtr<Magazine>,
+    pub(crate) spare_count: AtomicU32,
+    /// Slots that a magazine of this set uses at most.
+    pub(crate) used_slots: usize,
+    /// Tag bits of the local node: a tag XOR this is the cache id exactly for local objects.
     pub(crate) node_tag: u32,
     /// Zone the page lists hold blocks of: the highest of the local node that has memory.
     pub(crate) zone: ZoneId,
@@ -89,9 +102,45 @@ impl Set {
         unsafe { &*self.magazines.as_ptr().byte_add(offset) }
     }
 
-    /// The magazine of a cache that [has](CacheView::has_magazines) one on every CPU.
-    pub(crate) fn magazine_of(&self, cache: &CacheView) -> &Magazine {
-        &self.magazines[cache.id]
+    /// The magazine of a cache made while the service runs, by its [slot](CacheShape::slot).
+    ///
+    /// # Safety
+    ///
+    /// `slot` is at most [`DYNAMIC_MAGAZINES`].
+    #[inline(always)]
+    pub(crate) unsafe fn dynamic_magazine(&self, slot: usize) -> &Magazine {
+        // SAFETY: the caller's promise.
+        let magazine = unsafe { self.dynamic.get_unchecked(slot) }.load(Relaxed);
+        // SAFETY: what is stored there points to `EMPTY` or to a magazine that is never freed.
+        unsafe { &*magazine }
+    }
+
+    /// The magazine that objects of a cache are found in; an empty one where the cache has none in this set.
+    pub(crate) fn magazine_of(&self, cache: &CacheShape) -> &Magazine {
+        if cache.id < MAGAZINES {
+            return &self.magazines[cache.id];
+        }
+        // SAFETY: slots are at most `DYNAMIC_MAGAZINES`.
+        unsafe { self.dynamic_magazine(cache.slot()) }
+    }
+
+    /// Asks the CPU to give back what its magazine of a cache holds, at its next free. Any CPU may.
+    pub(crate) fn ask_back(&self, cache: &CacheShape) {
+        let magazine = self.magazine_of(cache);
+        if !ptr::eq(magazine, &raw const EMPTY) {
+            // Relaxed: it is a request, and comes with nothing else.
+            magazine.limit.store(0, Relaxed);
+        }
+    }
+
+    /// All magazines, with the ids of their caches.
+    pub(crate) fn each_magazine(&self) -> impl Iterator<Item = (usize, &Magazine)> {
+        let dynamic = (0..DYNAMIC_MAGAZINES).map(|slot| {
+            // SAFETY: the slot is below `DYNAMIC_MAGAZINES`.
+            (DYNAMIC_BASE + slot, unsafe { self.dynamic_magazine(slot) })
+        });
+        let made = dynamic.filter(|(_, magazine)| !ptr::eq(*magazine, &raw const EMPTY));
+        self.magazines.iter().enumerate().chain(made)
     }
 }
 
@@ -111,22 +160,58 @@ pub(crate) fn bump(counter: &AtomicUsize) {
     counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
 }
 
-/// A stack of free objects of one cache.
+/// A stack of free objects of one cache. What is in cells belongs to the set's CPU.
 #[repr(C, align(64))]
 pub(crate) struct Magazine {
     pub(crate) count: AtomicU32,
     /// A free finding `count` at or above it takes the slow path. 0 (by anybody) asks the owner to drain.
     pub(crate) limit: AtomicU32,
     /// The cache's geometry, repeated here so that a free finds all it needs beside the count.
-    pub(crate) mask: u32,
-    pub(crate) inverse: u32,
-    pub(crate) threshold: u32,
+    pub(crate) mask: Cell<u32>,
+    pub(crate) inverse: Cell<u32>,
+    pub(crate) threshold: Cell<u32>,
     /// What `limit` is when nobody asked for anything.
-    pub(crate) capacity: u32,
+    pub(crate) capacity: Cell<u32>,
+    pub(crate) link: Cell<u32>,
+    /// Which of the caches that had this id it was fitted out for.
+    pub(crate) generation: Cell<u32>,
     pub(crate) slots: [AtomicPtr<u8>; SLOTS],
 }
 
 const _: () = assert!(size_of::<Magazine>() == 512);
+
+// SAFETY: the cells are read and written only by the CPU whose set the magazine is in, and by whoever has that set to
+// itself; the rest is atomic. `EMPTY` is never written.
+unsafe impl Sync for Magazine {}
+
+/// The magazine of a CPU that has none: nothing is in it, and no pointer passes its check.
+pub(crate) static EMPTY: Magazine = Magazine::empty();
+
+impl Magazine {
+    const fn empty() -> Self {
+        Self {
+            count: AtomicU32::new(0),
+            limit: AtomicU32::new(0),
+            mask: Cell::new(0),
+            inverse: Cell::new(0),
+            threshold: Cell::new(u32::MAX),
+            capacity: Cell::new(0),
+            link: Cell::new(0),
+            generation: Cell::new(0),
+            slots: [const { AtomicPtr::new(ptr::null_mut()) }; SLOTS],
+        }
+    }
+
+    /// Makes an empty magazine one for objects of that geometry. Its limit is the caller's to set.
+    pub(crate) fn fit_out(&self, geometry: &Geometry, generation: u32, capacity: u32) {
+        self.mask.set(geometry.mask);
+        self.inverse.set(geometry.inverse);
+        self.threshold.set(geometry.threshold);
+        self.link.set(geometry.link);
+        self.generation.set(generation);
+        self.capacity.set(capacity);
+    }
+}
 
 /// A stack of free objects of one cache of another node.
 #[repr(C, align(64))]
@@ -187,17 +272,11 @@ impl Set {
                     slots: [const { AtomicPtr::new(ptr::null_mut()) }; REMOTE_SLOTS],
                 }
             }; REMOTES],
-            magazines: [const {
-                Magazine {
-                    count: AtomicU32::new(0),
-                    limit: AtomicU32::new(0),
-                    mask: 0,
-                    inverse: 0,
-                    threshold: u32::MAX,
-                    capacity: 0,
-                    slots: [const { AtomicPtr::new(ptr::null_mut()) }; SLOTS],
-                }
-            }; MAGAZINES],
+            magazines: [const { Magazine::empty() }; MAGAZINES],
+            dynamic: [const { AtomicPtr::new((&raw const EMPTY).cast_mut()) }; DYNAMIC_MAGAZINES + 1],
+            spare_magazines: AtomicPtr::new(ptr::null_mut()),
+            spare_count: AtomicU32::new(0),
+            used_slots: 0,
         }
     }
 
@@ -214,6 +293,13 @@ impl Set {
     /// The magazine slot that objects with this tag share with others of the same remainder.
     pub(crate) fn remote_index(tag: u16) -> usize {
         (tag_cache(tag) + 5 * tag_node(tag) as usize) % REMOTES
+    }
+
+    /// Free objects of a cache in this set, of any node.
+    pub(crate) fn cached(&self, cache: &CacheShape) -> u32 {
+        let local = self.magazine_of(cache).count.load(Relaxed);
+        let remote = self.remote.iter().filter(|remote| tag_cache(remote.tag.load(Relaxed) as u16) == cache.id);
+        local + remote.map(|remote| remote.count.load(Relaxed)).sum::<u32>()
     }
 
     /// Notes that objects of that many bytes came in (or, negated, left) through a slow path.
@@ -247,6 +333,26 @@ pub(crate) trait Stack {
         let count = self.count().load(Relaxed).checked_sub(1)?;
         self.count().store(count, Relaxed);
         Some(self.slots()[count as usize].load(Relaxed))
+    }
+
+    /// Takes the objects put on last, as many as there are or `room` has places; returns how many.
+    fn pop_run(&self, room: &mut [*mut u8]) -> usize {
+        let count = self.count().load(Relaxed) as usize;
+        let left = count - count.min(room.len());
+        for (place, slot) in room.iter_mut().zip(&self.slots()[left..count]) {
+            *place = slot.load(Relaxed);
+        }
+        self.count().store(left as u32, Relaxed);
+        count - left
+    }
+
+    /// Puts objects on top; there must be room.
+    fn push_run(&self, objects: &[*mut u8]) {
+        let count = self.count().load(Relaxed) as usize;
+        for (slot, &object) in self.slots()[count..].iter().zip(objects) {
+            slot.store(object, Relaxed);
+        }
+        self.count().store((count + objects.len()) as u32, Relaxed);
     }
 
     /// Takes the `wanted` objects put on first (the coldest), handing each to `take`.

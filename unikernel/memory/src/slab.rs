@@ -30,14 +30,14 @@ use core::sync::atomic::Ordering::Relaxed;
 use quarry_topology::NodeId;
 
 use crate::allocate::{Floor, Request};
-use crate::class::{CACHE_BITS, LARGE, tag, tag_cache, tag_node};
-use crate::depot::{Depot, LINK_MASK, SlabView, magazine_capacity};
+use crate::class::{CACHE_BITS, LARGE, MAGAZINES, tag, tag_cache, tag_node};
+use crate::depot::{DepotState, LINK_MASK, SlabView};
 use crate::frame::{FRAME_BYTES, FRAME_SHIFT, FrameList, Frames, Kind, Order, Pfn, State};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
-use crate::registry::CacheView;
+use crate::registry::{CacheShape, CacheView};
 use crate::service::Service;
-use crate::set::{Magazine, Remote, Set, Stack, bump};
+use crate::set::{EMPTY, Magazine, Remote, Set, Stack, bump};
 use crate::task::Task;
 
 /// Why a pointer could not be freed. The memory it points to is left alone.
@@ -49,6 +49,8 @@ pub enum FreeError {
     Misaligned(usize),
     /// The object is free already.
     DoubleFree(usize),
+    /// It is an object, but not of the cache it was to be given back to.
+    WrongCache(usize),
 }
 
 impl fmt::Display for FreeError {
@@ -62,11 +64,20 @@ impl fmt::Display for FreeError {
                 write!(f, "kfree of {address:#x}, which lies inside an object: free the pointer that kmalloc returned")
             }
             Self::DoubleFree(address) => write!(f, "kfree of {address:#x}, which is free already: a double free"),
+            Self::WrongCache(address) => {
+                write!(
+                    f,
+                    "kmem_cache_free of {address:#x}, which is of another cache: free it with that, or with kfree"
+                )
+            }
         }
     }
 }
 
 impl core::error::Error for FreeError {}
+
+/// Flags that say which memory slabs are: of those the cache's own count, not the caller's.
+const OF_THE_CACHE: Gfp = Gfp::MOBILITY.union(Gfp::DMA).union(Gfp::DMA32).union(Gfp::HIGHMEM);
 
 /// Where an attempt to find an object may get frames for a slab.
 pub(crate) struct SlabFrames<'a> {
@@ -86,7 +97,7 @@ impl<'a> SlabFrames<'a> {
 }
 
 impl<M: Machine> Service<M> {
-    fn slab_view(&self, cache: &CacheView) -> SlabView {
+    pub(crate) fn slab_view(&self, cache: &CacheShape) -> SlabView {
         SlabView {
             frames: Frames::of(self.machine()),
             geometry: cache.geometry,
@@ -123,7 +134,7 @@ impl<M: Machine> Service<M> {
         // SAFETY: `attached_set` returns a set as `Machine::set` does: valid and this context's alone.
         let set = unsafe { &*self.attached_set() };
         let task = self.machine().task();
-        let gfp = self.checked_flags(task.allowed(gfp.difference(Gfp::MOBILITY) | cache.gfp));
+        let gfp = self.checked_flags(task.allowed(gfp.difference(OF_THE_CACHE) | cache.gfp));
         let placement = self.place(set, node, gfp, task)?;
         if self.object_fault_injected(gfp, cache) {
             return None;
@@ -177,20 +188,22 @@ impl<M: Machine> Service<M> {
 
     /// One object of that cache on exactly that node.
     fn object_on(&self, set: &Set, cache: &CacheView, node: NodeId, frames: &SlabFrames) -> Option<*mut u8> {
-        if !set.attached || !cache.has_magazines() {
+        let tag = tag(node.0, cache.id);
+        let local = is_local(set, tag);
+        if local && let Some(magazine) = self.magazine(set, cache) {
+            return self.refill(set, magazine, cache, node, frames);
+        }
+        if local || !set.attached || !cache.has_magazines() {
             let mut found = None;
             let taken = self.take_objects(set, cache, node, 1, frames, |object| found = Some(object));
             self.note_objects(set, cache, taken);
             return found;
         }
-        let tag = tag(node.0, cache.id);
-        if is_local(set, tag) {
-            return self.refill(set, set.magazine_of(cache), cache, node, frames);
-        }
         let remote = self.remote_magazine(set, tag);
         if remote.count.load(Relaxed) == 0 {
             bump(&set.counters.remote_refills);
-            let wanted = if self.waiters().attention().is_raised() { 1 } else { remote_capacity(remote, cache) / 2 };
+            let wanted =
+                if self.waiters().attention().is_raised() { 1 } else { self.remote_capacity(remote, cache) / 2 };
             let taken = self.take_objects(set, cache, node, wanted, frames, |object| remote.push(object));
             self.note_objects(set, cache, taken);
         }
@@ -208,7 +221,7 @@ impl<M: Machine> Service<M> {
         if magazine.count.load(Relaxed) == 0 {
             bump(&set.counters.refills);
             // Whoever set the limit to 0 wanted the magazine emptied, and it is.
-            let capacity = self.waiters().attention().settle(&magazine.limit, magazine.capacity);
+            let capacity = self.waiters().attention().settle(&magazine.limit, magazine.capacity.get());
             let wanted = (capacity / 2).max(1);
             let taken = self.take_objects(set, cache, node, wanted, frames, |object| magazine.push(object));
             self.note_objects(set, cache, taken);
@@ -217,7 +230,7 @@ impl<M: Machine> Service<M> {
     }
 
     /// Takes objects from a node's depot, with a new slab if it has none; returns how many there were.
-    fn take_objects(
+    pub(crate) fn take_objects(
         &self,
         set: &Set,
         cache: &CacheView,
@@ -256,6 +269,9 @@ impl<M: Machine> Service<M> {
             }
             self.alloc_from_lists(set, &request).or_else(|| self.walk_zonelist(&request, floor))?
         };
+        if let Some(constructor) = cache.constructor {
+            (0..view.geometry.objects).for_each(|index| constructor(view.object(slab, index)));
+        }
         view.format(slab);
         for frame in (0..order.frames()).map(|page| slab.offset(page)) {
             view.frames.set_tag(frame, tag(node.0, cache.id));
@@ -264,48 +280,44 @@ impl<M: Machine> Service<M> {
         Some(slab)
     }
 
-    /// Where the fast path of `kfree` goes: no object, not local, no room, or suspect.
+    /// Where the fast paths of frees go: no object, not local, no room, or suspect. `of`: which cache the object must be
+    /// of.
     ///
     /// # Errors
     ///
     /// [`FreeError`] for what is no object; nothing was freed.
     #[cold]
     #[inline(never)]
-    pub(crate) fn free_slow(&self, object: *mut u8) -> Result<(), FreeError> {
+    pub(crate) fn free_slow(&self, object: *mut u8, of: Option<usize>) -> Result<(), FreeError> {
         if object.addr() <= crate::kmalloc::ZERO_SIZE_PTR.addr() {
             return Ok(());
         }
         // SAFETY: as in `object_slow`.
         let set = unsafe { &*self.attached_set() };
         let tag = self.current_tag(object.addr());
-        if tag == LARGE {
+        if tag == LARGE && of.is_none() {
             return self.free_large(object);
         }
         let Some(cache) = self.cache(tag_cache(tag)) else {
             return Err(FreeError::NotAnObject(object.addr()));
         };
-        if !cache.geometry.is_object(object.addr()) {
-            return Err(FreeError::Misaligned(object.addr()));
+        if of.is_some_and(|of| of != cache.id) {
+            return Err(FreeError::WrongCache(object.addr()));
         }
-        let link = self.slab_view(&cache).link(object);
-        // SAFETY: the address is that of an object of a slab, which is readable as long as its tag says so.
-        let word = unsafe { link.read() };
-        if word ^ self.secret() <= LINK_MASK && self.is_free(&cache, tag, object) {
-            return Err(FreeError::DoubleFree(object.addr()));
-        }
-        // SAFETY: the object is in use and its owner gives it up with this call.
-        unsafe { link.write(self.secret()) };
+        self.take_back(&cache, tag, object, &[])?;
         let size = cache.geometry.size as usize;
         let is_local = is_local(set, tag);
-        let uncached = !set.attached || !cache.has_magazines();
-        if !uncached && is_local && self.make_room(set, set.magazine_of(&cache), &cache, tag) {
-            set.magazine_of(&cache).push(object);
-        } else if uncached || is_local {
+        let magazine = if is_local { self.magazine(set, &cache) } else { None };
+        if let Some(magazine) = magazine
+            && self.make_room(set, magazine, &cache, tag)
+        {
+            magazine.push(object);
+        } else if is_local || !set.attached || !cache.has_magazines() {
             self.note_bytes(set, size.wrapping_neg());
             self.give_objects(&cache, tag, 1, |give| give(object));
         } else {
             let remote = self.remote_magazine(set, tag);
-            let capacity = remote_capacity(remote, &cache);
+            let capacity = self.remote_capacity(remote, &cache);
             let raised = self.waiters().attention().is_raised();
             if raised || remote.count.load(Relaxed) >= capacity {
                 bump(&set.counters.remote_drains);
@@ -319,6 +331,77 @@ impl<M: Machine> Service<M> {
             }
         }
         Ok(())
+    }
+
+    /// Checks that a pointer is an object in use, and makes it a free one that is the caller's still. `earlier`: others
+    /// of which that is true.
+    ///
+    /// # Errors
+    ///
+    /// [`FreeError`] for what is no object in use.
+    pub(crate) fn take_back(
+        &self,
+        cache: &CacheShape,
+        tag: u16,
+        object: *mut u8,
+        earlier: &[*mut u8],
+    ) -> Result<(), FreeError> {
+        if !cache.geometry.is_object(object.addr()) {
+            return Err(FreeError::Misaligned(object.addr()));
+        }
+        let link = self.slab_view(cache).link(object);
+        // SAFETY: the address is that of an object of a slab, which is readable as long as its tag says so.
+        let word = unsafe { link.read() };
+        if word ^ self.secret() <= LINK_MASK && (earlier.contains(&object) || self.is_free(cache, tag, object)) {
+            return Err(FreeError::DoubleFree(object.addr()));
+        }
+        // SAFETY: the object is in use and its owner gives it up with this call.
+        unsafe { link.write(self.secret()) };
+        Ok(())
+    }
+
+    /// The magazine for local objects of a cache in this set, made or fitted out if need be; `None` where the cache has
+    /// none.
+    pub(crate) fn magazine<'a>(&self, set: &'a Set, cache: &CacheShape) -> Option<&'a Magazine> {
+        if !set.attached || !cache.has_magazines() {
+            return None;
+        }
+        let magazine = set.magazine_of(cache);
+        if cache.id < MAGAZINES || magazine.generation.get() == cache.generation {
+            return Some(magazine);
+        }
+        let magazine = if ptr::eq(magazine, &raw const EMPTY) { self.new_magazine(set, cache)? } else { magazine };
+        self.fit_out(set, magazine, cache);
+        Some(magazine)
+    }
+
+    /// Makes an empty magazine of a set one for that cache.
+    pub(crate) fn fit_out(&self, set: &Set, magazine: &Magazine, cache: &CacheShape) {
+        let capacity = self.magazine_capacity(&cache.geometry, set.used_slots);
+        magazine.fit_out(&cache.geometry, cache.generation, capacity);
+        self.waiters().attention().settle(&magazine.limit, capacity);
+    }
+
+    fn new_magazine<'a>(&self, set: &'a Set, cache: &CacheShape) -> Option<&'a Magazine> {
+        let mut left = set.spare_count.load(Relaxed);
+        if left == 0 {
+            let page = self.stack_page(set.zone.node())?;
+            self.claim_frames(1);
+            self.registry().note_frame();
+            let page = self.page_address(page);
+            // SAFETY: the page is this set's alone. All-zero bytes are valid magazines.
+            unsafe { page.write_bytes(0, FRAME_BYTES) };
+            set.spare_magazines.store(page.cast(), Relaxed);
+            left = (FRAME_BYTES / size_of::<Magazine>()) as u32;
+        }
+        // From the page's end, for its start is where the first objects of slabs are: a load from one address and a
+        // store to another that differ by whole pages look alike to many processors, and the load waits.
+        left -= 1;
+        let magazine = set.spare_magazines.load(Relaxed).wrapping_add(left as usize);
+        set.spare_count.store(left, Relaxed);
+        set.dynamic[cache.slot()].store(magazine, Relaxed);
+        // SAFETY: a zeroed magazine of a page that is never freed.
+        Some(unsafe { &*magazine })
     }
 
     /// The tag of an address, looking twice before it is believed to be 0.
@@ -351,11 +434,12 @@ impl<M: Machine> Service<M> {
 
     /// Makes room in a local magazine: for half of it, or all when somebody set its limit to 0. `false` while nothing is
     /// to be cached.
-    fn make_room(&self, set: &Set, magazine: &Magazine, cache: &CacheView, tag: u16) -> bool {
+    pub(crate) fn make_room(&self, set: &Set, magazine: &Magazine, cache: &CacheShape, tag: u16) -> bool {
+        let capacity = magazine.capacity.get();
         let closed = magazine.limit.load(Relaxed) == 0;
-        let open = self.waiters().attention().settle(&magazine.limit, magazine.capacity) > 0;
-        let drained = if closed || !open { magazine.capacity } else { magazine.capacity / 2 };
-        if magazine.count.load(Relaxed) >= magazine.capacity || drained == magazine.capacity {
+        let open = self.waiters().attention().settle(&magazine.limit, capacity) > 0;
+        let drained = if closed || !open { capacity } else { capacity / 2 };
+        if magazine.count.load(Relaxed) >= capacity || drained == capacity {
             bump(&set.counters.drains);
             self.drain(set, magazine, cache, tag, drained);
         }
@@ -363,7 +447,7 @@ impl<M: Machine> Service<M> {
     }
 
     /// Gives the `count` coldest objects of a magazine back to their depot.
-    fn drain(&self, set: &Set, magazine: &impl Stack, cache: &CacheView, tag: u16, count: u32) {
+    fn drain(&self, set: &Set, magazine: &impl Stack, cache: &CacheShape, tag: u16, count: u32) {
         let count = count.min(magazine.count().load(Relaxed));
         if count == 0 {
             return;
@@ -381,12 +465,18 @@ impl<M: Machine> Service<M> {
     }
 
     /// Notes that objects came into a set's care, for statistics.
-    fn note_objects(&self, set: &Set, cache: &CacheView, count: u32) {
+    pub(crate) fn note_objects(&self, set: &Set, cache: &CacheShape, count: u32) {
         self.note_bytes(set, count as usize * cache.geometry.size as usize);
     }
 
     /// Gives `count` free objects, produced by `each`, to their depot: its stack, then their slabs.
-    fn give_objects(&self, cache: &CacheView, tag: u16, count: u32, each: impl FnOnce(&mut dyn FnMut(*mut u8))) {
+    pub(crate) fn give_objects(
+        &self,
+        cache: &CacheShape,
+        tag: u16,
+        count: u32,
+        each: impl FnOnce(&mut dyn FnMut(*mut u8)),
+    ) {
         let node = NodeId(tag_node(tag));
         let depot = self.depot(node, cache.id).expect("an object's tag names a node with memory");
         let view = self.slab_view(cache);
@@ -409,7 +499,7 @@ impl<M: Machine> Service<M> {
             self.__free_pages(page, Order::ZERO);
         }
         while let Some(slab) = surplus.pop(view.frames) {
-            self.release_slab(view, slab);
+            self.release_slab(slab);
         }
         self.objects_freed(cache.id);
     }
@@ -418,13 +508,15 @@ impl<M: Machine> Service<M> {
         self.alloc_pages_node(node, Gfp::NOWAIT | Gfp::NOWARN | Gfp::THISNODE, Order::ZERO)
     }
 
-    fn release_slab(&self, view: SlabView, slab: Pfn) {
-        let order = view.geometry.order;
+    fn release_slab(&self, slab: Pfn) {
+        let frames = Frames::of(self.machine());
+        let state = frames.state(slab);
+        let order = state.order();
         for frame in (0..order.frames()).map(|page| slab.offset(page)) {
-            view.frames.set_tag(frame, 0);
+            frames.set_tag(frame, 0);
         }
-        view.frames.frame(slab).word.store(1, Relaxed);
-        view.frames.set_state(slab, view.frames.state(slab).with_kind(Kind::Page));
+        frames.frame(slab).word.store(1, Relaxed);
+        frames.set_state(slab, state.with_kind(Kind::Page));
         self.return_frames(order.frames());
         self.__free_pages(slab, order);
     }
@@ -441,13 +533,11 @@ impl<M: Machine> Service<M> {
     }
 
     /// Whether a free object's place can be found: depot, slab, or any set. See the module head.
-    fn is_free(&self, cache: &CacheView, tag: u16, object: *mut u8) -> bool {
+    fn is_free(&self, cache: &CacheShape, tag: u16, object: *mut u8) -> bool {
         let Some(depot) = self.depot(NodeId(tag_node(tag)), cache.id) else { return false };
         let view = self.slab_view(cache);
-        let cached = |set: &Set| {
-            let magazine = cache.has_magazines() && set.magazine_of(cache).holds(object);
-            magazine || set.remote.iter().any(|remote| remote.holds(object))
-        };
+        let cached =
+            |set: &Set| set.magazine_of(cache).holds(object) || set.remote.iter().any(|remote| remote.holds(object));
         (0..2).any(|_| depot.lock(self.machine()).holds(view, object) || self.sets().any(cached))
     }
 
@@ -456,7 +546,7 @@ impl<M: Machine> Service<M> {
         if !set.attached {
             return;
         }
-        for (cache, magazine) in set.magazines.iter().enumerate() {
+        for (cache, magazine) in set.each_magazine() {
             self.drain_tag(set, magazine, set.node_tag as u16 | cache as u16);
         }
         for remote in &set.remote {
@@ -466,36 +556,77 @@ impl<M: Machine> Service<M> {
         self.drain_page_lists(set);
     }
 
-    /// Gives the stacks and empty slabs of every depot back to the page layer. Linux's `kmem_cache_shrink`, for all
-    /// caches.
-    pub(crate) fn drain_depots(&self) {
-        for cache in self.caches() {
-            for (node, _) in self.nodes().with_memory() {
-                if let Some(depot) = self.depot(node, cache.id) {
-                    self.shrink_depot(depot, self.slab_view(&cache));
+    /// Gives every object of a cache that this CPU's active set holds back to the depots.
+    pub(crate) fn drain_cache(&self, set: &Set, cache: &CacheShape) {
+        if set.attached {
+            self.drain_tag(set, set.magazine_of(cache), set.node_tag as u16 | cache.id as u16);
+            for remote in &set.remote {
+                let tag = remote.tag.load(Relaxed) as u16;
+                if tag_cache(tag) == cache.id {
+                    self.drain_tag(set, remote, tag);
                 }
             }
         }
     }
 
-    fn shrink_depot(&self, depot: &Depot, view: SlabView) {
-        let mut surplus = FrameList::new();
-        let stack = depot.lock(self.machine()).shrink(view, &mut surplus);
-        while let Some(slab) = surplus.pop(view.frames) {
-            self.release_slab(view, slab);
+    /// Gives the stacks and empty slabs of every depot back to the page layer. Linux's `kmem_cache_shrink`, for all
+    /// caches.
+    pub(crate) fn drain_depots(&self) {
+        self.reap_dying();
+        for id in self.cache_ids() {
+            self.shrink_cache(id);
         }
-        if !stack.is_null() {
+    }
+
+    /// Gives the stacks and empty slabs of a cache's depots back to the page layer.
+    pub(crate) fn shrink_cache(&self, id: usize) {
+        let mut released = Released::new();
+        self.with_cache(id, |cache, _| {
+            let view = self.slab_view(cache);
+            self.depots(id).for_each(|(_, depot)| released.shrink(view, &mut depot.lock(self.machine())));
+        });
+        self.release(released);
+    }
+
+    /// Gives frames that depots gave up back to the page layer, with no lock held.
+    pub(crate) fn release(&self, mut released: Released) {
+        let frames = Frames::of(self.machine());
+        while let Some(slab) = released.slabs.pop(frames) {
+            self.release_slab(slab);
+        }
+        while let Some(stack) = released.stacks.pop(frames) {
             self.return_frames(1);
-            self.free_pages(stack.cast(), Order::ZERO);
+            self.__free_pages(stack, Order::ZERO);
+        }
+    }
+
+    /// Objects that a remote magazine may hold while it is for that cache.
+    fn remote_capacity(&self, remote: &Remote, cache: &CacheShape) -> u32 {
+        self.magazine_capacity(&cache.geometry, remote.slots().len())
+    }
+}
+
+/// What depots gave up under their locks.
+pub(crate) struct Released {
+    slabs: FrameList,
+    stacks: FrameList,
+}
+
+impl Released {
+    pub(crate) const fn new() -> Self {
+        Self { slabs: FrameList::new(), stacks: FrameList::new() }
+    }
+
+    /// Takes a depot's stack and empty slabs.
+    pub(crate) fn shrink(&mut self, view: SlabView, depot: &mut DepotState) {
+        let stack = depot.shrink(view, &mut self.slabs);
+        if !stack.is_null() {
+            self.stacks.push(view.frames, view.frame_of(stack.cast()));
         }
     }
 }
 
 /// Whether objects of that tag are of the set's local node.
-fn is_local(set: &Set, tag: u16) -> bool {
+pub(crate) fn is_local(set: &Set, tag: u16) -> bool {
     (u32::from(tag) ^ set.node_tag) >> CACHE_BITS == 0
-}
-
-fn remote_capacity(remote: &Remote, cache: &CacheView) -> u32 {
-    magazine_capacity(&cache.geometry, remote.slots().len())
 }

@@ -180,7 +180,7 @@ fn sweep_both(scenario: Scenario, objects: u32, pages: u32) {
 
 #[test]
 fn a_sweep_through_the_kmalloc_family() {
-    sweep_both(kmalloc_family, 33, 10);
+    sweep_both(kmalloc_family, 33, 9);
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl<M: Machine> Service<M> {
         frames
     }
 
-    fn for_each_head(&self, is_wanted: impl Fn(Kind) -> bool, mut each: impl FnMut(Pfn, State)) {
+    pub(crate) fn for_each_head(&self, is_wanted: impl Fn(Kind) -> bool, mut each: impl FnMut(Pfn, State)) {
         let frames = Frames::of(self.machine());
         for frame in (0..self.machine().frame_limit()).map(Pfn) {
             let state = frames.state(frame);

@@ -37,12 +37,9 @@ mod zoneinfo;
 use core::fmt;
 use core::sync::atomic::Ordering::Relaxed;
 
-use crate::class::tag_cache;
 use crate::frame::FRAME_BYTES;
 use crate::machine::Machine;
-use crate::registry::CacheView;
 use crate::service::Service;
-use crate::set::Set;
 
 pub use buddyinfo::Buddyinfo;
 pub use hardware::Hardware;
@@ -70,7 +67,7 @@ pub struct Statistics {
     /// Objects in use.
     pub slab_in_use: u64,
     /// Free objects in magazines. Those of a CPU that is busy can be had only once it comes to a slow path: at most what
-    /// its magazines hold, 64 KiB or 8 objects a cache.
+    /// its magazines hold, 64 KiB a cache; those of all CPUs together at most an eighth of RAM.
     pub per_cpu_magazines: u64,
     /// Free objects depots keep ready.
     pub depots: u64,
@@ -161,17 +158,14 @@ impl<M: Machine> Service<M> {
         let mut rows = Statistics::default();
         let mut frames_out = 0usize;
         let mut bytes_out = 0usize;
-        let mut metadata = self.set_frames() + self.node_frames() + self.mapping_frames();
+        let mut metadata = self.set_frames() + self.node_frames() + self.mapping_frames() + self.registry().frames();
         for set in self.sets() {
-            let cached = self.cached_bytes(set);
             rows.per_cpu_lists += bytes(listed_frames(set).into());
-            rows.per_cpu_magazines += cached as u64;
             frames_out = frames_out.wrapping_add(set.net_frames.load(Relaxed));
-            bytes_out = bytes_out.wrapping_add(set.net_bytes.load(Relaxed)).wrapping_sub(cached);
+            bytes_out = bytes_out.wrapping_add(set.net_bytes.load(Relaxed));
         }
         let detached = self.detached_net();
         rows.pages_in_use = bytes(frames_out.wrapping_add(detached.0) as u64);
-        rows.slab_in_use = bytes_out.wrapping_add(detached.1) as u64;
         for (_, node) in self.nodes().with_memory() {
             for zone in &node.zones {
                 rows.free += bytes(u64::from(zone.free_frames()));
@@ -181,32 +175,21 @@ impl<M: Machine> Service<M> {
                 metadata += u64::from(zone.metadata.load(Relaxed));
             }
         }
-        for cache in self.caches() {
+        self.for_each_cache(|cache| {
             let object = u64::from(cache.geometry.size);
-            let depots = self.nodes().with_memory().filter_map(|(node, _)| self.depot(node, cache.id));
-            for counts in depots.map(|depot| depot.counts(self.machine())) {
+            let cached = object * self.sets().map(|set| u64::from(set.cached(cache))).sum::<u64>();
+            rows.per_cpu_magazines += cached;
+            bytes_out = bytes_out.wrapping_sub(cached as usize);
+            for counts in self.depots(cache.id).map(|(_, depot)| depot.counts(self.machine())) {
                 rows.depots += u64::from(counts.stacked) * object;
                 rows.slab_free += u64::from(counts.free_in_slabs) * object;
                 rows.slab_waste += u64::from(counts.slabs) * u64::from(cache.geometry.waste());
                 metadata += u64::from(counts.has_stack);
             }
-        }
+        });
+        rows.slab_in_use = bytes_out.wrapping_add(detached.1) as u64;
         rows.large = bytes(self.large_frames().load(Relaxed));
         rows.metadata = bytes(metadata);
         rows
-    }
-
-    /// Bytes of the free objects in a set.
-    fn cached_bytes(&self, set: &Set) -> usize {
-        let local: usize = self
-            .caches()
-            .filter(CacheView::has_magazines)
-            .map(|cache| cache.geometry.size as usize * set.magazine_of(&cache).count.load(Relaxed) as usize)
-            .sum();
-        let remote = set.remote.iter().map(|remote| {
-            let cache = self.cache(tag_cache(remote.tag.load(Relaxed) as u16));
-            cache.map_or(0, |cache| cache.geometry.size as usize) * remote.count.load(Relaxed) as usize
-        });
-        local + remote.sum::<usize>()
     }
 }

@@ -1,15 +1,13 @@
 //! [`Slab`]: one cache in numbers; and [`Slabinfo`]: all of them, as `/proc/slabinfo`, version 2.1.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::Ordering::Relaxed;
 
 use super::Report;
-use crate::class::tag_cache;
-use crate::depot::{magazine_capacity, stack_capacity};
+use crate::depot::stack_capacity;
 use crate::machine::Machine;
-use crate::registry::{CacheName, CacheView};
+use crate::registry::{CacheName, CacheShape, CacheView, Registration};
 use crate::service::Service;
-use crate::set::{SLOTS, Set};
+use crate::set::SLOTS;
 
 /// One cache, over all nodes and CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +35,8 @@ pub struct Slab {
     pub in_depots: u64,
     /// Free objects CPUs cache.
     pub in_magazines: u64,
+    /// Handles to it beside the first: of caches that merged with it.
+    pub aliases: u64,
 }
 
 /// `/proc/slabinfo`, version 2.1: a line for each cache. Its columns are those of Linux's SLAB, whose arrays of
@@ -77,30 +77,33 @@ impl Slab {
 }
 
 impl<M: Machine> Service<M> {
-    /// Every cache there is.
+    /// Every cache there is: those of the kmalloc family, then those made while the service runs.
     pub fn slabs(&self) -> impl Iterator<Item = Slab> {
-        self.caches().map(|cache| {
-            let mut slab = Slab::new(&cache);
-            for depot in self.nodes().with_memory().filter_map(|(node, _)| self.depot(node, cache.id)) {
-                let counts = depot.counts(self.machine());
-                slab.slabs += u64::from(counts.slabs);
-                slab.empty_slabs += u64::from(counts.empty_slabs);
-                slab.free_in_slabs += u64::from(counts.free_in_slabs);
-                slab.in_depots += u64::from(counts.stacked);
-            }
-            slab.in_magazines = self.sets().map(|set| cached_objects(set, &cache)).sum();
-            slab
-        })
+        self.cache_ids().filter_map(|id| self.with_cache(id, |cache, entry| self.slab(cache, entry)))
+    }
+
+    fn slab(&self, cache: &CacheShape, entry: Option<Registration>) -> Slab {
+        let name = entry.map_or_else(|| CacheView::kmalloc(cache.id).name, |entry| CacheName::Given(entry.name));
+        let limit = if cache.has_magazines() { self.magazine_capacity(&cache.geometry, SLOTS) } else { 0 };
+        let mut slab = Slab::new(name, cache, limit);
+        slab.aliases = entry.map_or(0, |entry| entry.references.saturating_sub(1).into());
+        for counts in self.depots(cache.id).map(|(_, depot)| depot.counts(self.machine())) {
+            slab.slabs += u64::from(counts.slabs);
+            slab.empty_slabs += u64::from(counts.empty_slabs);
+            slab.free_in_slabs += u64::from(counts.free_in_slabs);
+            slab.in_depots += u64::from(counts.stacked);
+        }
+        slab.in_magazines = self.sets().map(|set| u64::from(set.cached(cache))).sum();
+        slab
     }
 }
 
 impl Slab {
-    fn new(cache: &CacheView) -> Self {
-        let CacheView { name, geometry, .. } = cache;
-        let limit = if cache.has_magazines() { magazine_capacity(geometry, SLOTS) } else { 0 };
+    fn new(name: CacheName, cache: &CacheShape, limit: u32) -> Self {
+        let geometry = &cache.geometry;
         let batch = limit / 2;
         Self {
-            name: *name,
+            name,
             object_size: geometry.size.into(),
             objects_per_slab: geometry.objects.into(),
             pages_per_slab: geometry.order.frames().into(),
@@ -112,15 +115,9 @@ impl Slab {
             free_in_slabs: 0,
             in_depots: 0,
             in_magazines: 0,
+            aliases: 0,
         }
     }
-}
-
-/// Objects of one cache that a set has, those of other nodes included.
-fn cached_objects(set: &Set, cache: &CacheView) -> u64 {
-    let local = if cache.has_magazines() { set.magazine_of(cache).count.load(Relaxed) } else { 0 };
-    let of_cache = set.remote.iter().filter(|remote| tag_cache(remote.tag.load(Relaxed) as u16) == cache.id);
-    u64::from(local + of_cache.map(|remote| remote.count.load(Relaxed)).sum::<u32>())
 }
 
 impl<M: Machine> Report for Slabinfo<'_, M> {
@@ -192,9 +189,10 @@ mod tests {
 
     #[test]
     fn a_line_is_linuxs_to_the_byte() {
-        let slab = Slab::new(&CacheView::kmalloc(class_of(96)));
+        let new = |cache: CacheView, limit| Slab::new(cache.name, &cache, limit);
+        let slab = new(CacheView::kmalloc(class_of(96)), 60);
         let slab = Slab { slabs: 12, empty_slabs: 2, free_in_slabs: 100, in_depots: 61, in_magazines: 30, ..slab };
-        let dma = Slab::new(&CacheView::kmalloc(DMA32_BASE + 7));
+        let dma = new(CacheView::kmalloc(DMA32_BASE + 7), 0);
         let mut text = String::new();
         head(&mut text).expect("a string takes all");
         line(&mut text, &slab).expect("a string takes all");

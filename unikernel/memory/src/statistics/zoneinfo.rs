@@ -133,11 +133,12 @@ impl<M: Machine> Service<M> {
 
     /// Frames of slabs on a node, in use or not.
     pub(super) fn slab_frames(&self, node: NodeId) -> u64 {
-        let frames = self.caches().filter_map(|cache| {
-            let slabs = self.depot(node, cache.id)?.counts(self.machine()).slabs;
-            Some(u64::from(slabs) << cache.geometry.order.get())
+        let mut frames = 0;
+        self.for_each_cache(|cache| {
+            let slabs = self.depot(node, cache.id).map_or(0, |depot| depot.counts(self.machine()).slabs);
+            frames += u64::from(slabs) << cache.geometry.order.get();
         });
-        frames.sum()
+        frames
     }
 
     fn zone_info(&self, node: NodeId, zone: &Zone) -> ZoneInfo {
