@@ -89,6 +89,11 @@ impl CpuLocal {
         self.thread_set.get()
     }
 
+    /// The handlers' set of the memory service.
+    pub(crate) fn interrupt_set(&self) -> *mut Set {
+        self.interrupt_set.get()
+    }
+
     /// Notes that a maskable interrupt's handler begins: its allocations use the set for handlers.
     pub(crate) fn enter_interrupt(&self) {
         self.in_interrupt.set(true);

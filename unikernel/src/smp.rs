@@ -340,13 +340,17 @@ fn serve_flush() {
 /// The last request to drain what CPUs cache of memory.
 static DRAIN_REQUESTS: AtomicU64 = AtomicU64::new(0);
 
-/// Has every other CPU give back what its sets of the memory service hold, and returns when all have been asked and
-/// those that idle are done. Called with interrupts on.
+/// Has every other CPU give back what its sets of the memory service hold, and this one what its set for handlers does;
+/// returns when all have been asked and those that idle are done. Called with interrupts on.
 pub(crate) fn drain_everywhere() {
     let request = DRAIN_REQUESTS.fetch_add(1, Ordering::SeqCst) + 1;
     let me = cpu_local::current();
     let others = || cpus::areas().filter(|area| area.id != me.id);
     others().for_each(|area| apic::send(area.apic_id, DRAIN_VECTOR));
+    let interrupts = arch::save_and_disable_interrupts();
+    // SAFETY: the handlers' set of this CPU is nobody's while its handlers are kept out.
+    unsafe { service().drain_set_of(me.interrupt_set()) };
+    arch::restore_interrupts(interrupts);
     for area in others() {
         // Acquire: pairs with the Release in `serve_drain`.
         while area.drained.load(Ordering::Acquire) < request {

@@ -24,12 +24,13 @@ use quarry_topology::NodeId;
 
 use crate::class::{Geometry, MAX_STRIDE, tag_cache};
 use crate::depot::{DepotCounts, LINK_MASK};
+use crate::drain::Released;
 use crate::frame::{FRAME_BYTES, Frames, Kind};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::registry::{CacheName, CacheShape, CacheView, Registration};
 use crate::service::Service;
-use crate::slab::{FreeError, Released};
+use crate::slab::FreeError;
 
 /// Bytes of a cache line, to which [`SlabFlags::HWCACHE_ALIGN`] aligns.
 const CACHE_LINE: usize = 64;

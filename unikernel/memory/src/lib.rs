@@ -8,10 +8,10 @@
 //!
 //! | module                       | what it is                                                  |
 //! |------------------------------|-------------------------------------------------------------|
-//! | [`kmalloc`], [`kmem_cache`]  | the interface: `kmalloc`, `kmem_cache_alloc`, their families|
+//! | [`kmalloc`], [`kmem_cache`] | the interface: `kmalloc`, `kmem_cache_alloc`, their families |
 //! | [`mempool`], `reserve`       | allocations that cannot fail where they may wait            |
 //! | `percpu`                     | a piece of memory for each CPU                              |
-//! | `slab`, `depot`              | slow paths; what they do under a depot's lock               |
+//! | `slab`, `drain`, `depot`     | slow paths; giving back; what is done under a depot's lock  |
 //! | `vmalloc`                    | memory contiguous in addresses only                         |
 //! | [`page`], `allocate`         | `alloc_pages`: per-CPU page lists; zonelists                |
 //! | [`reclaim`], [`shrinker`], `waiters`, `handover`, `attention` | making memory, waiting for it   |
@@ -34,6 +34,7 @@ mod allocate;
 mod attention;
 mod class;
 mod depot;
+mod drain;
 pub mod events;
 mod failure;
 pub mod fault;

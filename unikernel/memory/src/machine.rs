@@ -141,7 +141,7 @@ pub unsafe trait Machine: Sync + Sized + 'static {
     /// context, also with interrupts off and locks of the service held. The task's thread lives until this returns.
     fn wake(&self, task: &Task);
 
-    /// Has other CPUs give back what their sets cache. The service has set the limits of all sets to 0 before. Sets of
+    /// Has other CPUs give back what their sets cache, and this one what its set for handlers does. The service has set the limits of all sets to 0 before. Sets of
     /// CPUs that idle have been drained ([`Service::drain_set_of`]) when this returns; CPUs that work do so at their
     /// next slow path or wait. Only called where [`Machine::may_sleep`].
     fn drain_others(service: &Service<Self>);

@@ -31,7 +31,7 @@ use quarry_topology::NodeId;
 
 use crate::allocate::{Floor, Request};
 use crate::class::{CACHE_BITS, LARGE, MAGAZINES, tag, tag_cache, tag_node};
-use crate::depot::{DepotState, LINK_MASK, SlabView};
+use crate::depot::{LINK_MASK, SlabView};
 use crate::frame::{FRAME_BYTES, FRAME_SHIFT, FrameList, Frames, Kind, Order, Pfn, State};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
@@ -457,7 +457,7 @@ impl<M: Machine> Service<M> {
     }
 
     /// Empties a magazine of objects of that tag, if any.
-    fn drain_tag(&self, set: &Set, magazine: &impl Stack, tag: u16) {
+    pub(crate) fn drain_tag(&self, set: &Set, magazine: &impl Stack, tag: u16) {
         if magazine.count().load(Relaxed) > 0 {
             let cache = self.cache(tag_cache(tag)).expect("a cache lives while a set has objects of it");
             self.drain(set, magazine, &cache, tag, u32::MAX);
@@ -508,19 +508,6 @@ impl<M: Machine> Service<M> {
         self.alloc_pages_node(node, Gfp::NOWAIT | Gfp::NOWARN | Gfp::THISNODE, Order::ZERO)
     }
 
-    fn release_slab(&self, slab: Pfn) {
-        let frames = Frames::of(self.machine());
-        let state = frames.state(slab);
-        let order = state.order();
-        for frame in (0..order.frames()).map(|page| slab.offset(page)) {
-            frames.set_tag(frame, 0);
-        }
-        frames.frame(slab).word.store(1, Relaxed);
-        frames.set_state(slab, state.with_kind(Kind::Page));
-        self.return_frames(order.frames());
-        self.__free_pages(slab, order);
-    }
-
     /// The remote magazine for a tag, emptied of another tag's objects.
     fn remote_magazine<'a>(&self, set: &'a Set, tag: u16) -> &'a Remote {
         let remote = &set.remote[Set::remote_index(tag)];
@@ -541,88 +528,9 @@ impl<M: Machine> Service<M> {
         (0..2).any(|_| depot.lock(self.machine()).holds(view, object) || self.sets().any(cached))
     }
 
-    /// Gives every object and page block this CPU's active set holds back to the shared layers.
-    pub(crate) fn drain_set(&self, set: &Set) {
-        if !set.attached {
-            return;
-        }
-        for (cache, magazine) in set.each_magazine() {
-            self.drain_tag(set, magazine, set.node_tag as u16 | cache as u16);
-        }
-        for remote in &set.remote {
-            self.drain_tag(set, remote, remote.tag.load(Relaxed) as u16);
-            remote.tag.store(0, Relaxed);
-        }
-        self.drain_page_lists(set);
-    }
-
-    /// Gives every object of a cache that this CPU's active set holds back to the depots.
-    pub(crate) fn drain_cache(&self, set: &Set, cache: &CacheShape) {
-        if set.attached {
-            self.drain_tag(set, set.magazine_of(cache), set.node_tag as u16 | cache.id as u16);
-            for remote in &set.remote {
-                let tag = remote.tag.load(Relaxed) as u16;
-                if tag_cache(tag) == cache.id {
-                    self.drain_tag(set, remote, tag);
-                }
-            }
-        }
-    }
-
-    /// Gives the stacks and empty slabs of every depot back to the page layer. Linux's `kmem_cache_shrink`, for all
-    /// caches.
-    pub(crate) fn drain_depots(&self) {
-        self.reap_dying();
-        for id in self.cache_ids() {
-            self.shrink_cache(id);
-        }
-    }
-
-    /// Gives the stacks and empty slabs of a cache's depots back to the page layer.
-    pub(crate) fn shrink_cache(&self, id: usize) {
-        let mut released = Released::new();
-        self.with_cache(id, |cache, _| {
-            let view = self.slab_view(cache);
-            self.depots(id).for_each(|(_, depot)| released.shrink(view, &mut depot.lock(self.machine())));
-        });
-        self.release(released);
-    }
-
-    /// Gives frames that depots gave up back to the page layer, with no lock held.
-    pub(crate) fn release(&self, mut released: Released) {
-        let frames = Frames::of(self.machine());
-        while let Some(slab) = released.slabs.pop(frames) {
-            self.release_slab(slab);
-        }
-        while let Some(stack) = released.stacks.pop(frames) {
-            self.return_frames(1);
-            self.__free_pages(stack, Order::ZERO);
-        }
-    }
-
     /// Objects that a remote magazine may hold while it is for that cache.
     fn remote_capacity(&self, remote: &Remote, cache: &CacheShape) -> u32 {
         self.magazine_capacity(&cache.geometry, remote.slots().len())
-    }
-}
-
-/// What depots gave up under their locks.
-pub(crate) struct Released {
-    slabs: FrameList,
-    stacks: FrameList,
-}
-
-impl Released {
-    pub(crate) const fn new() -> Self {
-        Self { slabs: FrameList::new(), stacks: FrameList::new() }
-    }
-
-    /// Takes a depot's stack and empty slabs.
-    pub(crate) fn shrink(&mut self, view: SlabView, depot: &mut DepotState) {
-        let stack = depot.shrink(view, &mut self.slabs);
-        if !stack.is_null() {
-            self.stacks.push(view.frames, view.frame_of(stack.cast()));
-        }
     }
 }
 

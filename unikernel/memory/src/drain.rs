@@ -1,0 +1,109 @@
+//! Giving back: what sets hold to the depots, what depots keep in reserve to the page layer.
+//!
+//! Used by reclaim, by hosts whose CPUs idle or go, and by `kmem_cache`. Depots give up slabs and stacks under their
+//! locks, and the page layer gets them after these are released; see the lock order in [`slab`](crate::slab).
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use crate::class::tag_cache;
+use crate::depot::{DepotState, SlabView};
+use crate::frame::{FrameList, Frames, Kind, Order, Pfn};
+use crate::machine::Machine;
+use crate::registry::CacheShape;
+use crate::service::Service;
+use crate::set::Set;
+
+/// What depots gave up under their locks.
+pub(crate) struct Released {
+    slabs: FrameList,
+    stacks: FrameList,
+}
+
+impl Released {
+    pub(crate) const fn new() -> Self {
+        Self { slabs: FrameList::new(), stacks: FrameList::new() }
+    }
+
+    /// Takes a depot's stack and empty slabs.
+    pub(crate) fn shrink(&mut self, view: SlabView, depot: &mut DepotState) {
+        let stack = depot.shrink(view, &mut self.slabs);
+        if !stack.is_null() {
+            self.stacks.push(view.frames, view.frame_of(stack.cast()));
+        }
+    }
+}
+
+impl<M: Machine> Service<M> {
+    /// Gives every object and page block this CPU's active set holds back to the shared layers.
+    pub(crate) fn drain_set(&self, set: &Set) {
+        if !set.attached {
+            return;
+        }
+        for (cache, magazine) in set.each_magazine() {
+            self.drain_tag(set, magazine, set.node_tag as u16 | cache as u16);
+        }
+        for remote in &set.remote {
+            self.drain_tag(set, remote, remote.tag.load(Relaxed) as u16);
+            remote.tag.store(0, Relaxed);
+        }
+        self.drain_page_lists(set);
+    }
+
+    /// Gives every object of a cache that this CPU's active set holds back to the depots.
+    pub(crate) fn drain_cache(&self, set: &Set, cache: &CacheShape) {
+        if set.attached {
+            self.drain_tag(set, set.magazine_of(cache), set.node_tag as u16 | cache.id as u16);
+            for remote in &set.remote {
+                let tag = remote.tag.load(Relaxed) as u16;
+                if tag_cache(tag) == cache.id {
+                    self.drain_tag(set, remote, tag);
+                }
+            }
+        }
+    }
+
+    /// Gives the stacks and empty slabs of every depot back to the page layer. Linux's `kmem_cache_shrink`, for all
+    /// caches.
+    pub(crate) fn drain_depots(&self) {
+        self.reap_dying();
+        for id in self.cache_ids() {
+            self.shrink_cache(id);
+        }
+    }
+
+    /// Gives the stacks and empty slabs of a cache's depots back to the page layer.
+    pub(crate) fn shrink_cache(&self, id: usize) {
+        let mut released = Released::new();
+        self.with_cache(id, |cache, _| {
+            let view = self.slab_view(cache);
+            self.depots(id).for_each(|(_, depot)| released.shrink(view, &mut depot.lock(self.machine())));
+        });
+        self.release(released);
+    }
+
+    /// Gives frames that depots gave up back to the page layer, with no lock held.
+    pub(crate) fn release(&self, mut released: Released) {
+        let frames = Frames::of(self.machine());
+        while let Some(slab) = released.slabs.pop(frames) {
+            self.release_slab(slab);
+        }
+        while let Some(stack) = released.stacks.pop(frames) {
+            self.return_frames(1);
+            self.__free_pages(stack, Order::ZERO);
+        }
+    }
+
+    /// Gives the frames of a slab without objects in use back.
+    pub(crate) fn release_slab(&self, slab: Pfn) {
+        let frames = Frames::of(self.machine());
+        let state = frames.state(slab);
+        let order = state.order();
+        for frame in (0..order.frames()).map(|page| slab.offset(page)) {
+            frames.set_tag(frame, 0);
+        }
+        frames.frame(slab).word.store(1, Relaxed);
+        frames.set_state(slab, state.with_kind(Kind::Page));
+        self.return_frames(order.frames());
+        self.__free_pages(slab, order);
+    }
+}
