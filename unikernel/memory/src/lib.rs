@@ -8,7 +8,7 @@
 //!
 //! | module                       | what it is                                                  |
 //! |------------------------------|-------------------------------------------------------------|
-//! | [`kmalloc`], [`kmem_cache`] | the interface: `kmalloc`, `kmem_cache_alloc`, their families |
+//! | [`kmalloc`], [`kmem_cache`], `bulk` | the interface: `kmalloc`, `kmem_cache_alloc`, their families |
 //! | [`mempool`], `reserve`       | allocations that cannot fail where they may wait            |
 //! | `percpu`                     | a piece of memory for each CPU                              |
 //! | `slab`, `drain`, `depot`     | slow paths; giving back; what is done under a depot's lock  |
@@ -32,6 +32,7 @@ extern crate std;
 
 mod allocate;
 mod attention;
+mod bulk;
 mod class;
 mod depot;
 mod drain;
@@ -70,6 +71,7 @@ mod vmalloc;
 mod waiters;
 pub mod zone;
 
+pub use bulk::Sheaf;
 pub use class::MAX_SLAB_SIZE;
 pub use fault::{FaultAttributes, FaultError};
 pub use frame::{FRAME_BYTES, Order, Pfn};

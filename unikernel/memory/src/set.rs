@@ -338,6 +338,9 @@ pub(crate) trait Stack {
     /// Takes the objects put on last, as many as there are or `room` has places; returns how many.
     fn pop_run(&self, room: &mut [*mut u8]) -> usize {
         let count = self.count().load(Relaxed) as usize;
+        if count == 0 {
+            return 0;
+        }
         let left = count - count.min(room.len());
         for (place, slot) in room.iter_mut().zip(&self.slots()[left..count]) {
             *place = slot.load(Relaxed);
