@@ -8,6 +8,7 @@
 //!
 //! | module                       | what it is                                                  |
 //! |------------------------------|-------------------------------------------------------------|
+//! | `typed`                      | caches of values of one type                                |
 //! | [`kmalloc`], [`kmem_cache`], `bulk` | the interface: `kmalloc`, `kmem_cache_alloc`, their families |
 //! | [`mempool`], `reserve`       | allocations that cannot fail where they may wait            |
 //! | `percpu`                     | a piece of memory for each CPU                              |
@@ -67,6 +68,7 @@ pub mod statistics;
 mod sync;
 pub mod task;
 mod tickets;
+mod typed;
 mod vmalloc;
 mod waiters;
 pub mod zone;
@@ -90,3 +92,4 @@ pub use set::Set;
 pub use shrinker::{ShrinkControl, Shrinker};
 pub use slab::FreeError;
 pub use task::Task;
+pub use typed::{AllocError, Cache, CacheBox};

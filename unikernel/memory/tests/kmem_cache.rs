@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use quarry_memory::hosted::{Hosted, HostedMachine};
-use quarry_memory::{CacheError, CpuId, FreeError, Gfp, KmemCache, NodeId, Order, Service, SlabFlags, Topology};
+use quarry_memory::{Cache, CacheError, CpuId, FreeError, Gfp, KmemCache, NodeId, Order, Service, SlabFlags, Topology};
 
 const MIB: u64 = 1 << 20;
 const OWN: SlabFlags = SlabFlags::NO_MERGE;
@@ -452,4 +452,55 @@ fn shrinking_gives_back_what_is_free() {
     free(service, &cache, objects[0]);
     service.kmem_cache_destroy(cache).expect("nothing is in use");
     assert_books_balance(service);
+}
+
+/// Counts its drops.
+#[derive(Debug)]
+#[repr(align(32))]
+struct Counted<'a>(&'a AtomicUsize, u8);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_box_of_a_typed_cache_drops_its_value_once_and_returns_its_memory() {
+    let service = two_nodes().service();
+    let drops = AtomicUsize::new(0);
+    let cache = Cache::new(service, "counted").expect("there is memory");
+    let mut boxes: Vec<_> =
+        (0..100).map(|number| cache.alloc(Counted(&drops, number), Gfp::KERNEL).expect("there is memory")).collect();
+    for (number, counted) in boxes.iter_mut().enumerate() {
+        assert!(std::ptr::from_ref(&**counted).addr().is_multiple_of(32));
+        assert_eq!(usize::from(counted.1), number);
+        counted.1 = 7;
+    }
+    let kept = boxes.pop().expect("there are some").into_inner();
+    assert_eq!((kept.1, drops.load(Ordering::Relaxed)), (7, 0), "moving a value out drops nothing");
+    let elsewhere = boxes.split_off(50);
+    std::thread::scope(|scope| scope.spawn(move || drop(elsewhere)).join().expect("it does not panic"));
+    drop(boxes);
+    assert_eq!(drops.load(Ordering::Relaxed), 99);
+    assert_eq!(service.statistics().slab_in_use, 0);
+    drop(cache);
+    assert_books_balance(service);
+}
+
+#[test]
+fn a_value_for_which_there_is_no_memory_comes_back() {
+    let topology = Topology::builder().node(16 * MIB, 1).build().expect("a machine");
+    let service = Hosted::leak(topology).expect("there is address space").service();
+    let cache = Cache::new(service, "large").expect("there is memory");
+    let mut boxes = Vec::new();
+    let refused = loop {
+        match cache.alloc([boxes.len(); 1000], Gfp::NOWAIT | Gfp::NOWARN) {
+            Ok(value) => boxes.push(value),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(refused.0, [boxes.len(); 1000]);
+    drop(boxes);
+    assert!(cache.alloc(refused.0, Gfp::KERNEL).is_ok());
 }
