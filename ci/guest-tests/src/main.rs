@@ -16,6 +16,7 @@ mod hoard;
 mod object;
 mod team;
 
+mod cache;
 mod heap;
 mod interrupts;
 mod kmalloc;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         registers::TESTS,
         pages::TESTS,
         kmalloc::TESTS,
+        cache::TESTS,
         vmalloc::TESTS,
         mempool::TESTS,
         heap::TESTS,
