@@ -24,12 +24,13 @@
 //!
 //! A waiter that was not served for [`PATIENCE`] asks elsewhere again: memory may be free although no element came
 //! back. What it finds it gives to the first in the queue, itself or another; and so does a newcomer that finds memory
-//! while somebody waits.
+//! while somebody waits. One that has asked [`ROUNDS_IN_VAIN`] times looks whether this is a dead end
+//! ([`reclaim`](crate::reclaim)): every thread waits, so no element will ever come back.
 
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use core::time::Duration;
 
 use crate::events::Event;
@@ -43,6 +44,9 @@ use crate::task::Task;
 
 /// How long a waiter sleeps before it asks again whether there is memory elsewhere.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often a waiter asks in vain before it is counted among those that only others can help.
+const ROUNDS_IN_VAIN: u32 = 3;
 
 /// Locks, each with a queue, that all pools share.
 const QUEUES: usize = 16;
@@ -170,6 +174,8 @@ impl<M: Machine> Drop for Element<'_, M> {
 struct Sleeper {
     task: *const Task,
     pool: *const Mempool,
+    /// It has asked elsewhere [`ROUNDS_IN_VAIN`] times.
+    stalled: AtomicBool,
 }
 
 // SAFETY: the task of a thread and a pool may be looked at from any CPU.
@@ -348,6 +354,15 @@ impl<M: Machine> Service<M> {
         At { service: self, pool }
     }
 
+    /// Whether all that wait for an element have asked elsewhere in vain for long.
+    pub(crate) fn all_pool_waiters_stalled(&self) -> bool {
+        let mut stalled = true;
+        for queue in &self.pool_queues().queues {
+            queue.lock(self.machine()).for_each(|sleeper| stalled &= sleeper.stalled.load(Relaxed));
+        }
+        stalled
+    }
+
     fn create_pool(&self, minimum: usize, source: Source) -> Result<Mempool, MempoolError> {
         let queue = self.pool_queues().next.fetch_add(1, Relaxed) as usize % QUEUES;
         let pool = Mempool {
@@ -467,7 +482,7 @@ impl<M: Machine> At<'_, M> {
     /// Sleeps until there is an element; see the module head for what happens when that takes long.
     #[cold]
     fn wait_for_element(&self, gfp: Gfp) -> NonNull<u8> {
-        let sleeper = Sleeper { task: self.service.machine().task(), pool: self.pool };
+        let sleeper = Sleeper { task: self.service.machine().task(), pool: self.pool, stalled: AtomicBool::new(false) };
         let waiter = Waiter::new(self.pool.reserve.get(), sleeper);
         let place = Place { at: self, waiter: &waiter };
         let element = self.with(|queue, reserve| {
@@ -480,20 +495,23 @@ impl<M: Machine> At<'_, M> {
             return element;
         }
         self.service.events().count(Event::PoolWait);
+        let mut in_vain = 0;
         loop {
             self.service.machine().sleep(&mut || waiter.is_served(), Some(PATIENCE));
             if let Some(element) = place.waiter.take() {
                 return element;
             }
-            match self.allocate_elsewhere(gfp) {
-                Some(element) => {
-                    if let Err(element) = self.serve(element) {
-                        // Nobody waits any more, so this one was served meanwhile.
-                        self.put_back(element);
-                    }
+            if let Some(element) = self.allocate_elsewhere(gfp) {
+                if let Err(element) = self.serve(element) {
+                    // Nobody waits any more, so this one was served meanwhile.
+                    self.put_back(element);
                 }
-                None if waiter.is_served() => {}
-                None => self.service.panic_at_a_dead_end(),
+                continue;
+            }
+            in_vain += 1;
+            if in_vain >= ROUNDS_IN_VAIN && !waiter.is_served() {
+                waiter.who.stalled.store(true, Relaxed);
+                self.service.panic_at_a_dead_end();
             }
         }
     }

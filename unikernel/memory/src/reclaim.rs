@@ -240,7 +240,9 @@ impl<M: Machine> Service<M> {
     /// Ends the run if no thread but those that wait in vain can ever run again. Called by one of these, with no lock
     /// held.
     pub(crate) fn panic_at_a_dead_end(&self) {
-        let dead = self.waiters().all_stalled(self.machine()) && self.machine().only_waiters_left();
+        let dead = self.waiters().all_stalled(self.machine())
+            && self.all_pool_waiters_stalled()
+            && self.machine().only_waiters_left();
         assert!(!dead, "{}", DeadEnd(self));
     }
 }
