@@ -21,6 +21,7 @@ use quarry_topology::NodeId;
 use crate::frame::{FRAME_BYTES, Order};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
+use crate::mobility::Mobility;
 use crate::policy::Policy;
 use crate::registry::CacheView;
 use crate::service::Service;
@@ -107,7 +108,10 @@ impl<M: Machine> Failure<'_, M> {
         line(format_args!("CPU: {} Task: {}", machine.cpu().0, CurrentTask(machine)));
         for zone in self.service.zones() {
             line(format_args!("{}", ZoneState(&zone)));
-            line(format_args!("{}", FreeBlocks(&zone)));
+            line(format_args!("lowmem_reserve[]:{}", Spared(&zone)));
+            let Some(node) = self.service.nodes().get(zone.node) else { continue };
+            let blocks = node.zone(zone.kind).free_blocks_by_mobility(machine);
+            line(format_args!("Node {} {}:{}", zone.node.0, zone.kind, FreeBlocks(&blocks)));
         }
     }
 
@@ -172,19 +176,45 @@ impl fmt::Display for ZoneState<'_> {
     }
 }
 
-/// A zone's free blocks by order, on one line.
-struct FreeBlocks<'a>(&'a ZoneInfo);
+/// The frames a zone spares from requests that could use a higher zone, by the highest they could.
+struct Spared<'a>(&'a ZoneInfo);
+
+impl fmt::Display for Spared<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.lowmem_reserve.iter().try_for_each(|frames| write!(f, " {frames}"))
+    }
+}
+
+/// A zone's free blocks by order, and which mobilities each order has: `3*4kB (UM) 0*8kB ... = 12kB`.
+struct FreeBlocks<'a>(&'a [[u32; Order::COUNT]; Mobility::COUNT]);
 
 impl fmt::Display for FreeBlocks<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let zone = self.0;
-        write!(f, "Node {} {}:", zone.node.0, zone.kind)?;
         let mut total = 0;
-        for (order, &blocks) in Order::all().zip(&zone.free_blocks) {
+        for order in Order::all() {
+            let blocks: u32 = self.0.iter().map(|of_mobility| of_mobility[order.index()]).sum();
             write!(f, " {blocks}*{}kB", kib(order.frames()))?;
             total += kib(blocks) * u64::from(order.frames());
+            if blocks > 0 {
+                f.write_str(" (")?;
+                for (mobility, of_mobility) in Mobility::ALL.into_iter().zip(self.0) {
+                    if of_mobility[order.index()] > 0 {
+                        f.write_str(letter(mobility))?;
+                    }
+                }
+                f.write_str(")")?;
+            }
         }
         write!(f, " = {total}kB")
+    }
+}
+
+/// As Linux's `show_migration_types` writes it.
+const fn letter(mobility: Mobility) -> &'static str {
+    match mobility {
+        Mobility::Unmovable => "U",
+        Mobility::Movable => "M",
+        Mobility::Reclaimable => "E",
     }
 }
 
@@ -274,6 +304,9 @@ mod tests {
         let blur = |word: &str| {
             let amount = word.trim_end_matches("kB").rsplit([':', 'x']).next().unwrap_or_default();
             let blocks = word.split_once('*').filter(|(blocks, _)| is_amount(blocks));
+            if word.starts_with('(') {
+                return String::new();
+            }
             if let Some((_, size)) = blocks {
                 std::format!("#*{size}")
             } else if (word.ends_with("kB") || word.starts_with("0x")) && is_amount(amount) {
@@ -282,7 +315,12 @@ mod tests {
                 word.to_string()
             }
         };
-        let lines = report.lines().map(|line| line.split(' ').map(blur).collect::<Vec<_>>().join(" "));
+        let lines = report.lines().map(|line| match line.split_once(": ") {
+            Some(("lowmem_reserve[]", spared)) => {
+                std::format!("lowmem_reserve[]:{}", " #".repeat(spared.split(' ').count()))
+            }
+            _ => line.split(' ').map(blur).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" "),
+        });
         lines.collect::<Vec<_>>().join("\n")
     }
 
@@ -330,6 +368,18 @@ mod tests {
         }
         assert!(zones.next().is_none());
         service.__free_pages(block, Order::ZERO);
+    }
+
+    #[test]
+    fn blocks_are_marked_with_the_mobilities_they_have() {
+        let mut blocks = [[0; Order::COUNT]; Mobility::COUNT];
+        blocks[Mobility::Unmovable as usize][0] = 2;
+        blocks[Mobility::Reclaimable as usize][0] = 1;
+        blocks[Mobility::Movable as usize][10] = 3;
+        assert_eq!(
+            FreeBlocks(&blocks).to_string(),
+            " 3*4kB (UE) 0*8kB 0*16kB 0*32kB 0*64kB 0*128kB 0*256kB 0*512kB 0*1024kB 0*2048kB 3*4096kB (M) = 12300kB"
+        );
     }
 
     #[test]
