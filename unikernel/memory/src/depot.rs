@@ -356,3 +356,35 @@ pub(crate) fn stack_capacity(geometry: &Geometry) -> u32 {
 fn written_after_free(object: *mut u8) -> ! {
     panic!("the free object at {object:p} was written to: somebody used it after kfree");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::set::SLOTS;
+
+    #[test]
+    fn all_magazines_together_hold_at_most_an_eighth_of_ram_but_two_objects_each() {
+        for (mib, cpus) in [(64, 4), (128, 1), (1024, 8), (2048, 4), (4096, 255), (1 << 20, 64)] {
+            let ram = mib << 20;
+            let share = magazine_share(ram, cpus);
+            let magazines = 2 * (CLASSES + DYNAMIC_MAGAZINES + REMOTES) as u64 * cpus as u64;
+            for size in (8..=crate::class::MAX_STRIDE).step_by(8) {
+                let capacity = scaled_capacity(magazine_capacity(&Geometry::new(size), SLOTS), share);
+                let all = u64::from(capacity) * u64::from(size) * magazines;
+                assert!(capacity.is_multiple_of(2) && capacity <= SLOTS as u32);
+                assert!(capacity == 2 || all <= ram / 8, "{capacity} of {size} bytes with {mib} MiB, {cpus} CPUs");
+            }
+        }
+    }
+
+    #[test]
+    fn with_half_a_gibibyte_a_cpu_magazines_have_their_full_size() {
+        for cpus in [1, 4, 64] {
+            let share = magazine_share((cpus as u64) << 29, cpus);
+            for size in [8, 64, 1024, 8192] {
+                let full = magazine_capacity(&Geometry::new(size), SLOTS);
+                assert_eq!(scaled_capacity(full, share), full, "{size} bytes on {cpus} CPUs");
+            }
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! Any sequence of calls on any machine: no two allocations overlap, contents stay, nodes and zones are what was asked
 //! for, failures have a reason, and at the end everything is back.
 
+mod caches;
 #[path = "../support/cases.rs"]
 mod cases;
 mod machine;

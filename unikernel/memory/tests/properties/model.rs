@@ -8,13 +8,16 @@ use quarry_memory::statistics::{Slab, Statistics, ZoneInfo};
 use quarry_memory::zone::ZoneKind;
 use quarry_memory::{CpuId, Gfp, MAX_SIZE, Machine, NodeId, Order, PerCpu, Pfn, Service, Topology, ZERO_SIZE_PTR};
 
+use crate::caches::ModelCache;
 use crate::step::{Flags, Step};
 
 const PAGE: usize = 4096;
 
 /// How an allocation is given back.
-enum Kind {
+pub(crate) enum Kind {
     Object,
+    /// Of the cache with that number.
+    CacheObject(usize),
     Pages(Order),
     /// From `kvmalloc`, of so many bytes.
     Virtual,
@@ -22,8 +25,8 @@ enum Kind {
 }
 
 /// An allocation: one piece of memory, or one for each CPU, filled with one byte.
-struct Held {
-    kind: Kind,
+pub(crate) struct Held {
+    pub(crate) kind: Kind,
     pieces: Vec<*mut u8>,
     /// Bytes of a piece.
     size: usize,
@@ -36,7 +39,10 @@ struct Held {
 /// Everything held, on one machine.
 pub(crate) struct Model {
     hosted: &'static Hosted,
-    held: Vec<Held>,
+    pub(crate) held: Vec<Held>,
+    pub(crate) caches: Vec<ModelCache>,
+    /// How many caches were made.
+    pub(crate) caches_made: usize,
     /// Start and end of every piece.
     ranges: BTreeMap<usize, usize>,
     next_fill: u8,
@@ -55,10 +61,18 @@ impl Drop for Model {
 impl Model {
     pub(crate) fn new(machine: &crate::machine::Machine) -> Self {
         let hosted = Hosted::leak(machine.build()).expect("there is address space");
-        Self { hosted, held: Vec::new(), ranges: BTreeMap::new(), next_fill: 0, reclaims: 0 }
+        Self {
+            hosted,
+            held: Vec::new(),
+            caches: Vec::new(),
+            caches_made: 0,
+            ranges: BTreeMap::new(),
+            next_fill: 0,
+            reclaims: 0,
+        }
     }
 
-    fn service(&self) -> &'static Service<HostedMachine> {
+    pub(crate) fn service(&self) -> &'static Service<HostedMachine> {
         self.hosted.service()
     }
 
@@ -86,6 +100,9 @@ impl Model {
             }
             Step::Kvmalloc { size } => self.kvmalloc(size),
             Step::Percpu { size, align } => self.percpu(size, align),
+            Step::CreateCache { size, align, constructed } => self.create_cache(size, align, constructed),
+            Step::UseCache { cache, node, count, bulk } => self.use_cache(cache, node, count, bulk),
+            Step::DestroyCache { cache } => self.destroy_cache(cache),
             Step::Free { held } => {
                 if !self.held.is_empty() {
                     let held = self.held.swap_remove(held % self.held.len());
@@ -113,7 +130,7 @@ impl Model {
     }
 
     /// One of the machine's nodes, or one more that does not exist.
-    fn node(&self, number: Option<usize>) -> Option<NodeId> {
+    pub(crate) fn node(&self, number: Option<usize>) -> Option<NodeId> {
         number.map(|number| NodeId((number % (self.topology().node_count() + 1)) as u8))
     }
 
@@ -270,7 +287,7 @@ impl Model {
     }
 
     /// Fills the pieces, having seen that they overlap nothing.
-    fn hold(&mut self, kind: Kind, pieces: Vec<*mut u8>, size: usize, objects: u64, pages: u64) {
+    pub(crate) fn hold(&mut self, kind: Kind, pieces: Vec<*mut u8>, size: usize, objects: u64, pages: u64) {
         self.next_fill = self.next_fill.wrapping_add(1);
         for &piece in &pieces {
             let (start, end) = (piece.addr(), piece.addr() + size);
@@ -292,6 +309,7 @@ impl Model {
         match held.kind {
             // SAFETY: the object is freed once.
             Kind::Object => unsafe { service.kfree(first) },
+            Kind::CacheObject(number) => self.free_to_cache(number, first),
             Kind::Pages(order) => service.free_pages(first, order),
             // SAFETY: as above.
             Kind::Virtual => unsafe { service.kvfree(first) },
@@ -303,7 +321,7 @@ impl Model {
         self.service().virt_to_page(address).expect("objects and pages are in RAM").physical()
     }
 
-    fn objects_in_use(&self) -> u64 {
+    pub(crate) fn objects_in_use(&self) -> u64 {
         let rows = self.service().statistics();
         rows.slab_in_use + rows.large
     }
@@ -447,6 +465,9 @@ impl Model {
         assert_eq!(self.service().statistics().slab_in_use, self.service().count_objects_in_use());
         for held in std::mem::take(&mut self.held) {
             self.free(held);
+        }
+        while !self.caches.is_empty() {
+            self.destroy_cache(0);
         }
         self.check();
         let service = self.service();

@@ -37,6 +37,12 @@ pub(crate) enum Step {
     Kvmalloc { size: usize },
     /// `alloc_percpu`.
     Percpu { size: usize, align: usize },
+    /// `kmem_cache_create`.
+    CreateCache { size: usize, align: usize, constructed: bool },
+    /// `kmem_cache_alloc`, `kmem_cache_alloc_node` or `kmem_cache_alloc_bulk`, so many objects.
+    UseCache { cache: usize, node: Option<usize>, count: usize, bulk: bool },
+    /// `kmem_cache_destroy`, whether or not objects are in use.
+    DestroyCache { cache: usize },
     /// Frees something held, the way it wants.
     Free { held: usize },
     /// Frees every `stride`th allocation held.
@@ -83,6 +89,13 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         }),
         1 => (0usize..3 << 20).prop_map(|size| Step::Kvmalloc { size }),
         1 => (1usize..3000, 0u32..10).prop_map(|(size, align)| Step::Percpu { size, align: 1 << align }),
+        1 => (1usize..3000, 0u32..10, any::<bool>()).prop_map(|(size, align, constructed)| {
+            Step::CreateCache { size, align: 1 << align, constructed }
+        }),
+        4 => (any::<usize>(), node(), 1usize..200, any::<bool>()).prop_map(|(cache, node, count, bulk)| {
+            Step::UseCache { cache, node, count, bulk }
+        }),
+        1 => any::<usize>().prop_map(|cache| Step::DestroyCache { cache }),
         6 => any::<usize>().prop_map(|held| Step::Free { held }),
         3 => (1usize..5).prop_map(|stride| Step::FreeSome { stride }),
         3 => any::<usize>().prop_map(|cpu| Step::RunOn { cpu }),
