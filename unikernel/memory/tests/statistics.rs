@@ -8,7 +8,7 @@ use quarry_memory::statistics::{
     Buddyinfo, Hardware, Meminfo, NodeNumastat, Numastat, Pagetypeinfo, Report, Rows, Slabinfo, Vmstat, Zoneinfo,
 };
 use quarry_memory::zone::ZoneKind;
-use quarry_memory::{CpuId, FRAME_BYTES, Gfp, NodeId, Order, Service, Topology};
+use quarry_memory::{CpuId, FRAME_BYTES, Gfp, NodeId, Order, Service, SlabFlags, Topology};
 
 const MIB: u64 = 1 << 20;
 const PAGE: u64 = FRAME_BYTES as u64;
@@ -18,6 +18,11 @@ fn busy() -> &'static Hosted {
     let topology = Topology::builder().node(5 << 30, 2).node(512 * MIB, 2).build().expect("a machine");
     let hosted = Hosted::leak(topology).expect("there is address space");
     let service = hosted.service();
+    let inodes = service.kmem_cache_create("inode_cache", 600, 0, SlabFlags::RECLAIM_ACCOUNT, None);
+    let inodes = inodes.expect("there is memory");
+    for _ in 0..20 {
+        assert!(!service.kmem_cache_alloc(&inodes, Gfp::KERNEL).is_null());
+    }
     for cpu in 0..4 {
         assert!(hosted.run_on(CpuId(cpu)));
         // A second set of the same CPU, with pages of its own.
@@ -222,6 +227,7 @@ fn slabinfo_counts_every_object_of_the_rows() {
     // 50 objects of 100 bytes were taken on each of four CPUs, and 1, 2, 3 and 4 of them kept.
     assert_eq!(slabs[&key("kmalloc-112", "active_objs")], 1 + 2 + 3 + 4);
     assert_eq!(slabs[&key("dma-kmalloc-64", "active_objs")], 4);
+    assert_eq!(slabs[&key("inode_cache", "active_objs")], 20);
 }
 
 #[test]
@@ -291,10 +297,15 @@ fn meminfo_and_vmstat_agree_with_the_rows() {
     };
     let watermarks = zones.iter().filter(|((zone, name), _)| name == "high" && !zone.contains("cpu"));
     let kept: u64 = watermarks.map(|((zone, _), &high)| kept(zone, high)).sum();
-    assert_eq!(kib("MemAvailable"), kib("MemFree") - kept * PAGE);
+    let low: u64 = zones.iter().filter(|((_, name), _)| name == "low").map(|(_, low)| low * PAGE).sum();
+    let reclaimable = kib("SReclaimable");
+    assert!(reclaimable > 0 && kib("SUnreclaim") > 0);
+    let shrinkable = reclaimable - low.min(reclaimable / 2);
+    assert_eq!(kib("MemAvailable"), kib("MemFree") + shrinkable - kept * PAGE);
     let pages = |name: &str| counters[&key("", name)] * PAGE;
     assert_eq!((pages("nr_free_pages"), pages("nr_deferred")), (rows.free + rows.deferred, rows.deferred));
-    assert_eq!(pages("nr_slab_reclaimable") + pages("nr_slab_unreclaimable"), slab);
+    assert_eq!((pages("nr_slab_reclaimable"), pages("nr_slab_unreclaimable")), (reclaimable, slab - reclaimable));
+    assert_eq!(sum(&zones, "nr_slab_reclaimable") * PAGE, reclaimable);
     assert_eq!(counters[&key("", "magazine_refill")], service.slow_paths().refills);
 }
 

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use super::Report;
+use super::zoneinfo::SlabFrames;
 use crate::frame::FRAME_BYTES;
 use crate::machine::Machine;
 use crate::service::Service;
@@ -19,7 +20,8 @@ struct Frames {
     /// What of the free frames is kept: the high watermark of each zone, and what it spares for requests that could use
     /// no other. Linux's `totalreserve_pages`.
     kept: u64,
-    slab: u64,
+    low_watermarks: u64,
+    slab: SlabFrames,
 }
 
 impl<M: Machine> Meminfo<'_, M> {
@@ -29,29 +31,36 @@ impl<M: Machine> Meminfo<'_, M> {
             sum.managed += u64::from(zone.managed);
             sum.free += u64::from(zone.available());
             let spared = zone.lowmem_reserve.into_iter().max().unwrap_or(0);
+            sum.low_watermarks += u64::from(zone.watermarks.low);
             sum.kept += u64::from((zone.watermarks.high + spared).min(zone.managed));
         }
-        sum.slab = self.0.nodes().with_memory().map(|(node, _)| self.0.slab_frames(node)).sum();
+        sum.slab = self.0.all_slab_frames();
         sum
     }
 }
 
 impl Frames {
+    /// What can be had before memory is short: free frames but those that are kept, and of what shrinkers can free all but
+    /// half, or all but the low watermarks. Linux's `si_mem_available`.
+    fn available(self) -> u64 {
+        let reclaimable = self.slab.reclaimable;
+        (self.free + reclaimable - (reclaimable / 2).min(self.low_watermarks)).saturating_sub(self.kept)
+    }
+
     /// The lines, in Linux's order, in KiB.
     fn lines(self) -> [(&'static str, u64); 10] {
         let kib = |frames: u64| frames * (FRAME_BYTES as u64 / 1024);
         [
             ("MemTotal", kib(self.managed)),
             ("MemFree", kib(self.free)),
-            ("MemAvailable", kib(self.free.saturating_sub(self.kept))),
+            ("MemAvailable", kib(self.available())),
             ("Buffers", 0),
             ("Cached", 0),
             ("SwapTotal", 0),
             ("SwapFree", 0),
-            ("Slab", kib(self.slab)),
-            // kmalloc's slabs count as unreclaimable, as in Linux.
-            ("SReclaimable", 0),
-            ("SUnreclaim", kib(self.slab)),
+            ("Slab", kib(self.slab.reclaimable + self.slab.unreclaimable)),
+            ("SReclaimable", kib(self.slab.reclaimable)),
+            ("SUnreclaim", kib(self.slab.unreclaimable)),
         ]
     }
 }
@@ -87,17 +96,18 @@ mod tests {
 
     #[test]
     fn the_lines_are_linux_s_to_the_byte() {
-        let frames = Frames { managed: 521_191, free: 500_000, kept: 2167, slab: 12 };
+        let slab = SlabFrames { reclaimable: 100, unreclaimable: 12 };
+        let frames = Frames { managed: 521_191, free: 500_000, kept: 2167, low_watermarks: 40, slab };
         insta::assert_snapshot!(frames, @"
         MemTotal:        2084764 kB
         MemFree:         2000000 kB
-        MemAvailable:    1991332 kB
+        MemAvailable:    1991572 kB
         Buffers:               0 kB
         Cached:                0 kB
         SwapTotal:             0 kB
         SwapFree:              0 kB
-        Slab:                 48 kB
-        SReclaimable:          0 kB
+        Slab:                448 kB
+        SReclaimable:        400 kB
         SUnreclaim:           48 kB
         ");
     }

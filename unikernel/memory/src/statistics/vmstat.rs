@@ -68,9 +68,9 @@ impl<M: Machine> Vmstat<'_, M> {
         }
         line("nr_free_pages", free);
         line("nr_deferred", deferred);
-        // kmalloc's slabs count as unreclaimable, as in Linux.
-        line("nr_slab_reclaimable", 0);
-        line("nr_slab_unreclaimable", self.0.nodes().with_memory().map(|(node, _)| self.0.slab_frames(node)).sum());
+        for (name, frames) in self.0.all_slab_frames().rows() {
+            line(name, frames);
+        }
         for (row, name) in VMSTAT_NAMES.into_iter().enumerate() {
             let of_node = |(node, _)| self.0.numa_statistics(node).rows()[row].1;
             line(name, self.0.nodes().with_memory().map(of_node).sum());

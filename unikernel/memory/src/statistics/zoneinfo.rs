@@ -7,6 +7,7 @@ use quarry_topology::{CpuId, NodeId};
 
 use super::Report;
 use crate::frame::{FRAME_BYTES, Order, Pfn};
+use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::page::list_capacity;
 use crate::service::Service;
@@ -52,6 +53,22 @@ pub struct Pageset {
     pub high: u32,
     /// How many single frames move between a list and the zone at once.
     pub batch: u32,
+}
+
+/// Frames of slabs, whatever is in them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SlabFrames {
+    /// Of caches made with `SLAB_RECLAIM_ACCOUNT`.
+    pub(super) reclaimable: u64,
+    /// Of all others; those of kmalloc are among them.
+    pub(super) unreclaimable: u64,
+}
+
+impl SlabFrames {
+    /// The amounts by the names they have in zoneinfo and vmstat.
+    pub(super) fn rows(self) -> [(&'static str, u64); 2] {
+        [("nr_slab_reclaimable", self.reclaimable), ("nr_slab_unreclaimable", self.unreclaimable)]
+    }
 }
 
 /// `/proc/zoneinfo`: what each zone has, and what CPUs hold of it.
@@ -131,14 +148,29 @@ impl<M: Machine> Service<M> {
         })
     }
 
-    /// Frames of slabs on a node, in use or not.
-    pub(super) fn slab_frames(&self, node: NodeId) -> u64 {
-        let mut frames = 0;
-        self.for_each_cache(|cache| {
-            let slabs = self.depot(node, cache.id).map_or(0, |depot| depot.counts(self.machine()).slabs);
-            frames += u64::from(slabs) << cache.geometry.order.get();
-        });
-        frames
+    /// Slabs on a node.
+    pub(super) fn slab_frames(&self, node: NodeId) -> SlabFrames {
+        let mut sum = SlabFrames::default();
+        for id in self.cache_ids() {
+            self.with_cache(id, |cache, registration| {
+                let slabs = self.depot(node, id).map_or(0, |depot| depot.counts(self.machine()).slabs);
+                let reclaimable = registration.is_some_and(|made| made.gfp.contains(Gfp::RECLAIMABLE));
+                let kind = if reclaimable { &mut sum.reclaimable } else { &mut sum.unreclaimable };
+                *kind += u64::from(slabs) << cache.geometry.order.get();
+            });
+        }
+        sum
+    }
+
+    /// Slabs on all nodes.
+    pub(super) fn all_slab_frames(&self) -> SlabFrames {
+        self.nodes().with_memory().map(|(node, _)| self.slab_frames(node)).fold(
+            SlabFrames::default(),
+            |sum, of_node| SlabFrames {
+                reclaimable: sum.reclaimable + of_node.reclaimable,
+                unreclaimable: sum.unreclaimable + of_node.unreclaimable,
+            },
+        )
     }
 
     fn zone_info(&self, node: NodeId, zone: &Zone) -> ZoneInfo {
@@ -174,7 +206,7 @@ impl<M: Machine> Report for Zoneinfo<'_, M> {
         let mut node = None;
         for zone in self.0.zones() {
             if node.replace(zone.node) != Some(zone.node) {
-                for (name, value) in per_node(self.0.slab_frames(zone.node)) {
+                for (name, value) in self.0.slab_frames(zone.node).rows() {
                     each(&format_args!("Node {}", zone.node.0), &name, value);
                 }
             }
@@ -206,22 +238,17 @@ impl<M: Machine> fmt::Display for Zoneinfo<'_, M> {
     }
 }
 
-fn per_node(slab_frames: u64) -> [(&'static str, u64); 2] {
-    // kmalloc's slabs count as unreclaimable, as in Linux.
-    [("nr_slab_reclaimable", 0), ("nr_slab_unreclaimable", slab_frames)]
-}
-
 /// The lines of one zone; those of its node before them when it is the node's first.
 fn block(
     f: &mut impl fmt::Write,
     zone: &ZoneInfo,
-    slab_frames: Option<u64>,
+    slab_frames: Option<SlabFrames>,
     pagesets: impl Iterator<Item = (CpuId, Pageset)>,
 ) -> fmt::Result {
     writeln!(f, "Node {}, zone {:>8}", zone.node.0, zone.kind)?;
     if let Some(slab_frames) = slab_frames {
         writeln!(f, "  per-node stats")?;
-        per_node(slab_frames).iter().try_for_each(|(name, value)| writeln!(f, "      {name:<12} {value}"))?;
+        slab_frames.rows().iter().try_for_each(|(name, value)| writeln!(f, "      {name:<12} {value}"))?;
     }
     writeln!(f, "  pages free     {}", zone.available())?;
     zone.pages().iter().try_for_each(|(name, value)| writeln!(f, "        {name:<8} {value}"))?;
@@ -268,11 +295,12 @@ pub(super) mod tests {
             (CpuId(13), Pageset { count: 0, high: 320, batch: 32 }),
         ];
         let mut text = String::new();
-        block(&mut text, &zone(), Some(77), pagesets.into_iter()).expect("a string takes all");
+        block(&mut text, &zone(), Some(SlabFrames { reclaimable: 3, unreclaimable: 77 }), pagesets.into_iter())
+            .expect("a string takes all");
         insta::assert_snapshot!(text, @"
         Node 1, zone    DMA32
           per-node stats
-              nr_slab_reclaimable 0
+              nr_slab_reclaimable 3
               nr_slab_unreclaimable 77
           pages free     227881
                 min      712
