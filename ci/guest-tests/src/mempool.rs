@@ -23,18 +23,18 @@ const ALLOCATING: u8 = 0x62;
 const FREEING: u8 = 0x63;
 
 /// A pool that tests and their handlers find in a static.
-struct Shared(AtomicPtr<Mempool>);
+struct Shared(AtomicPtr<Mempool<'static>>);
 
 impl Shared {
     const fn new() -> Self {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
 
-    fn set(&self, pool: Mempool) {
+    fn set(&self, pool: Mempool<'static>) {
         self.0.store(Box::into_raw(Box::new(pool)), Ordering::Release);
     }
 
-    fn pool(&self) -> &Mempool {
+    fn pool(&self) -> &Mempool<'static> {
         // SAFETY: a test sets the pool before it starts whoever asks, and destroys it after they are done.
         unsafe { &*self.0.load(Ordering::Acquire) }
     }
@@ -57,7 +57,7 @@ fn free_page(page: *mut u8, _data: *mut ()) {
 }
 
 /// A pool of pages of one node.
-fn pool_of_node(node: NodeId, minimum: usize) -> Result<Mempool, String> {
+fn pool_of_node(node: NodeId, minimum: usize) -> Result<Mempool<'static>, String> {
     let data = ptr::without_provenance_mut(node.index());
     // SAFETY: pages are whoever's they were handed to, and the functions may be called in any context.
     unsafe { service().mempool_create(minimum, page_of_node, free_page, data) }.map_err(|error| format!("{error}"))

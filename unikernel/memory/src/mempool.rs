@@ -36,6 +36,7 @@ use core::time::Duration;
 use crate::events::Event;
 use crate::frame::Order;
 use crate::gfp::Gfp;
+use crate::kmem_cache::KmemCache;
 use crate::lock::Lock;
 use crate::machine::Machine;
 use crate::reserve::{Queue, Reserve, Waiter};
@@ -59,9 +60,11 @@ pub type MempoolFree = fn(*mut u8, *mut ());
 
 /// Where a pool's elements come from.
 #[derive(Clone, Copy, Debug)]
-enum Source {
+enum Source<'c> {
     /// Objects of that many bytes.
     Kmalloc(usize),
+    /// Objects of a cache.
+    Slab(&'c KmemCache),
     /// Page blocks.
     Pages(Order),
     /// The caller's own functions.
@@ -70,8 +73,8 @@ enum Source {
 
 /// A pool of elements with a guaranteed reserve. Linux's `mempool_t`.
 #[must_use = "dropping it leaks the reserve: give it to mempool_destroy"]
-pub struct Mempool {
-    source: Source,
+pub struct Mempool<'c> {
+    source: Source<'c>,
     /// Which of the service's queues and locks are its.
     queue: u8,
     /// Guarded by the lock of its queue.
@@ -84,9 +87,9 @@ pub struct Mempool {
 
 // SAFETY: the reserve is reached under its lock alone; that the data of the caller's own functions may be used on any
 // CPU is what `mempool_create` wants of its caller.
-unsafe impl Send for Mempool {}
+unsafe impl Send for Mempool<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for Mempool {}
+unsafe impl Sync for Mempool<'_> {}
 
 /// Why a pool could not be made or resized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,14 +115,14 @@ impl core::error::Error for MempoolError {}
 
 /// A pool that cannot be destroyed yet, and keeps everything it has.
 #[derive(Debug)]
-pub struct ElementsOut {
+pub struct ElementsOut<'c> {
     /// The pool.
-    pub pool: Mempool,
+    pub pool: Mempool<'c>,
     /// How many of its elements callers have.
     pub count: u32,
 }
 
-impl fmt::Display for ElementsOut {
+impl fmt::Display for ElementsOut<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -129,19 +132,20 @@ impl fmt::Display for ElementsOut {
     }
 }
 
-impl core::error::Error for ElementsOut {}
+impl core::error::Error for ElementsOut<'_> {}
 
-impl fmt::Display for Source {
+impl fmt::Display for Source<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Kmalloc(size) => write!(f, "a pool of kmalloc({size})"),
+            Self::Slab(cache) => write!(f, "a pool of {}", cache.name()),
             Self::Pages(order) => write!(f, "a pool of pages of {order}"),
             Self::Functions { data, .. } => write!(f, "a pool of elements of its owner's (data {data:p})"),
         }
     }
 }
 
-impl fmt::Debug for Mempool {
+impl fmt::Debug for Mempool<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (missing, out) = (self.missing.load(Relaxed), self.out.load(Relaxed));
         write!(f, "Mempool({}, {out} out, {missing} missing of its reserve)", self.source)
@@ -152,7 +156,7 @@ impl fmt::Debug for Mempool {
 #[must_use = "the element goes back when this is dropped"]
 pub struct Element<'a, M: Machine> {
     service: &'a Service<M>,
-    pool: &'a Mempool,
+    pool: &'a Mempool<'a>,
     start: NonNull<u8>,
 }
 
@@ -173,7 +177,7 @@ impl<M: Machine> Drop for Element<'_, M> {
 /// Who waits, and for an element of which pool. Both are there as long as somebody waits.
 struct Sleeper {
     task: *const Task,
-    pool: *const Mempool,
+    pool: *const Mempool<'static>,
     /// It has asked elsewhere [`ROUNDS_IN_VAIN`] times.
     stalled: AtomicBool,
 }
@@ -226,7 +230,7 @@ impl<M: Machine> Service<M> {
         alloc_fn: MempoolAlloc,
         free_fn: MempoolFree,
         pool_data: *mut (),
-    ) -> Result<Mempool, MempoolError> {
+    ) -> Result<Mempool<'static>, MempoolError> {
         self.create_pool(minimum, Source::Functions { alloc: alloc_fn, free: free_fn, data: pool_data })
     }
 
@@ -235,9 +239,22 @@ impl<M: Machine> Service<M> {
     /// # Errors
     ///
     /// [`MempoolError`]; nothing is kept then.
-    pub fn mempool_create_kmalloc_pool(&self, minimum: usize, size: usize) -> Result<Mempool, MempoolError> {
+    pub fn mempool_create_kmalloc_pool(&self, minimum: usize, size: usize) -> Result<Mempool<'static>, MempoolError> {
         // Elements are told apart by their addresses, and all requests of nothing have the same.
         self.create_pool(minimum, Source::Kmalloc(size.max(1)))
+    }
+
+    /// Makes a pool of objects of a cache. Linux's `mempool_create_slab_pool`.
+    ///
+    /// # Errors
+    ///
+    /// [`MempoolError`]; nothing is kept then.
+    pub fn mempool_create_slab_pool<'c>(
+        &self,
+        minimum: usize,
+        cache: &'c KmemCache,
+    ) -> Result<Mempool<'c>, MempoolError> {
+        self.create_pool(minimum, Source::Slab(cache))
     }
 
     /// Makes a pool of page blocks; its elements are their [addresses](Self::page_address). Linux's
@@ -246,7 +263,7 @@ impl<M: Machine> Service<M> {
     /// # Errors
     ///
     /// [`MempoolError`]; nothing is kept then.
-    pub fn mempool_create_page_pool(&self, minimum: usize, order: Order) -> Result<Mempool, MempoolError> {
+    pub fn mempool_create_page_pool(&self, minimum: usize, order: Order) -> Result<Mempool<'static>, MempoolError> {
         self.create_pool(minimum, Source::Pages(order))
     }
 
@@ -256,7 +273,7 @@ impl<M: Machine> Service<M> {
     /// # Errors
     ///
     /// [`MempoolError`]; the pool is as it was then.
-    pub fn mempool_resize(&self, pool: &Mempool, minimum: usize) -> Result<(), MempoolError> {
+    pub fn mempool_resize(&self, pool: &Mempool<'_>, minimum: usize) -> Result<(), MempoolError> {
         let at = self.at(pool);
         at.set_minimum(minimum)?;
         while let Some(element) = at.with(|_, reserve| reserve.take_surplus()) {
@@ -274,7 +291,7 @@ impl<M: Machine> Service<M> {
     ///
     /// Elsewhere is asked with `__GFP_NOWARN` and `__GFP_NORETRY`, at first also without direct reclaim and I/O.
     /// `__GFP_ZERO` is ignored, as the reserve's elements keep what was in them; so is `__GFP_NOFAIL`.
-    pub fn mempool_alloc(&self, pool: &Mempool, gfp: Gfp) -> *mut u8 {
+    pub fn mempool_alloc(&self, pool: &Mempool<'_>, gfp: Gfp) -> *mut u8 {
         let thorough = gfp.difference(Gfp::ZERO | Gfp::NOFAIL) | Gfp::NOWARN | Gfp::NORETRY;
         let quick = thorough.difference(Gfp::DIRECT_RECLAIM | Gfp::IO);
         let may_wait = gfp.may_wait();
@@ -288,13 +305,13 @@ impl<M: Machine> Service<M> {
 
     /// Takes an element of the reserve, and asks nobody else; null when the reserve is empty. Never sleeps; may be
     /// called in an interrupt handler. Linux's `mempool_alloc_preallocated`.
-    pub fn mempool_alloc_preallocated(&self, pool: &Mempool) -> *mut u8 {
+    pub fn mempool_alloc_preallocated(&self, pool: &Mempool<'_>) -> *mut u8 {
         let at = self.at(pool);
         at.count_out(at.take_from_reserve())
     }
 
     /// [`Self::mempool_alloc`], as a guard that gives the element back.
-    pub fn mempool_element<'a>(&'a self, pool: &'a Mempool, gfp: Gfp) -> Option<Element<'a, M>> {
+    pub fn mempool_element<'a>(&'a self, pool: &'a Mempool<'a>, gfp: Gfp) -> Option<Element<'a, M>> {
         NonNull::new(self.mempool_alloc(pool, gfp)).map(|start| Element { service: self, pool, start })
     }
 
@@ -309,7 +326,7 @@ impl<M: Machine> Service<M> {
     /// # Panics
     ///
     /// When callers have no element of the pool, or the reserve has this one.
-    pub unsafe fn mempool_free(&self, element: *mut u8, pool: &Mempool) {
+    pub unsafe fn mempool_free(&self, element: *mut u8, pool: &Mempool<'_>) {
         let Some(element) = NonNull::new(element) else { return };
         if pool.out.fetch_sub(1, Relaxed) == 0 {
             pool.out.store(0, Relaxed);
@@ -323,7 +340,7 @@ impl<M: Machine> Service<M> {
     /// # Errors
     ///
     /// [`ElementsOut`] with the pool, as it was, when callers have elements of it.
-    pub fn mempool_destroy(&self, pool: Mempool) -> Result<(), ElementsOut> {
+    pub fn mempool_destroy<'c>(&self, pool: Mempool<'c>) -> Result<(), ElementsOut<'c>> {
         let count = pool.out.load(Relaxed);
         if count > 0 {
             return Err(ElementsOut { pool, count });
@@ -350,7 +367,7 @@ impl<M: Machine> Service<M> {
         }
     }
 
-    fn at<'a>(&'a self, pool: &'a Mempool) -> At<'a, M> {
+    fn at<'a>(&'a self, pool: &'a Mempool<'a>) -> At<'a, M> {
         At { service: self, pool }
     }
 
@@ -363,7 +380,7 @@ impl<M: Machine> Service<M> {
         stalled
     }
 
-    fn create_pool(&self, minimum: usize, source: Source) -> Result<Mempool, MempoolError> {
+    fn create_pool<'c>(&self, minimum: usize, source: Source<'c>) -> Result<Mempool<'c>, MempoolError> {
         let queue = self.pool_queues().next.fetch_add(1, Relaxed) as usize % QUEUES;
         let pool = Mempool {
             source,
@@ -388,7 +405,7 @@ impl<M: Machine> Service<M> {
 /// A pool at work: with the service it belongs to.
 struct At<'a, M: Machine> {
     service: &'a Service<M>,
-    pool: &'a Mempool,
+    pool: &'a Mempool<'a>,
 }
 
 impl<M: Machine> At<'_, M> {
@@ -482,7 +499,11 @@ impl<M: Machine> At<'_, M> {
     /// Sleeps until there is an element; see the module head for what happens when that takes long.
     #[cold]
     fn wait_for_element(&self, gfp: Gfp) -> NonNull<u8> {
-        let sleeper = Sleeper { task: self.service.machine().task(), pool: self.pool, stalled: AtomicBool::new(false) };
+        let sleeper = Sleeper {
+            task: self.service.machine().task(),
+            pool: ptr::from_ref(self.pool).cast(),
+            stalled: AtomicBool::new(false),
+        };
         let waiter = Waiter::new(self.pool.reserve.get(), sleeper);
         let place = Place { at: self, waiter: &waiter };
         let element = self.with(|queue, reserve| {
@@ -536,6 +557,7 @@ impl<M: Machine> At<'_, M> {
     fn allocate_elsewhere(&self, gfp: Gfp) -> Option<NonNull<u8>> {
         NonNull::new(match self.pool.source {
             Source::Kmalloc(size) => self.service.kmalloc(size, gfp),
+            Source::Slab(cache) => self.service.kmem_cache_alloc(cache, gfp),
             Source::Pages(order) => self.service.get_free_pages(gfp, order),
             Source::Functions { alloc, data, .. } => alloc(gfp, data),
         })
@@ -546,6 +568,8 @@ impl<M: Machine> At<'_, M> {
         match self.pool.source {
             // SAFETY: the element came from kmalloc, and whoever had it gave it up.
             Source::Kmalloc(_) => unsafe { self.service.kfree(element) },
+            // SAFETY: the element came from this cache, and whoever had it gave it up.
+            Source::Slab(cache) => unsafe { self.service.kmem_cache_free(cache, element) },
             Source::Pages(order) => self.service.free_pages(element, order),
             Source::Functions { free, data, .. } => free(element, data),
         }

@@ -7,7 +7,7 @@ use quarry_memory::events::Event;
 use quarry_memory::fault::FaultAttributes;
 use quarry_memory::hosted::{Hosted, HostedMachine};
 use quarry_memory::mempool::Mempool;
-use quarry_memory::{CpuId, Gfp, NodeId, Order, PerCpu, Service, Topology};
+use quarry_memory::{CpuId, Gfp, KmemCache, NodeId, Order, PerCpu, Service, SlabFlags, Topology};
 
 type TestService = Service<HostedMachine>;
 
@@ -17,7 +17,8 @@ enum Held {
     Pages(*mut u8, Order),
     Mapped(*mut u8),
     PerCpu(PerCpu),
-    Pool(Mempool),
+    Pool(Mempool<'static>),
+    Cache(KmemCache),
 }
 
 /// A use of the service: `None` when it could not get what it wanted.
@@ -32,6 +33,7 @@ fn give_back(service: &TestService, held: Vec<Held>) {
             // SAFETY: as above.
             Held::Mapped(memory) => unsafe { service.kvfree(memory) },
             Held::PerCpu(percpu) => service.free_percpu(percpu),
+            Held::Cache(cache) => service.kmem_cache_destroy(cache).expect("no object is in use"),
             Held::Pool(pool) => service.mempool_destroy(pool).expect("no element is out"),
         }
     }
@@ -137,6 +139,44 @@ fn mempools(service: &TestService, held: &mut Vec<Held>) -> Option<()> {
     resized.filter(|()| whole)
 }
 
+fn caches(service: &TestService, held: &mut Vec<Held>) -> Option<()> {
+    fn construct(object: *mut u8) {
+        // SAFETY: a constructor gets an object of the cache, of 200 bytes.
+        unsafe { object.write_bytes(1, 200) };
+    }
+    let plain = service.kmem_cache_create("plain", 500, 0, SlabFlags::NO_MERGE, None).ok()?;
+    let made = service.kmem_cache_create("constructed", 200, 64, SlabFlags::empty(), Some(construct));
+    let done = made.as_ref().ok().and_then(|constructed| use_caches(service, &plain, constructed));
+    // Kept to the end, so that each run makes them anew.
+    held.push(Held::Cache(plain));
+    held.extend(made.ok().map(Held::Cache));
+    done
+}
+
+/// Objects of two caches, one by one, in bulk, and in a pool; all given back.
+fn use_caches(service: &TestService, plain: &KmemCache, constructed: &KmemCache) -> Option<()> {
+    let mut objects = Vec::new();
+    let mut note = |cache, object: *mut u8| {
+        objects.push((cache, NonNull::new(object)?));
+        Some(())
+    };
+    let one_by_one = (0..20).try_for_each(|_| {
+        note(plain, service.kmem_cache_zalloc(plain, Gfp::KERNEL))?;
+        note(constructed, service.kmem_cache_alloc_node(constructed, Gfp::KERNEL, NodeId(1)))?;
+        note(constructed, service.kmem_cache_alloc(constructed, Gfp::ATOMIC))
+    });
+    for (cache, object) in objects {
+        // SAFETY: each is freed once, with its cache; a constructed one is as constructed.
+        unsafe { service.kmem_cache_free(cache, object.as_ptr()) };
+    }
+    one_by_one?;
+    let pool = service.mempool_create_slab_pool(3, plain).ok()?;
+    let element = service.mempool_element(&pool, Gfp::KERNEL).map(drop);
+    service.mempool_destroy(pool).expect("no element is out");
+    assert!(element.is_some(), "whoever may wait gets an element whatever fails");
+    Some(())
+}
+
 /// One injector: how it is set.
 type Inject = fn(&TestService, Option<FaultAttributes>);
 
@@ -201,6 +241,11 @@ fn a_sweep_through_mapped_memory() {
 #[test]
 fn a_sweep_through_per_cpu_memory() {
     sweep_both(percpu, 15, 1);
+}
+
+#[test]
+fn a_sweep_through_caches() {
+    sweep_both(caches, 64, 2);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::sync::{Barrier, Mutex};
 use proptest::prelude::*;
 use quarry_memory::hosted::{Hosted, HostedMachine};
 use quarry_memory::mempool::{Mempool, MempoolError};
-use quarry_memory::{CpuId, Gfp, Order, Service, Topology};
+use quarry_memory::{CpuId, Gfp, Order, Service, SlabFlags, Topology};
 
 type TestService = Service<HostedMachine>;
 
@@ -29,7 +29,7 @@ fn assert_nothing_in_use(service: &TestService) {
 }
 
 #[track_caller]
-fn destroy(service: &TestService, pool: Mempool) {
+fn destroy(service: &TestService, pool: Mempool<'_>) {
     service.mempool_destroy(pool).unwrap_or_else(|error| panic!("{error}"));
 }
 
@@ -92,7 +92,7 @@ impl Elsewhere {
         drop(unsafe { Box::from_raw(element) });
     }
 
-    fn pool(service: &TestService, minimum: usize, elsewhere: &Shared) -> Result<Mempool, MempoolError> {
+    fn pool(service: &TestService, minimum: usize, elsewhere: &Shared) -> Result<Mempool<'static>, MempoolError> {
         let data = ptr::from_ref(elsewhere).cast_mut().cast();
         // SAFETY: the functions keep to what is asked of them; the tests destroy the pool before `elsewhere` goes.
         unsafe { service.mempool_create(minimum, Self::alloc, Self::free, data) }
@@ -114,7 +114,9 @@ fn a_pool_needs_a_reserve_and_the_memory_for_it() {
 fn elements_of_every_kind_come_from_the_reserve_when_there_is_no_memory() {
     let hosted = hosted();
     let service = hosted.service();
+    let cache = service.kmem_cache_create("element", 3000, 0, SlabFlags::NO_MERGE, None).expect("memory is free");
     let pools = [
+        service.mempool_create_slab_pool(3, &cache).expect("memory is free"),
         service.mempool_create_kmalloc_pool(3, 8192).expect("memory is free"),
         service.mempool_create_kmalloc_pool(3, 100_000).expect("memory is free"),
         service.mempool_create_kmalloc_pool(3, 0).expect("memory is free"),
@@ -140,6 +142,7 @@ fn elements_of_every_kind_come_from_the_reserve_when_there_is_no_memory() {
     for pool in pools {
         destroy(service, pool);
     }
+    service.kmem_cache_destroy(cache).unwrap_or_else(|error| panic!("{error}"));
     assert_nothing_in_use(service);
 }
 
