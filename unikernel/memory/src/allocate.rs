@@ -29,7 +29,6 @@ use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::mobility::Mobility;
 use crate::node::{Node, NumaCounters};
-use crate::page::list_capacity;
 use crate::policy::{NodeMask, Policy};
 use crate::service::Service;
 use crate::set::{LISTED_ORDERS, Set, bump};
@@ -193,7 +192,7 @@ impl<M: Machine> Service<M> {
         let list = &set.pages[order.index()];
         if list.count.load(Relaxed) == 0 {
             let zone = self.nodes().zone(set.zone)?;
-            let capacity = self.waiters().attention().settle(&list.limit, list_capacity(order));
+            let capacity = self.waiters().attention().settle(&list.limit, self.list_capacity(order));
             let batch = capacity / 2;
             let frames = Frames::of(self.machine());
             if batch > 0 && request.allows(zone, Floor::Low, batch << order.get()) {

@@ -325,21 +325,21 @@ pub(crate) fn magazine_capacity(geometry: &Geometry, slots: usize) -> u32 {
 }
 
 /// How much of its full size each magazine of a machine has, in 256ths: so much that all magazines of all sets, the
-/// CPUs' for threads and for handlers, every cache in use and every magazine full, hold at most an eighth of RAM. A
-/// magazine has room for two objects however small that is.
-pub(crate) const fn magazine_share(ram_bytes: u64, cpus: usize) -> u32 {
+/// CPUs' for threads and for handlers, every cache in use and every magazine full, hold at most an eighth of RAM. Page
+/// lists, which hold far less, take the same part. Either has room for two however small that is.
+pub(crate) const fn cache_share(ram_bytes: u64, cpus: usize) -> u32 {
     let eighth_of_a_cpu = ram_bytes / 8 / if cpus == 0 { 1 } else { cpus as u64 };
     let share = eighth_of_a_cpu * FULL_SHARE as u64 / FULL_BYTES;
     if share < FULL_SHARE as u64 { share as u32 } else { FULL_SHARE }
 }
 
-/// The part of a capacity that a [`magazine_share`] leaves: even, at least 2.
+/// The part of a capacity that a [`cache_share`] leaves: even, at least 2.
 pub(crate) const fn scaled_capacity(capacity: u32, share: u32) -> u32 {
     let part = capacity * share / FULL_SHARE;
     if part < 2 { 2 } else { part - part % 2 }
 }
 
-/// A [`magazine_share`] that leaves all.
+/// A [`cache_share`] that leaves all.
 const FULL_SHARE: u32 = 256;
 
 /// What the magazines of a CPU hold at most at their full size, in bytes: in its set for threads, and in that for

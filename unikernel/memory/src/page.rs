@@ -303,7 +303,7 @@ impl<M: Machine> Service<M> {
         }
         let list = &set.pages[state.order().index()];
         let closed = list.limit.load(Relaxed) == 0;
-        let capacity = self.waiters().attention().settle(&list.limit, list_capacity(state.order()));
+        let capacity = self.waiters().attention().settle(&list.limit, self.list_capacity(state.order()));
         let drained = if closed || capacity == 0 { LIST_BLOCKS as u32 } else { capacity / 2 };
         self.drain_list(set, list, zone, state.order(), drained);
         if capacity == 0 {
@@ -396,7 +396,7 @@ impl PageList {
     }
 }
 
-/// Blocks a CPU's list of that order may hold: at most 248 KiB an order.
+/// Blocks a CPU's list of that order may hold where memory is plenty: 256 KiB an order.
 pub(crate) fn list_capacity(order: Order) -> u32 {
     (LIST_BLOCKS as u32 >> order.get()).max(8)
 }

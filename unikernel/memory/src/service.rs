@@ -17,11 +17,11 @@ use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
 use quarry_topology::{CpuId, MAX_CPUS, NodeId, PhysicalRange, Topology};
 
 use crate::class::Geometry;
-use crate::depot::{magazine_capacity, magazine_share, scaled_capacity};
+use crate::depot::{cache_share, magazine_capacity, scaled_capacity};
 use crate::events::{Event, Events};
 use crate::failure::Reports;
 use crate::fault::Injectors;
-use crate::frame::{FRAME_BYTES, Frames, Kind, Pfn};
+use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn};
 use crate::free_area::Demand;
 use crate::gfp::Gfp;
 use crate::growth::{Growth, for_each_zone};
@@ -30,6 +30,7 @@ use crate::machine::Machine;
 use crate::mempool::PoolQueues;
 use crate::mobility::Pageblocks;
 use crate::node::{Node, Nodes};
+use crate::page::list_capacity;
 use crate::reclaim::Balancers;
 use crate::registry::Registry;
 use crate::set::{EMPTY, SLOTS, Set};
@@ -80,8 +81,8 @@ pub struct Service<M: Machine> {
     growth: Lock<Growth>,
     registry: Registry,
     sets: AtomicPtr<Set>,
-    /// How much of their full size magazines have; see [`magazine_share`].
-    magazine_share: AtomicU32,
+    /// How much of their full size magazines and page lists have; see [`cache_share`].
+    cache_share: AtomicU32,
     window: Lock<Window>,
     /// Frames that hold headers and page tables of the mapping window.
     mapping_frames: AtomicU64,
@@ -117,7 +118,7 @@ impl<M: Machine> Service<M> {
             growth: Lock::new(Growth::new()),
             registry: Registry::new(),
             sets: AtomicPtr::new(ptr::null_mut()),
-            magazine_share: AtomicU32::new(0),
+            cache_share: AtomicU32::new(0),
             window: Lock::new(Window::new()),
             mapping_frames: AtomicU64::new(0),
             large_frames: AtomicU64::new(0),
@@ -262,7 +263,12 @@ impl<M: Machine> Service<M> {
 
     /// Objects of that geometry that a magazine with so many slots may hold on this machine.
     pub(crate) fn magazine_capacity(&self, geometry: &Geometry, slots: usize) -> u32 {
-        scaled_capacity(magazine_capacity(geometry, slots), self.magazine_share.load(Relaxed))
+        scaled_capacity(magazine_capacity(geometry, slots), self.cache_share.load(Relaxed))
+    }
+
+    /// Blocks of that order that a CPU's page list may hold on this machine.
+    pub(crate) fn list_capacity(&self, order: Order) -> u32 {
+        scaled_capacity(list_capacity(order), self.cache_share.load(Relaxed))
     }
 
     /// Gives all that this CPU's active set caches back to the shared layers. Not on any fast path.
@@ -509,7 +515,7 @@ impl<M: Machine> Service<M> {
             }
         }
         let bytes = total * FRAME_BYTES as u64;
-        self.magazine_share.store(magazine_share(bytes, topology.cpus().len()), Relaxed);
+        self.cache_share.store(cache_share(bytes, topology.cpus().len()), Relaxed);
         let reserve = reserve_frames(total);
         for (_, node) in self.nodes.with_memory() {
             for zone in &node.zones {

@@ -472,3 +472,24 @@ fn all_memory_comes_back_when_caches_are_drained() {
     );
     assert_books_balance(hosted);
 }
+
+#[test]
+fn what_the_page_lists_of_all_cpus_may_hold_is_bounded_by_ram() {
+    for (ram, cpus) in [(64 * MIB, 64), (256 * MIB, 4), (2048 * MIB, 4)] {
+        let topology = Topology::builder().node(ram, cpus).build().expect("a machine");
+        let hosted = Hosted::leak(topology).expect("there is address space");
+        for cpu in 0..cpus {
+            assert!(hosted.run_on(CpuId(cpu as u16)));
+        }
+        let service = hosted.service();
+        let most: u64 = service
+            .zones()
+            .flat_map(|zone| service.pagesets(zone.node, zone.kind))
+            .map(|(_, pageset)| u64::from(pageset.high) * 4096)
+            .sum();
+        // Each list has room for two blocks at least: 30 frames a CPU.
+        let floor = cpus as u64 * 30 * 4096;
+        assert!(most > 0 && most <= (ram / 32).max(floor), "{most} bytes of {ram} on {cpus} CPUs");
+        hosted.leave();
+    }
+}

@@ -9,7 +9,6 @@ use super::Report;
 use crate::frame::{FRAME_BYTES, Order, Pfn};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
-use crate::page::list_capacity;
 use crate::service::Service;
 use crate::set::{LISTED_ORDERS, Set};
 use crate::zone::{Watermarks, Zone, ZoneKind};
@@ -140,8 +139,9 @@ impl<M: Machine> Service<M> {
                 let Pageset { count, high, .. } = pageset.unwrap_or_default();
                 pageset = Some(Pageset {
                     count: count + listed_frames(set),
-                    high: high + Order::all().take(LISTED_ORDERS).map(|it| list_capacity(it) << it.get()).sum::<u32>(),
-                    batch: list_capacity(Order::ZERO) / 2,
+                    high: high
+                        + Order::all().take(LISTED_ORDERS).map(|it| self.list_capacity(it) << it.get()).sum::<u32>(),
+                    batch: self.list_capacity(Order::ZERO) / 2,
                 });
             }
             Some((cpu, pageset?))
