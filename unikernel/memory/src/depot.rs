@@ -366,7 +366,7 @@ mod tests {
     fn all_magazines_together_hold_at_most_an_eighth_of_ram_but_two_objects_each() {
         for (mib, cpus) in [(64, 4), (128, 1), (1024, 8), (2048, 4), (4096, 255), (1 << 20, 64)] {
             let ram = mib << 20;
-            let share = magazine_share(ram, cpus);
+            let share = cache_share(ram, cpus);
             let magazines = 2 * (CLASSES + DYNAMIC_MAGAZINES + REMOTES) as u64 * cpus as u64;
             for size in (8..=crate::class::MAX_STRIDE).step_by(8) {
                 let capacity = scaled_capacity(magazine_capacity(&Geometry::new(size), SLOTS), share);
@@ -380,7 +380,7 @@ mod tests {
     #[test]
     fn with_half_a_gibibyte_a_cpu_magazines_have_their_full_size() {
         for cpus in [1, 4, 64] {
-            let share = magazine_share((cpus as u64) << 29, cpus);
+            let share = cache_share((cpus as u64) << 29, cpus);
             for size in [8, 64, 1024, 8192] {
                 let full = magazine_capacity(&Geometry::new(size), SLOTS);
                 assert_eq!(scaled_capacity(full, share), full, "{size} bytes on {cpus} CPUs");

@@ -479,8 +479,8 @@ mod tests {
         assert_eq!(failing(slab("1,100,0,-1"), 4, Gfp::ATOMIC, 64), [0, 1, 2, 3]);
         assert_eq!(failing(slab("3,100,0,2"), 20, Gfp::ATOMIC, 64), [2, 5]);
         assert_eq!(failing(slab("1,100,200,1"), 10, Gfp::ATOMIC, 64), [3], "three times 64 bytes are spared");
-        assert_eq!(failing(slab("1,0,0,-1"), 10, Gfp::ATOMIC, 64), []);
-        assert_eq!(failing(slab("1,100,0,0"), 10, Gfp::ATOMIC, 64), []);
+        assert_eq!(failing(slab("1,0,0,-1"), 10, Gfp::ATOMIC, 64), Vec::<u32>::new());
+        assert_eq!(failing(slab("1,100,0,0"), 10, Gfp::ATOMIC, 64), Vec::<u32>::new());
         assert_eq!(failing(FaultAttributes::nth(7), 50, Gfp::KERNEL, 64), [6]);
     }
 
