@@ -9,8 +9,8 @@
 //! | module                       | what it is                                                  |
 //! |------------------------------|-------------------------------------------------------------|
 //! | `typed`                      | caches of values of one type                                |
-//! | [`kmalloc`], [`kmem_cache`], `bulk` | the interface: `kmalloc`, `kmem_cache_alloc`, their families |
 //! | [`mempool`], `reserve`       | allocations that cannot fail where they may wait            |
+//! | [`kmalloc`], [`kmem_cache`], `bulk` | the interface: `kmalloc`, `kmem_cache_alloc`, their families |
 //! | `percpu`                     | a piece of memory for each CPU                              |
 //! | `slab`, `drain`, `depot`     | slow paths; giving back; what is done under a depot's lock  |
 //! | `vmalloc`                    | memory contiguous in addresses only                         |
@@ -26,7 +26,6 @@
 //! | [`machine`]                  | what the service asks of its host                           |
 
 #![no_std]
-#![allow(dead_code, reason = "scopes, policies and events come before the slow paths that ask them")]
 
 #[cfg(any(test, feature = "hosted"))]
 extern crate std;

@@ -47,16 +47,6 @@ impl Reserve {
         Self { elements: ptr::null_mut(), room: 0, count: 0, minimum: 0 }
     }
 
-    /// How many elements it should have.
-    pub(crate) fn minimum(&self) -> usize {
-        self.minimum
-    }
-
-    /// How many elements it has.
-    pub(crate) fn count(&self) -> usize {
-        self.count
-    }
-
     /// How many it is short of.
     pub(crate) fn missing(&self) -> usize {
         self.minimum.saturating_sub(self.count)
