@@ -228,8 +228,8 @@ unsafe impl Machine for Guest {
         smp::drain_everywhere();
     }
 
-    fn only_waiters_left(&self) -> bool {
-        thread::only_waiters_left()
+    fn runnable_threads(&self) -> Option<usize> {
+        thread::runnable()
     }
 
     fn describe_task(&self, task: &Task, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -146,10 +146,11 @@ pub unsafe trait Machine: Sync + Sized + 'static {
     /// next slow path or wait. Only called where [`Machine::may_sleep`].
     fn drain_others(service: &Service<Self>);
 
-    /// Whether no thread but those that wait for memory can ever run again: all CPUs idle but the caller's, nobody
-    /// sleeps for a time, no I/O is pending. Asked by a thread that has waited in vain for long; `true` ends in a panic.
-    fn only_waiters_left(&self) -> bool {
-        false
+    /// How many threads run, are ready to, or will be when a time has come, those in [`Machine::sleep`] with a limit
+    /// among them; `None` where nobody knows, or while I/O is pending. Never too few. When these are all threads that
+    /// wait for memory in vain, the run ends in a panic.
+    fn runnable_threads(&self) -> Option<usize> {
+        None
     }
 
     /// Writes who a task's thread is, for reports: `thread "reader" on CPU 2`.

@@ -371,13 +371,16 @@ impl<M: Machine> Service<M> {
         At { service: self, pool }
     }
 
-    /// Whether all that wait for an element have asked elsewhere in vain for long.
-    pub(crate) fn all_pool_waiters_stalled(&self) -> bool {
-        let mut stalled = true;
+    /// How many wait for an element, if all have asked elsewhere in vain for long.
+    pub(crate) fn all_pool_waiters_stalled(&self) -> Option<usize> {
+        let (mut waiters, mut stalled) = (0, true);
         for queue in &self.pool_queues().queues {
-            queue.lock(self.machine()).for_each(|sleeper| stalled &= sleeper.stalled.load(Relaxed));
+            queue.lock(self.machine()).for_each(|sleeper| {
+                waiters += 1;
+                stalled &= sleeper.stalled.load(Relaxed);
+            });
         }
-        stalled
+        stalled.then_some(waiters)
     }
 
     fn create_pool<'c>(&self, minimum: usize, source: Source<'c>) -> Result<Mempool<'c>, MempoolError> {

@@ -12,8 +12,9 @@
 //! flags in [`Patience`] say who does how much. Progress is frames that became available, or objects given up.
 //!
 //! *Attention.* While anybody waits all limits of all CPUs' caches are 0: what is freed goes to zones and slabs at once,
-//! where it can be handed over. CPUs that idle are drained by a call ([`Machine::drain_others`]); one that works and
-//! neither frees nor waits keeps what it has, which is bounded and a row of the statistics.
+//! where it can be handed over. CPUs that idle are drained by a call ([`Machine::drain_others`]); those that work give
+//! back what they have when they switch threads (the host looks at [`Service::is_short`]). One that does neither keeps
+//! what it has, which is bounded and a row of the statistics.
 //!
 //! *Balancing.* A node whose zones fell to the low watermark is balanced by a thread of its own until they are at the
 //! high one. A node that could not be helped [`MAX_ROUNDS`] times is left alone until a reclaim makes progress.
@@ -21,8 +22,8 @@
 //! *Recursion.* Whoever reclaims is marked in its task: what it allocates may use every reserve and never reclaims.
 //!
 //! *Dead ends.* A request that must not fail and has made no progress for long, and one that has waited long for an
-//! element of a pool, ask the host whether anything but such waiters can ever run. If not, nothing will ever be freed:
-//! the service panics and names each waiter.
+//! element of a pool, ask the host how many threads can ever run. If all of them are such waiters, nothing will ever be
+//! freed: the service panics and names each waiter.
 
 use core::fmt;
 use core::ptr;
@@ -230,6 +231,13 @@ impl<M: Machine> Service<M> {
             .sum()
     }
 
+    /// Whether anybody is short of memory: then what CPUs cache is best [given back](Self::drain_local). One relaxed
+    /// load, for hosts to look at whenever they switch threads.
+    #[inline]
+    pub fn is_short(&self) -> bool {
+        self.waiters().attention().is_raised()
+    }
+
     /// Gives back a block that was handed over and is not needed.
     pub(crate) fn give_back(&self, block: Pfn, state: State) {
         let zone = self.nodes().zone(state.zone()).expect("a block handed over is of a zone that exists");
@@ -240,9 +248,10 @@ impl<M: Machine> Service<M> {
     /// Ends the run if no thread but those that wait in vain can ever run again. Called by one of these, with no lock
     /// held.
     pub(crate) fn panic_at_a_dead_end(&self) {
-        let dead = self.waiters().all_stalled(self.machine())
-            && self.all_pool_waiters_stalled()
-            && self.machine().only_waiters_left();
+        // In this order: whoever is counted and no longer waits when the waiters are asked, is one too many.
+        let Some(runnable) = self.machine().runnable_threads() else { return };
+        let Some(waiters) = self.waiters().all_stalled(self.machine()) else { return };
+        let dead = self.all_pool_waiters_stalled().is_some_and(|pool_waiters| runnable <= waiters + pool_waiters);
         assert!(!dead, "{}", DeadEnd(self));
     }
 }

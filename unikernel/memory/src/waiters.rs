@@ -155,9 +155,12 @@ impl Waiters {
         self.waiting.load(Relaxed) > 0
     }
 
-    /// Whether all that wait do so in vain.
-    pub(crate) fn all_stalled<M: Machine>(&self, machine: &M) -> bool {
-        self.fifo.lock(machine).iter().all(|waiter| waiter.stalled.load(Relaxed))
+    /// How many wait, if all do so in vain; `None` also when somebody was given a block and has not left with it yet.
+    pub(crate) fn all_stalled<M: Machine>(&self, machine: &M) -> Option<usize> {
+        let fifo = self.fifo.lock(machine);
+        let waiters = fifo.iter().count();
+        let stalled = fifo.iter().all(|waiter| waiter.stalled.load(Relaxed));
+        (stalled && self.attention.raised() as usize == waiters).then_some(waiters)
     }
 
     /// Calls `each` for every waiter's task and request.

@@ -22,6 +22,11 @@
 //! waker adds to the task's count of wakes (Release, paired with the Acquire of the parked thread's CPU) and interrupts
 //! that CPU, whose sleepers are nobody else's to touch. A CPU that was woken looks for sleepers with new wakes.
 //!
+//! When a thread stops running while others are short of memory, what its CPU caches is given back first.
+//!
+//! [`scheduler::RUNNABLE`] counts the threads that run, are ready, or sleep with a limit. Whoever makes a thread ready
+//! counts it first and stops counting itself later, so the count is never too low.
+//!
 //! A thread that is alive owns a reference to itself. When it ends, the thread that runs next on its CPU clears up
 //! behind it (gives the stack back, says that it has ended, drops the reference), for a thread cannot free the stack it
 //! stands on. So who has joined a thread finds all its memory given back.
@@ -47,9 +52,7 @@ use spin::mutex::TicketMutex;
 use crate::stack::Stack;
 use crate::{cpu_local, cpus, time};
 
-pub(crate) use scheduler::{
-    Scheduler, current_task, idle, initialise, is_idle, may_park, only_waiters_left, park, wake_task,
-};
+pub(crate) use scheduler::{Scheduler, current_task, idle, initialise, is_idle, may_park, park, runnable, wake_task};
 pub use wait::WaitQueue;
 
 /// Bytes of a thread's stack.
@@ -74,7 +77,7 @@ pub(crate) struct Thread {
     end: WaitQueue,
     /// Its task's count of wakes when it looked last. Its CPU's own.
     wakes_seen: Cell<u32>,
-    /// Whether it sleeps for memory, so that its time running out is no event others can wait for. Its CPU's own.
+    /// Whether it sleeps for memory, so that a wake of its task ends its sleep. Its CPU's own.
     parked: Cell<bool>,
     /// What the memory service keeps for it.
     task: Task,

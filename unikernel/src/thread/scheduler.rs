@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use core::cell::Cell;
 use core::mem::offset_of;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
 
 use quarry_memory::Task;
@@ -17,6 +17,7 @@ use super::io;
 use super::queue::Queue;
 use super::switch::switch;
 use crate::cpu_local::{self, CpuLocal};
+use crate::memory::service;
 use crate::sync::InterruptLock;
 use crate::{apic, arch, cpus, interrupts, time};
 
@@ -27,8 +28,6 @@ pub(crate) struct Scheduler {
     idle: Cell<*const Thread>,
     /// Threads to be woken at a time, the soonest first, linked.
     sleepers: Cell<*const Thread>,
-    /// How many of the sleepers are not parked: their time will come whatever others do.
-    timed: AtomicU32,
     /// Whether the CPU has nothing to run and halts: it touches nothing of its own then but in handlers.
     idles: AtomicBool,
     /// A thread that has ended and whose stack is still in use until the next thread runs.
@@ -42,7 +41,6 @@ impl Scheduler {
             current: Cell::new(ptr::null()),
             idle: Cell::new(ptr::null()),
             sleepers: Cell::new(ptr::null()),
-            timed: AtomicU32::new(0),
             idles: AtomicBool::new(false),
             ended: Cell::new(ptr::null()),
         }
@@ -86,11 +84,13 @@ impl Scheduler {
                 continue;
             }
             link.set(sleeper.next.get());
-            if !sleeper.parked.get() {
-                self.timed.fetch_sub(1, Ordering::Relaxed);
-            }
+            let has_limit = sleeper.wake_at.get() != FOREVER;
             // SAFETY: it is in no queue any more.
             unsafe { wake(sleeper) };
+            if has_limit {
+                // It counted while it slept, too.
+                RUNNABLE.fetch_sub(1, Ordering::SeqCst);
+            }
         }
         // SAFETY: as above.
         let soonest = unsafe { self.sleepers.get().as_ref() }.map(|sleeper| sleeper.wake_at.get());
@@ -109,8 +109,8 @@ impl Scheduler {
         }
         thread.next.set(link.get());
         link.set(thread);
-        if !thread.parked.get() {
-            self.timed.fetch_add(1, Ordering::Relaxed);
+        if thread.wake_at.get() != FOREVER {
+            RUNNABLE.fetch_add(1, Ordering::SeqCst);
         }
     }
 }
@@ -191,16 +191,20 @@ pub(crate) fn is_idle(area: &CpuLocal) -> bool {
     area.scheduler.idles.load(Ordering::Acquire)
 }
 
-/// Whether no thread but the caller and those parked can ever run again.
-pub(crate) fn only_waiters_left() -> bool {
-    let me = cpu_local::current();
-    let quiet = |area: &CpuLocal| {
-        let scheduler = &area.scheduler;
-        (area.id == me.id || is_idle(area))
-            && scheduler.timed.load(Ordering::Relaxed) == 0
-            && scheduler.ready.lock().is_empty()
-    };
-    io::pending() == 0 && cpus::areas().all(quiet)
+/// Threads that run, are ready to, or will be when their time has come. SeqCst: no thread is missed in between.
+static RUNNABLE: AtomicUsize = AtomicUsize::new(0);
+
+/// How many threads run, are ready to, or will be when a time has come; `None` while a device may yet change that.
+pub(crate) fn runnable() -> Option<usize> {
+    let runnable = RUNNABLE.load(Ordering::SeqCst);
+    (io::pending() == 0).then_some(runnable)
+}
+
+/// Gives back what this CPU caches while anybody is short of memory. Called when a thread stops running.
+fn give_back_when_short() {
+    if service().is_short() {
+        service().drain_local();
+    }
 }
 
 /// Registers the handlers of the timer and of wakes. Once.
@@ -221,6 +225,7 @@ pub(super) unsafe fn wake(thread: *const Thread) {
     // SAFETY: the caller's promise.
     let cpu = unsafe { (*thread).cpu };
     let area = cpus::area(cpu).expect("threads are made for CPUs that run");
+    RUNNABLE.fetch_add(1, Ordering::SeqCst);
     let was_empty = {
         let mut ready = area.scheduler.ready.lock();
         let was_empty = ready.is_empty();
@@ -242,12 +247,15 @@ pub(super) fn current_for_waiting() -> *const Thread {
 /// Lets another thread run. The running one has been put into a queue, or is done.
 pub(super) fn block() {
     let scheduler = may_wait();
+    give_back_when_short();
+    RUNNABLE.fetch_sub(1, Ordering::SeqCst);
     let next = scheduler.ready.lock().pop();
     scheduler.switch_to(next.unwrap_or(scheduler.idle.get()));
 }
 
 pub(super) fn yield_now() {
     let scheduler = may_wait();
+    give_back_when_short();
     let next = {
         let mut ready = scheduler.ready.lock();
         let Some(next) = ready.pop() else { return };

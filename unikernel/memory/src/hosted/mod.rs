@@ -84,6 +84,8 @@ pub struct HostedMachine {
     cpus_given: AtomicU32,
     /// Threads that have a set.
     live: AtomicU32,
+    /// Those of them that sleep until they are woken, however long that takes.
+    asleep: AtomicU32,
     pool: threads::Pool,
 }
 
@@ -151,6 +153,7 @@ impl Hosted {
                 mapping_frames: AtomicPtr::new(ptr::null_mut()),
                 cpus_given: AtomicU32::new(0),
                 live: AtomicU32::new(0),
+                asleep: AtomicU32::new(0),
                 pool: threads::Pool::new(),
             }),
         }
@@ -208,6 +211,28 @@ impl Hosted {
     /// there for whoever is that CPU next. `false` when there is no such CPU or no memory for its set.
     pub fn run_on(&'static self, cpu: CpuId) -> bool {
         self.start().is_ok() && self.service.machine().run_on(&self.service, cpu)
+    }
+
+    /// Starts a balancing thread for each node that has memory. They live as long as the process, so the instance must
+    /// not be [retired](Self::retire).
+    ///
+    /// # Panics
+    ///
+    /// When the process cannot have more threads.
+    pub fn start_balancers(&'static self) {
+        for node in self.topology().nodes().filter(|&node| self.topology().has_memory(node)) {
+            let cpu = self.topology().cpus_of(node).next().unwrap_or(CpuId(0));
+            let balance = move || {
+                self.run_on(cpu);
+                loop {
+                    self.service.wait_for_imbalance(node);
+                    self.service.balance(node);
+                }
+            };
+            let name = std::format!("kswapd{}", node.0);
+            let thread = std::thread::Builder::new().name(name).spawn(balance);
+            thread.unwrap_or_else(|error| panic!("no balancing thread for {node}: {error}"));
+        }
     }
 
     /// Ends the calling thread's time as a CPU of this instance, as its exit would.
@@ -417,7 +442,10 @@ unsafe impl Machine for HostedMachine {
     fn sleep(&self, ready: &mut dyn FnMut() -> bool, limit: Option<Duration>) {
         // With no other thread to wait for, waiting is over when it begins: so tests with one thread take no time.
         let alone = self.live.load(Relaxed) <= 1;
+        let asleep = u32::from(limit.is_none());
+        self.asleep.fetch_add(asleep, Ordering::SeqCst);
         tasks::sleep(ready, if alone { limit.map(|_| Duration::ZERO) } else { limit });
+        self.asleep.fetch_sub(asleep, Ordering::SeqCst);
     }
 
     fn wake(&self, task: &Task) {
@@ -431,8 +459,9 @@ unsafe impl Machine for HostedMachine {
         });
     }
 
-    fn only_waiters_left(&self) -> bool {
-        self.live.load(Relaxed) <= 1
+    fn runnable_threads(&self) -> Option<usize> {
+        // SeqCst: a thread that stops being asleep is counted before whoever woke it can be found asleep.
+        Some(self.live.load(Relaxed).saturating_sub(self.asleep.load(Ordering::SeqCst)) as usize)
     }
 
     fn describe_task(&self, task: &Task, f: &mut fmt::Formatter<'_>) -> fmt::Result {
