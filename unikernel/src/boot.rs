@@ -18,7 +18,7 @@ use crate::boot_memory::BootMemory;
 use crate::cpu_local::CpuLocal;
 use crate::cpus::Prepared;
 use crate::layout::{PAGE_BYTES, direct};
-use crate::{apic, arch, command_line, console, exit, firmware, interrupts, logger, memory, paging};
+use crate::{apic, arch, balance, command_line, console, exit, firmware, interrupts, logger, memory, paging};
 use crate::{smp, symbols, thread, time};
 
 /// Bytes of the boot's stack, which becomes the first CPU's idle stack.
@@ -107,6 +107,7 @@ extern "sysv64" fn boot(boot_info: u64) -> ! {
     // Handlers exist and the first CPU is whole: from here on interrupts may come.
     arch::enable_interrupts();
     smp::start_others(topology(), start_page);
+    balance::start();
     let uptime = time::uptime();
     BOOT_NANOSECONDS.store(uptime.as_nanos() as u64, Relaxed);
     log::info!("booted in {uptime:.1?}");

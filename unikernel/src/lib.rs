@@ -17,7 +17,7 @@
 //!
 //! | module | what it is |
 //! | --- | --- |
-//! | `boot` | the boot, step by step; the topology |
+//! | `boot`, `balance` | the boot, step by step; the topology; threads that balance nodes |
 //! | [`thread`], `smp`, [`cpus`] | threads, starting CPUs, the CPUs that run |
 //! | [`memory`], `report`, `stack` | the memory service on this machine; its state for people; stacks |
 //! | [`interrupts`], `apic`, [`time`] | who is called for which vector; local APIC; clock |
@@ -35,6 +35,7 @@ extern crate alloc;
 mod apic;
 mod arch;
 mod backtrace;
+mod balance;
 mod boot;
 mod boot_memory;
 mod command_line;

@@ -191,7 +191,7 @@ pub(crate) fn is_idle(area: &CpuLocal) -> bool {
     area.scheduler.idles.load(Ordering::Acquire)
 }
 
-/// Threads that run, are ready to, or will be when their time has come. SeqCst: no thread is missed in between.
+/// Threads that run, are ready to, or will be when their time has come. `SeqCst`: none is missed in between.
 static RUNNABLE: AtomicUsize = AtomicUsize::new(0);
 
 /// How many threads run, are ready to, or will be when a time has come; `None` while a device may yet change that.
