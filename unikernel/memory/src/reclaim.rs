@@ -77,6 +77,11 @@ impl Patience {
         }
     }
 
+    /// Whether progress is a reason for another round.
+    const fn goes_on(self) -> bool {
+        matches!(self, Self::Rounds | Self::Endless)
+    }
+
     const fn rounds(self) -> u32 {
         match self {
             Self::OneLightRound | Self::OneRound => 1,
@@ -160,7 +165,7 @@ impl<M: Machine> Service<M> {
         let (mut round, mut in_vain) = (0, 0);
         while in_vain < patience.rounds() {
             let progress = self.reclaim(request, round, patience);
-            in_vain = if progress { 0 } else { in_vain + 1 };
+            in_vain = if progress && patience.goes_on() { 0 } else { in_vain + 1 };
             round += 1;
             self.serve_waiters();
             waiter.will_look();
@@ -174,8 +179,8 @@ impl<M: Machine> Service<M> {
             } else {
                 waiter.stalled.store(false, Relaxed);
             }
-            if in_vain >= patience.rounds() || patience == Patience::OneLightRound {
-                continue;
+            if in_vain >= patience.rounds() {
+                break;
             }
             self.events().count(Event::Wait);
             let longest = LONGEST_SLEEP.min(Duration::from_millis(1) * (in_vain + 1));
