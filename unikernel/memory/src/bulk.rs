@@ -81,6 +81,7 @@ impl<M: Machine> Service<M> {
     ///
     /// They come from the calling CPU's node first, then from others, and their contents are as those of
     /// [`Self::kmem_cache_alloc`].
+    #[track_caller]
     pub fn kmem_cache_alloc_bulk(&self, cache: &KmemCache, gfp: Gfp, objects: &mut [*mut u8]) -> usize {
         // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
         let set = unsafe { &*self.machine().set() };
@@ -210,6 +211,7 @@ impl<M: Machine> Service<M> {
     }
 
     /// Sets `count` objects aside; `None` when there are not so many. Linux's `kmem_cache_prefill_sheaf`.
+    #[track_caller]
     pub fn kmem_cache_prefill_sheaf<'c>(&self, cache: &'c KmemCache, gfp: Gfp, count: usize) -> Option<Sheaf<'c>> {
         let mut sheaf = Sheaf { cache, first: ptr::null_mut(), size: 0, owned: PhantomData };
         if self.kmem_cache_refill_sheaf(gfp, &mut sheaf, count) {
@@ -221,6 +223,7 @@ impl<M: Machine> Service<M> {
 
     /// Fills a sheaf up to `count` objects; `false` when there are not so many, and it has some of them then. Linux's
     /// `kmem_cache_refill_sheaf`.
+    #[track_caller]
     pub fn kmem_cache_refill_sheaf(&self, gfp: Gfp, sheaf: &mut Sheaf, count: usize) -> bool {
         let mut objects = [ptr::null_mut(); SHEAF_BATCH];
         while sheaf.size < count {

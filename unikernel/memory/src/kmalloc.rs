@@ -3,8 +3,10 @@
 //! Users: everybody in the guest, and the global allocators. Source: the kernel's `kmalloc(9)`, `kcalloc(9)`,
 //! `kzalloc(9)`.
 //!
-//! All of it may be called in an interrupt handler. In this version nothing sleeps: a request that cannot be met fails
-//! at once, also with `GFP_KERNEL`.
+//! What a request does when memory is short is up to its flags: `GFP_KERNEL` and all others with `__GFP_DIRECT_RECLAIM`
+//! may reclaim and sleep, `GFP_ATOMIC` and `GFP_NOWAIT` fail at once. All of it may be called in an interrupt handler,
+//! with those two: nothing waits there, and what was asked for with another flag fails instead. A free never sleeps.
+//! docs/kmalloc.md has every call and every flag, with the tests that show what they do.
 //!
 //! What Linux defines at the edges holds here: a request of 0 bytes returns [`ZERO_SIZE_PTR`], which is not null, must
 //! not be dereferenced, and may be freed; freeing null does nothing; a product that overflows, a size beyond
@@ -41,6 +43,7 @@ impl<M: Machine> Service<M> {
     /// Allocates at least `size` bytes, aligned to 8 bytes; to `size` where that is a power of two. Null on failure,
     /// [`ZERO_SIZE_PTR`] for 0 bytes. The contents are undefined unless [`Gfp::ZERO`] is given.
     #[inline(always)]
+    #[track_caller]
     pub fn kmalloc(&self, size: usize, gfp: Gfp) -> *mut u8 {
         if size > MAX_SLAB_SIZE || gfp.intersects(Gfp::OFF_THE_FAST_PATH) {
             return self.kmalloc_special(size, gfp);
@@ -49,6 +52,7 @@ impl<M: Machine> Service<M> {
     }
 
     #[inline(always)]
+    #[track_caller]
     fn object(&self, class: usize, gfp: Gfp) -> *mut u8 {
         // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
         let set = unsafe { &*self.machine().set() };
@@ -70,12 +74,14 @@ impl<M: Machine> Service<M> {
 
     #[cold]
     #[inline(never)]
+    #[track_caller]
     fn kmalloc_slow(&self, class: usize, gfp: Gfp) -> *mut u8 {
         if class == 0 { ZERO_SIZE_PTR } else { self.object_slow(&CacheView::kmalloc(class), None, gfp) }
     }
 
     /// Requests that are large, want a low zone or want zeroes.
     #[inline(never)]
+    #[track_caller]
     fn kmalloc_special(&self, size: usize, gfp: Gfp) -> *mut u8 {
         let address = if size == 0 {
             ZERO_SIZE_PTR
@@ -91,6 +97,7 @@ impl<M: Machine> Service<M> {
     }
 
     #[cold]
+    #[track_caller]
     fn kmalloc_large(&self, size: usize, node: Option<NodeId>, gfp: Gfp) -> *mut u8 {
         let Some(order) = Order::for_bytes(size) else { return ptr::null_mut() };
         let unmovable = gfp.difference(Gfp::MOBILITY);
@@ -107,6 +114,7 @@ impl<M: Machine> Service<M> {
 
     /// As [`Self::kmalloc`], the memory set to zero.
     #[inline(always)]
+    #[track_caller]
     pub fn kzalloc(&self, size: usize, gfp: Gfp) -> *mut u8 {
         if size > MAX_SLAB_SIZE || gfp.intersects(Gfp::OFF_THE_FAST_PATH) {
             return self.kmalloc_special(size, gfp | Gfp::ZERO);
@@ -118,18 +126,27 @@ impl<M: Machine> Service<M> {
 
     /// Allocates an array of `count` elements of `size` bytes; null also when the product overflows.
     #[inline(always)]
+    #[track_caller]
     pub fn kmalloc_array(&self, count: usize, size: usize, gfp: Gfp) -> *mut u8 {
-        count.checked_mul(size).map_or(ptr::null_mut(), |bytes| self.kmalloc(bytes, gfp))
+        match count.checked_mul(size) {
+            Some(bytes) => self.kmalloc(bytes, gfp),
+            None => ptr::null_mut(),
+        }
     }
 
     /// As [`Self::kmalloc_array`], the memory set to zero.
     #[inline(always)]
+    #[track_caller]
     pub fn kcalloc(&self, count: usize, size: usize, gfp: Gfp) -> *mut u8 {
-        count.checked_mul(size).map_or(ptr::null_mut(), |bytes| self.kzalloc(bytes, gfp))
+        match count.checked_mul(size) {
+            Some(bytes) => self.kzalloc(bytes, gfp),
+            None => ptr::null_mut(),
+        }
     }
 
     /// As [`Self::kmalloc`], from the given node if it has memory to spare, else (without [`Gfp::THISNODE`]) from the
     /// nearest that has. Null for a node that does not exist.
+    #[track_caller]
     pub fn kmalloc_node(&self, size: usize, gfp: Gfp, node: NodeId) -> *mut u8 {
         // SAFETY: as in `object`.
         let set = unsafe { &*self.machine().set() };
@@ -153,6 +170,7 @@ impl<M: Machine> Service<M> {
     }
 
     /// As [`Self::kmalloc_node`], the memory set to zero.
+    #[track_caller]
     pub fn kzalloc_node(&self, size: usize, gfp: Gfp, node: NodeId) -> *mut u8 {
         self.kmalloc_node(size, gfp | Gfp::ZERO, node)
     }
@@ -266,6 +284,7 @@ impl<M: Machine> Service<M> {
     /// # Panics
     ///
     /// As [`Self::kfree`].
+    #[track_caller]
     pub unsafe fn krealloc(&self, object: *mut u8, size: usize, gfp: Gfp) -> *mut u8 {
         if size == 0 {
             // SAFETY: the caller's promise.
@@ -287,6 +306,7 @@ impl<M: Machine> Service<M> {
     }
 
     /// A copy of `bytes` in memory of its own; null on failure. Linux's `kmemdup`.
+    #[track_caller]
     pub fn kmemdup(&self, bytes: &[u8], gfp: Gfp) -> *mut u8 {
         let copy = self.kmalloc(bytes.len(), gfp);
         if !copy.is_null() {
@@ -299,6 +319,7 @@ impl<M: Machine> Service<M> {
     /// Allocates `size` bytes aligned to `align`, a power of two of at most [`MAX_SIZE`]; null on failure. What the
     /// global allocators use: free it with [`Self::kfree`].
     #[inline(always)]
+    #[track_caller]
     pub fn kmalloc_aligned(&self, size: usize, align: usize, gfp: Gfp) -> *mut u8 {
         self.kmalloc(aligned_size(size, align), gfp)
     }

@@ -451,6 +451,7 @@ impl<M: Machine> Service<M> {
     ///
     /// May be called in an interrupt handler.
     #[inline(always)]
+    #[track_caller]
     pub fn kmem_cache_alloc(&self, cache: &KmemCache, gfp: Gfp) -> *mut u8 {
         if gfp.contains(Gfp::ZERO) {
             return self.kmem_cache_zalloc(cache, gfp);
@@ -459,6 +460,7 @@ impl<M: Machine> Service<M> {
     }
 
     #[inline(always)]
+    #[track_caller]
     fn cached_object(&self, cache: &KmemCache, gfp: Gfp) -> *mut u8 {
         // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
         let set = unsafe { &*self.machine().set() };
@@ -481,6 +483,7 @@ impl<M: Machine> Service<M> {
     /// As [`Self::kmem_cache_alloc`], the object set to zero (also over what a constructor made). Linux's
     /// `kmem_cache_zalloc`.
     #[inline(always)]
+    #[track_caller]
     pub fn kmem_cache_zalloc(&self, cache: &KmemCache, gfp: Gfp) -> *mut u8 {
         let object = self.cached_object(cache, gfp);
         if !object.is_null() {
@@ -492,6 +495,7 @@ impl<M: Machine> Service<M> {
 
     /// As [`Self::kmem_cache_alloc`], from the given node if it has memory to spare, else (without [`Gfp::THISNODE`])
     /// from the nearest that has. Null for a node that does not exist. Linux's `kmem_cache_alloc_node`.
+    #[track_caller]
     pub fn kmem_cache_alloc_node(&self, cache: &KmemCache, gfp: Gfp, node: NodeId) -> *mut u8 {
         // SAFETY: as in `cached_object`.
         let set = unsafe { &*self.machine().set() };

@@ -48,6 +48,7 @@ use core::ops::Range;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering, Ordering::Relaxed};
 use core::time::Duration;
+use std::sync::OnceLock;
 
 use quarry_topology::{CpuId, NodeId, PhysicalRange, Topology};
 
@@ -87,7 +88,12 @@ pub struct HostedMachine {
     /// Those of them that sleep until they are woken, however long that takes.
     asleep: AtomicU32,
     pool: threads::Pool,
+    /// Who hears what else would go to standard error.
+    listener: OnceLock<&'static WarningListener>,
 }
+
+/// What [`Hosted::on_warning`] takes: called with each line, by any thread.
+pub type WarningListener = dyn Fn(fmt::Arguments<'_>) + Send + Sync;
 
 /// The machine of [`Hosted::new`].
 const DEFAULT_TOPOLOGY: Topology = match Topology::builder().node(64 << 30, 64).build() {
@@ -155,6 +161,7 @@ impl Hosted {
                 live: AtomicU32::new(0),
                 asleep: AtomicU32::new(0),
                 pool: threads::Pool::new(),
+                listener: OnceLock::new(),
             }),
         }
     }
@@ -200,6 +207,13 @@ impl Hosted {
     #[inline]
     pub fn free_pages(&'static self, block: Pfn, order: Order) {
         self.service.__free_pages(block, order);
+    }
+
+    /// Has `listener` told what the service has to say to people (an allocation failed, a caller asked for the
+    /// impossible), in place of standard error. It must not allocate from this instance. `false` when there is a listener
+    /// already.
+    pub fn on_warning(&self, listener: &'static WarningListener) -> bool {
+        self.service.machine().listener.set(listener).is_ok()
     }
 
     /// The simulated machine.
@@ -473,6 +487,9 @@ unsafe impl Machine for HostedMachine {
     }
 
     fn warn(&self, message: fmt::Arguments<'_>) {
-        arena::write_error_line(message);
+        match self.listener.get() {
+            Some(listener) => listener(message),
+            None => arena::write_error_line(message),
+        }
     }
 }
