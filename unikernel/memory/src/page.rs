@@ -5,11 +5,15 @@
 //! # Theory
 //!
 //! A CPU's set keeps a stack of free blocks for each order up to 3, all from the highest zone of its local node and for
-//! unmovable memory; other requests go to a zone. A block on a stack is `Listed`, one handed out is `Page`, and the change between the two is a
-//! plain store by the CPU that owns the set. Blocks move between stack and zone in batches, one lock acquisition a
-//! batch.
+//! unmovable memory; other requests go to a zone. A block on a stack is `Listed`, one handed out is `Page`, and the
+//! change between the two is a plain store by the CPU that owns the set. Blocks move between stack and zone in batches,
+//! one lock acquisition a batch.
 //!
-//! Where blocks come from when the lists have none is [`allocate`](crate::allocate).
+//! Where blocks come from when the lists have none is [`allocate`](crate::allocate); what is done when there are none at
+//! all, where the caller may sleep, is [`reclaim`](crate::reclaim). While anybody waits there, the lists keep nothing.
+//!
+//! Every block is *compound*: it has one reference count, its head's, and its order is known from any of its frames
+//! ([`Service::compound_head`]). So `__GFP_COMP`, with which Linux asks for that, changes nothing.
 
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -97,9 +101,10 @@ impl<M: Machine> Service<M> {
         // SAFETY: as in `alloc_pages`.
         let set = unsafe { &*self.machine().set() };
         let local = (node == set.zone.node() && set.attached).then_some(set);
-        local
-            .and_then(|set| self.alloc_listed(set, gfp, order))
-            .or_else(|| self.alloc_pages_slow(Some(node), gfp, order))
+        match local.and_then(|set| self.alloc_listed(set, gfp, order)) {
+            None => self.alloc_pages_slow(Some(node), gfp, order),
+            block => block,
+        }
     }
 
     /// Gives up one reference to a block; the last frees it. Linux's `__free_pages`.
@@ -165,7 +170,35 @@ impl<M: Machine> Service<M> {
         if allocated { frames.frame(block).word.load(Relaxed) } else { 0 }
     }
 
+    /// The head of the allocated block that a frame lies in, slabs included; `None` where the frame is of no such block.
+    /// The caller has a reference to the block, or an object of the slab. Linux's `compound_head`.
+    pub fn compound_head(&self, frame: Pfn) -> Option<Pfn> {
+        if !self.manages(frame) {
+            return None;
+        }
+        let frames = Frames::of(self.machine());
+        let mut heads = Order::all().map(|order| (frame.block(order), order));
+        heads.find_map(|(head, order)| {
+            let state = if self.manages(head) { frames.state(head) } else { return None };
+            let allocated = state.kind().is_page() || state.kind().is_slab();
+            // Blocks are aligned: one that starts here holds the frame if it is as large as the block just cut off.
+            (allocated && state.order() >= order).then_some(head)
+        })
+    }
+
+    /// Order of the allocated block or slab that a frame heads; order 0 for any other frame. Linux's `compound_order`.
+    pub fn compound_order(&self, head: Pfn) -> Order {
+        let is_head = self.compound_head(head) == Some(head);
+        if is_head { Frames::of(self.machine()).state(head).order() } else { Order::ZERO }
+    }
+
+    /// The head of the block or slab that an address lies in; `None` where there is none. Linux's `virt_to_head_page`.
+    pub fn virt_to_head_page(&self, address: *const u8) -> Option<Pfn> {
+        self.compound_head(self.virt_to_page(address)?)
+    }
+
     /// [`Self::alloc_pages`], as an address; null when there is none. Linux's `__get_free_pages`.
+    #[track_caller]
     pub fn get_free_pages(&self, gfp: Gfp, order: Order) -> *mut u8 {
         self.alloc_pages(gfp, order).map_or(core::ptr::null_mut(), |block| self.page_address(block))
     }
@@ -187,6 +220,7 @@ impl<M: Machine> Service<M> {
 
     /// Allocates the frames that `bytes` need and no more, contiguous; free each with order 0, or all with
     /// [`Self::free_pages_exact`]. Linux's `alloc_pages_exact`.
+    #[track_caller]
     pub fn alloc_pages_exact_node(&self, node: NodeId, bytes: usize, gfp: Gfp) -> Option<Pfn> {
         let order = Order::for_bytes(bytes)?;
         let block = self.alloc_pages_node(node, gfp, order)?;
