@@ -41,9 +41,9 @@ bitflags::bitflags! {
         const NOFAIL = 1 << 15;
         /// `__GFP_NORETRY`: give up at once.
         const NORETRY = 1 << 16;
-        /// `__GFP_COMP`: a compound page.
+        /// `__GFP_COMP`: a compound page. Every block is one; see [`page`](crate::page).
         const COMP = 1 << 18;
-        /// `__GFP_HARDWALL`: obey the memory policy as a wall.
+        /// `__GFP_HARDWALL`: obey the thread's memory policy as a wall.
         const HARDWALL = 1 << 20;
         /// `__GFP_THISNODE`: this node or none. Where no node is named: the caller's local one, the nearest with
         /// memory.
@@ -75,6 +75,17 @@ bitflags::bitflags! {
 impl Gfp {
     /// `__GFP_REPEAT`, the old name of [`Gfp::RETRY_MAYFAIL`].
     pub const REPEAT: Self = Self::RETRY_MAYFAIL;
+
+    /// `__GFP_RECLAIM`, today's name of [`Gfp::WAIT`].
+    pub const RECLAIM: Self = Self::WAIT;
+
+    /// The old `GFP_THISNODE`, which is more than [`__GFP_THISNODE`](Gfp::THISNODE): from this node at once, or not at
+    /// all. It neither waits nor reclaims, and a failure is not reported.
+    pub const GFP_THISNODE: Self =
+        Self::from_bits_retain(Self::THISNODE.bits() | Self::NORETRY.bits() | Self::NOWARN.bits());
+
+    /// The old `GFP_TEMPORARY`: for something short-lived that a shrinker can give back.
+    pub const TEMPORARY: Self = Self::from_bits_retain(Self::KERNEL.bits() | Self::RECLAIMABLE.bits());
 
     /// Flags with which an allocation must leave the fast path: another zone, or contents.
     pub(crate) const OFF_THE_FAST_PATH: Self =
