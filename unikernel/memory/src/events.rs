@@ -62,6 +62,22 @@ events! {
     PageblockStolen = "pageblock_stolen",
     /// A block was allocated in a pageblock of another mobility, which stayed so.
     PageblockMixed = "pageblock_mixed",
+    /// A zone was to be compacted for an allocation.
+    CompactStall = "compact_stall",
+    /// It had no block of the order afterwards.
+    CompactFail = "compact_fail",
+    /// It had one.
+    CompactSuccess = "compact_success",
+    /// Frames compaction looked at, to empty them.
+    CompactMigrateScanned = "compact_migrate_scanned",
+    /// Frames compaction looked at, to fill them.
+    CompactFreeScanned = "compact_free_scanned",
+    /// Pages compaction took in hand.
+    CompactIsolated = "compact_isolated",
+    /// Pages that were moved.
+    MigrateSuccess = "pgmigrate_success",
+    /// Pages that could not be moved.
+    MigrateFail = "pgmigrate_fail",
 }
 
 /// A counter for each event.

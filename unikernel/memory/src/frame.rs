@@ -20,7 +20,8 @@
 //! | `Listed`   | yes   | -                    | -                           | 0          | the set that lists it  |
 //! | `Page`     | yes   | its owner's          | reference count             | 0 or LARGE | its owner              |
 //! | `Placed`   | yes   | its owner's          | reference count             | 0 or LARGE | its owner              |
-//! | `Movable`  | 0     | owner and its cookie | -                           | 0          | zone lock              |
+//! | `Movable`  | 0     | its owner's cookie   | owner                       | 0          | zone lock              |
+//! | `Moving`   | 0     | its owner's cookie   | owner, whether it was freed | 0          | zone lock              |
 //! | `Slab`     | yes   | partial slabs        | objects out, first free one | object tag | depot lock             |
 //! | `Inner`    | -     | -                    | -                           | as head's  | whoever owns the head  |
 //!
@@ -169,10 +170,12 @@ pub enum Kind {
     Placed = 7,
     /// A single frame whose owner lets it be moved.
     Movable = 8,
+    /// A single frame that compaction has in hand: one being emptied, or one being filled.
+    Moving = 9,
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Absent,
         Self::Reserved,
         Self::Free,
@@ -182,11 +185,17 @@ impl Kind {
         Self::Inner,
         Self::Placed,
         Self::Movable,
+        Self::Moving,
     ];
 
     /// Whether it is the head of a block that callers of `alloc_pages` have.
     pub(crate) const fn is_page(self) -> bool {
         matches!(self, Self::Page | Self::Placed)
+    }
+
+    /// Whether callers of the page layer have it, in whatever way.
+    pub(crate) const fn is_in_use(self) -> bool {
+        self.is_page() || matches!(self, Self::Movable | Self::Moving)
     }
 
     /// Whether it is the head of a slab.
@@ -381,9 +390,36 @@ impl FrameList {
     }
 }
 
+/// Cuts a run of frames into the fewest naturally aligned blocks.
+pub(crate) fn for_each_block(start: Pfn, end: Pfn, mut each: impl FnMut(Pfn, Order)) {
+    let mut next = start;
+    while next < end {
+        let order = Order::all()
+            .rev()
+            .find(|order| next.block(*order) == next && next.0 + order.frames() <= end.0)
+            .expect("a single frame is always aligned and within the run");
+        each(next, order);
+        next = next.offset(order.frames());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn blocks_cover_a_run_exactly_and_are_aligned(start in 1u32..1 << 22, length in 0u32..50_000) {
+            let mut next = start;
+            for_each_block(Pfn(start), Pfn(start + length), |block, order| {
+                assert_eq!(block.0, next);
+                assert_eq!(block.block(order), block);
+                next += order.frames();
+            });
+            prop_assert_eq!(next, start + length);
+        }
+    }
 
     #[test]
     fn the_smallest_order_that_holds_the_bytes_is_chosen() {

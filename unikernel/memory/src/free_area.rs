@@ -29,7 +29,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use crate::frame::{FrameList, Frames, Kind, NIL, Order, Pfn, State, ZoneId};
+use crate::frame::{FrameList, Frames, Kind, NIL, Order, Pfn, State, ZoneId, for_each_block};
 use crate::mobility::{Mobility, PAGEBLOCK_ORDER, Pageblocks};
 use crate::zone::Broken;
 
@@ -140,6 +140,22 @@ impl FreeAreas {
         self.insert(frames, block, order);
     }
 
+    /// Whether there is a free block of at least that order, of any mobility.
+    pub(crate) fn has_block(&self, order: Order) -> bool {
+        self.areas.iter().any(|area| area.smallest(order).is_some())
+    }
+
+    /// Takes the first `wanted` frames of a free block, at most all, each `Inner`; returns how many.
+    pub(crate) fn take_part(&mut self, frames: Frames, block: Pfn, order: Order, wanted: u32) -> u32 {
+        let taken = wanted.min(order.frames());
+        self.remove(frames, block, order);
+        self.free_frames -= taken;
+        for_each_block(block.offset(taken), block.offset(order.frames()), |rest, order| {
+            self.insert(frames, rest, order);
+        });
+        taken
+    }
+
     /// The largest free block of other mobilities within reach, in the order of fallbacks among equals.
     fn largest_of_others(&self, demand: Demand) -> Option<(Mobility, Order)> {
         let least = match demand.reach {
@@ -181,7 +197,7 @@ impl FreeAreas {
         let (mut free, mut movable) = (0, 0);
         for_each_head(frames, pageblock, |_, state| match state.kind() {
             Kind::Free => free += state.order().frames(),
-            Kind::Movable => movable += 1,
+            Kind::Movable | Kind::Moving => movable += 1,
             _ => {}
         });
         let compatible = match (mobility, self.pageblocks.mobility(pageblock)) {

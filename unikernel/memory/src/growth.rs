@@ -10,7 +10,7 @@
 //! of the section's table entries comes out of the section itself, first frames first, so metadata lies on its own
 //! node. Everything here is guarded by the growth lock; lock order: depot, growth, zone.
 
-use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn, State, ZoneId};
+use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn, State, ZoneId, for_each_block};
 use crate::machine::Machine;
 use crate::mobility::PAGEBLOCK_ORDER;
 use crate::zone::{Zone, ZoneKind};
@@ -144,19 +144,6 @@ fn fill<M: Machine>(machine: &M, zone: &Zone, start: Pfn, end: Pfn) {
     for_each_block(next, end, |block, order| zone.free(machine, order, core::iter::once(block)));
 }
 
-/// Cuts a run of frames into the fewest naturally aligned blocks.
-pub(crate) fn for_each_block(start: Pfn, end: Pfn, mut each: impl FnMut(Pfn, Order)) {
-    let mut next = start;
-    while next < end {
-        let order = Order::all()
-            .rev()
-            .find(|order| next.block(*order) == next && next.0 + order.frames() <= end.0)
-            .expect("a single frame is always aligned and within the run");
-        each(next, order);
-        next = next.offset(order.frames());
-    }
-}
-
 /// Cuts a run of frames at the borders of zone kinds.
 pub(crate) fn for_each_zone(start: Pfn, end: Pfn, mut each: impl FnMut(ZoneKind, Pfn, Pfn)) {
     let mut next = start;
@@ -174,17 +161,6 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        #[test]
-        fn blocks_cover_a_run_exactly_and_are_aligned(start in 1u32..1 << 22, length in 0u32..50_000) {
-            let mut next = start;
-            for_each_block(Pfn(start), Pfn(start + length), |block, order| {
-                assert_eq!(block.0, next);
-                assert_eq!(block.block(order), block);
-                next += order.frames();
-            });
-            prop_assert_eq!(next, start + length);
-        }
-
         #[test]
         fn zone_pieces_cover_a_run_exactly(start in 1u32..1 << 22, length in 0u32..1 << 22) {
             let mut next = start;

@@ -14,9 +14,13 @@
 //! | `percpu`                     | a piece of memory for each CPU                              |
 //! | `slab`, `drain`, `depot`     | slow paths; giving back; what is done under a depot's lock  |
 //! | `vmalloc`                    | memory contiguous in addresses only                         |
+//! | [`movable_pages`], `pin`     | pages behind pin guards, which move                         |
+//! | [`movable`]                  | pages that an owner of the caller's lets be moved           |
 //! | [`page`], `allocate`         | `alloc_pages`: per-CPU page lists; zonelists                |
 //! | [`reclaim`], [`shrinker`], `waiters`, `handover`, `attention` | making memory, waiting for it   |
 //! | `failure`, [`fault`]         | what is told of a failed allocation; failures on request    |
+//! | [`compaction`]               | moves pages together, so that large blocks become free      |
+//! | `owner`                      | who has movable pages                                       |
 //! | `service`, `node`, `growth`  | the whole: start, state of a node, memory taken in lazily   |
 //! | `set`, `registry`, `class`   | per-CPU state; which caches there are; size classes, tags   |
 //! | [`task`], [`policy`], [`events`] | a thread's scopes and memory policy; what vmstat counts |
@@ -34,6 +38,7 @@ mod allocate;
 mod attention;
 mod bulk;
 mod class;
+pub mod compaction;
 mod depot;
 mod drain;
 pub mod events;
@@ -52,9 +57,13 @@ mod lock;
 pub mod machine;
 pub mod mempool;
 pub mod mobility;
+pub mod movable;
+pub mod movable_pages;
 mod node;
+mod owner;
 pub mod page;
 mod percpu;
+mod pin;
 pub mod policy;
 pub mod reclaim;
 mod registry;
@@ -82,6 +91,8 @@ pub use kmem_cache::{CacheError, KmemCache, ObjectsRemain, SlabFlags};
 pub use machine::Machine;
 pub use mempool::{Mempool, MempoolError};
 pub use mobility::Mobility;
+pub use movable_pages::{MovablePage, MovablePages};
+pub use owner::{MAX_OWNERS, OwnerError, OwnerId, PageOwner};
 pub use page::PageError;
 pub use percpu::PerCpu;
 pub use policy::{NodeMask, Policy};

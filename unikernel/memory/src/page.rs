@@ -20,9 +20,8 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use quarry_topology::NodeId;
 
-use crate::frame::{FRAME_BYTES, FRAME_SHIFT, Frames, Kind, Order, Pfn, State};
+use crate::frame::{FRAME_BYTES, FRAME_SHIFT, Frames, Kind, Order, Pfn, State, for_each_block};
 use crate::gfp::Gfp;
-use crate::growth::for_each_block;
 use crate::machine::Machine;
 use crate::service::Service;
 use crate::set::{LIST_BLOCKS, LISTED_ORDERS, PageList, Set, bump};

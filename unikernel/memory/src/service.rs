@@ -30,6 +30,7 @@ use crate::machine::Machine;
 use crate::mempool::PoolQueues;
 use crate::mobility::Pageblocks;
 use crate::node::{Node, Nodes};
+use crate::owner::Owners;
 use crate::page::list_capacity;
 use crate::reclaim::Balancers;
 use crate::registry::Registry;
@@ -84,6 +85,8 @@ pub struct Service<M: Machine> {
     /// How much of their full size magazines and page lists have; see [`cache_share`].
     cache_share: AtomicU32,
     window: Lock<Window>,
+    /// Owners of movable pages.
+    owners: Lock<Owners>,
     /// Frames that hold headers and page tables of the mapping window.
     mapping_frames: AtomicU64,
     /// Frames of large kmalloc allocations.
@@ -120,6 +123,7 @@ impl<M: Machine> Service<M> {
             sets: AtomicPtr::new(ptr::null_mut()),
             cache_share: AtomicU32::new(0),
             window: Lock::new(Window::new()),
+            owners: Owners::new(),
             mapping_frames: AtomicU64::new(0),
             large_frames: AtomicU64::new(0),
             set_frames: AtomicU64::new(0),
@@ -393,6 +397,16 @@ impl<M: Machine> Service<M> {
         &self.window
     }
 
+    pub(crate) fn owners(&self) -> &Lock<Owners> {
+        &self.owners
+    }
+
+    /// The zone of a frame the service manages.
+    pub(crate) fn zone_of_frame(&self, frame: Pfn) -> &Zone {
+        let zone = Frames::of(&self.machine).state(frame).zone();
+        self.nodes.zone(zone).expect("a managed frame is of a zone that exists")
+    }
+
     pub(crate) fn mapping_frames(&self) -> u64 {
         self.mapping_frames.load(Relaxed)
     }
@@ -447,6 +461,7 @@ impl<M: Machine> Service<M> {
             self.depots(id).for_each(|(_, depot)| each(depot.tickets()));
         }
         each(self.window.tickets());
+        each(self.owners.tickets());
         each(self.growth.tickets());
         nodes().flat_map(|node| &node.zones).for_each(|zone| each(zone.tickets()));
         self.pool_queues.for_each_lock(&mut each);

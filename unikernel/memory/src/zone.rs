@@ -4,11 +4,12 @@
 //!
 //! # Theory
 //!
-//! What is free, and how it is kept, is [`FreeAreas`]'; the zone puts a lock around it. Lock order: depot, growth, zone;
-//! a zone's holder takes no other lock. `free_hint` repeats the number of free frames for readers without the lock
+//! What is free, and how it is kept, is [`FreeAreas`]'; the zone puts a lock around it. Lock order: depot, growth,
+//! zone; a zone's holder takes no other lock. `free_hint` repeats the number of free frames for readers without the lock
 //! (watermark checks, statistics): relaxed, exact whenever no CPU is inside the zone. `span` widens under the lock.
 
 use core::fmt;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use quarry_topology::NodeId;
@@ -106,6 +107,7 @@ pub(crate) struct Zone {
     pageblocks: Pageblocks,
     /// The lowest filled frame and the one behind the highest, other zones' in between included.
     span: [AtomicU32; 2],
+    cursors: Cursors,
     /// Frames of the zone whose section has not been filled yet; written under the growth lock.
     pub(crate) deferred: AtomicU32,
     /// Frames the service manages here, deferred ones included; written at start.
@@ -122,6 +124,20 @@ pub(crate) struct Zone {
     lowmem_reserve: [AtomicU32; ZoneKind::COUNT],
 }
 
+/// Where compaction goes on; its own.
+pub(crate) struct Cursors {
+    /// The next pageblock to empty.
+    pub(crate) empty: AtomicU32,
+    /// The pageblock above the next one to fill; 0 to start anew.
+    pub(crate) fill: AtomicU32,
+}
+
+impl Cursors {
+    const fn new() -> Self {
+        Self { empty: AtomicU32::new(0), fill: AtomicU32::new(0) }
+    }
+}
+
 impl Zone {
     pub(crate) const fn new(id: ZoneId, pageblocks: Pageblocks) -> Self {
         Self {
@@ -130,6 +146,7 @@ impl Zone {
             free_hint: AtomicU32::new(0),
             pageblocks,
             span: [AtomicU32::new(u32::MAX), AtomicU32::new(0)],
+            cursors: Cursors::new(),
             deferred: AtomicU32::new(0),
             managed: AtomicU32::new(0),
             present: AtomicU32::new(0),
@@ -177,28 +194,35 @@ impl Zone {
         self.pageblocks
     }
 
-    /// First frames of the zone's pageblocks that have been filled, in part at least, lowest first. A pageblock that
-    /// another zone shares is among them if frames of this one are its first.
-    pub(crate) fn filled_pageblocks(&self, frames: Frames) -> impl Iterator<Item = Pfn> {
+    /// From the lowest filled frame to behind the highest, other zones' in between included; empty before any is.
+    pub(crate) fn span(&self) -> Range<Pfn> {
         let [start, end] = &self.span;
-        let first = Pfn(start.load(Relaxed)).block(PAGEBLOCK_ORDER);
-        (first.0..end.load(Relaxed))
-            .step_by(PAGEBLOCK_ORDER.frames() as usize)
-            .map(Pfn)
-            .filter(move |&pageblock| self.pageblocks.is_filled(pageblock) && self.holds_some_of(frames, pageblock))
+        Pfn(start.load(Relaxed))..Pfn(end.load(Relaxed))
     }
 
-    /// Whether the first frame of a pageblock that is anybody's is this zone's.
-    fn holds_some_of(&self, frames: Frames, pageblock: Pfn) -> bool {
-        let filled = (0..PAGEBLOCK_ORDER.frames()).map(|at| frames.state(pageblock.offset(at)));
-        filled.into_iter().find(|state| state.kind() != Kind::Absent).is_some_and(|state| state.zone() == self.id)
+    /// Whether some of a pageblock, which starts at that frame, has been filled and is this zone's. One that two zones
+    /// share is said to be of the zone of its lowest frames.
+    pub(crate) fn holds(&self, frames: Frames, pageblock: Pfn) -> bool {
+        if !self.pageblocks.is_filled(pageblock) {
+            return false;
+        }
+        let mut states = (0..PAGEBLOCK_ORDER.frames()).map(|at| frames.state(pageblock.offset(at)));
+        states.find(|state| state.kind() != Kind::Absent).is_some_and(|state| state.zone() == self.id)
+    }
+
+    /// Where compaction goes on.
+    pub(crate) fn cursors(&self) -> &Cursors {
+        &self.cursors
     }
 
     /// Pageblocks by mobility, sections not filled yet left out.
     pub(crate) fn count_pageblocks<M: Machine>(&self, machine: &M) -> [u32; Mobility::COUNT] {
         let mut counts = [0; Mobility::COUNT];
-        for pageblock in self.filled_pageblocks(Frames::of(machine)) {
-            counts[self.pageblocks.mobility(pageblock) as usize] += 1;
+        let span = self.span();
+        for pageblock in (span.start.block(PAGEBLOCK_ORDER).0..span.end.0).step_by(PAGEBLOCK_ORDER.frames() as usize) {
+            if self.holds(Frames::of(machine), Pfn(pageblock)) {
+                counts[self.pageblocks.mobility(Pfn(pageblock)) as usize] += 1;
+            }
         }
         counts
     }
@@ -243,27 +267,30 @@ impl Zone {
         wanted: usize,
         mut take: impl FnMut(Pfn),
     ) -> (usize, Stolen) {
-        let frames = Frames::of(machine);
-        let mut areas = self.free.lock(machine);
-        let mut stolen = Stolen::default();
-        let mut taken = 0;
-        while taken < wanted {
-            let Some(block) = areas.take(frames, demand, &mut stolen) else { break };
-            take(block);
-            taken += 1;
-        }
-        self.free_hint.store(areas.free_frames(), Relaxed);
-        (taken, stolen)
+        self.locked(machine, |frames, areas| {
+            let mut stolen = Stolen::default();
+            let mut taken = 0;
+            while taken < wanted {
+                let Some(block) = areas.take(frames, demand, &mut stolen) else { break };
+                take(block);
+                taken += 1;
+            }
+            (taken, stolen)
+        })
     }
 
     /// Gives blocks of one order back, merging each with its free buddies. One lock acquisition for all of them.
     pub(crate) fn free<M: Machine>(&self, machine: &M, order: Order, blocks: impl Iterator<Item = Pfn>) {
-        let frames = Frames::of(machine);
+        self.locked(machine, |frames, areas| blocks.for_each(|block| areas.give(frames, block, order)));
+    }
+
+    /// Works on the free areas, and on the states of frames that the zone's lock guards. The lock is held meanwhile.
+    #[inline]
+    pub(crate) fn locked<M: Machine, R>(&self, machine: &M, work: impl FnOnce(Frames, &mut FreeAreas) -> R) -> R {
         let mut areas = self.free.lock(machine);
-        for block in blocks {
-            areas.give(frames, block, order);
-        }
+        let result = work(Frames::of(machine), &mut areas);
         self.free_hint.store(areas.free_frames(), Relaxed);
+        result
     }
 
     /// Checks the invariants of the free areas on every block; the error names the first that is broken.

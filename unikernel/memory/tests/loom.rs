@@ -1,12 +1,15 @@
 //! Every interleaving of the hand-made protocols: the very files that ship, compiled against loom's atomics.
 
 mod sync {
-    pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+    pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 }
 
 #[path = "../src/tickets.rs"]
 #[allow(dead_code, reason = "the model runs the protocol, not what hosts do with it around a fork")]
 mod tickets;
+
+#[path = "../src/pin.rs"]
+mod pin;
 
 #[path = "../src/reserve.rs"]
 #[allow(dead_code, reason = "pools are not resized in the model")]
@@ -16,8 +19,9 @@ use std::ptr::NonNull;
 
 use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Mutex, Notify};
+use pin::{CellStack, PinCell};
 use reserve::{Queue, Reserve, Waiter};
-use sync::{AtomicU32, Ordering};
+use sync::{AtomicU32, AtomicU64, Ordering};
 
 #[test]
 fn two_threads_never_hold_the_lock_together_and_each_sees_the_others_writes() {
@@ -170,5 +174,99 @@ fn a_waiter_that_gives_up_while_it_is_served_loses_nothing() {
         pool.free(element);
         thread.join().expect("the model's threads do not panic");
         assert_eq!(pool.with(|_, reserve| reserve.missing()), 0, "the element is back in the reserve");
+    });
+}
+
+/// A page of two possible frames behind a cell, with contents loom watches.
+struct MovablePage {
+    cell: PinCell,
+    frames: [UnsafeCell<u32>; 2],
+}
+
+impl MovablePage {
+    fn new() -> Arc<Self> {
+        let page = Self { cell: PinCell::new(AtomicU64::new(0)), frames: [(); 2].map(|()| UnsafeCell::new(0)) };
+        page.cell.occupy(0);
+        Arc::new(page)
+    }
+
+    /// What compaction does with it; whether the page moved.
+    fn move_out_of(&self, from: u32) -> bool {
+        let moves = self.cell.begin_move(from);
+        if moves {
+            // SAFETY: loom itself fails the model when anybody writes to the one or touches the other meanwhile.
+            let contents = self.frames[from as usize].with(|contents| unsafe { *contents });
+            // SAFETY: as above.
+            self.frames[1 - from as usize].with_mut(|to| unsafe { *to = contents });
+            self.cell.end_move(1 - from);
+        }
+        moves
+    }
+
+    /// Adds one to the contents through a pin.
+    fn add_one(&self) {
+        let frame = self.cell.pin(|_| loom::thread::yield_now());
+        // SAFETY: as above.
+        self.frames[frame as usize].with_mut(|contents| unsafe { *contents += 1 });
+        self.cell.unpin();
+    }
+}
+
+#[test]
+fn what_was_written_through_a_pin_is_there_after_the_page_moved() {
+    loom::model(|| {
+        let page = MovablePage::new();
+        let mover = {
+            let page = Arc::clone(&page);
+            loom::thread::spawn(move || page.move_out_of(0) && page.move_out_of(1))
+        };
+        page.add_one();
+        page.add_one();
+        mover.join().expect("the model's threads do not panic");
+        let frame = page.cell.pin(|_| loom::thread::yield_now());
+        // SAFETY: the mover has ended.
+        page.frames[frame as usize].with(|contents| assert_eq!(unsafe { *contents }, 2));
+    });
+}
+
+#[test]
+fn a_page_is_freed_where_it_is_though_it_may_be_moving() {
+    loom::model(|| {
+        let page = MovablePage::new();
+        let mover = {
+            let page = Arc::clone(&page);
+            loom::thread::spawn(move || page.move_out_of(0))
+        };
+        let frame = page.cell.vacate(|_| loom::thread::yield_now());
+        // SAFETY: whoever frees the page is the last to touch it there.
+        page.frames[frame as usize].with_mut(|contents| unsafe { *contents = 9 });
+        let has_moved = mover.join().expect("the model's threads do not panic");
+        assert_eq!(frame, u32::from(has_moved));
+    });
+}
+
+#[test]
+fn no_vacant_cell_is_given_out_twice_or_lost() {
+    loom::model(|| {
+        let cells = Arc::new([(); 2].map(|()| PinCell::new(AtomicU64::new(0))));
+        let vacant = Arc::new(CellStack::new(AtomicU64::new(CellStack::EMPTY)));
+        (0..2).for_each(|cell| vacant.push(&*cells, cell));
+        let other = {
+            let (cells, vacant) = (Arc::clone(&cells), Arc::clone(&vacant));
+            loom::thread::spawn(move || {
+                let first = vacant.pop(&*cells);
+                let second = vacant.pop(&*cells);
+                // In the other order, so that a stale link of the other thread would lead astray.
+                first.into_iter().chain(second).for_each(|cell| vacant.push(&*cells, cell));
+            })
+        };
+        let mine = vacant.pop(&*cells);
+        if let Some(cell) = mine {
+            cells[cell as usize].occupy(5);
+        }
+        other.join().expect("the model's threads do not panic");
+        let mut all: Vec<_> = mine.into_iter().chain(std::iter::from_fn(|| vacant.pop(&*cells))).collect();
+        all.sort_unstable();
+        assert_eq!(all, [0, 1]);
     });
 }

@@ -34,7 +34,7 @@ impl<M: Machine> Service<M> {
     /// frame. Only while nobody else uses the service.
     pub fn count_page_frames(&self) -> u64 {
         let mut frames = 0;
-        self.for_each_head(Kind::is_page, |_, state| frames += u64::from(state.order().frames()));
+        self.for_each_head(Kind::is_in_use, |_, state| frames += u64::from(state.order().frames()));
         frames
     }
 
