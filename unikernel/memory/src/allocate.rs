@@ -104,7 +104,7 @@ impl Request {
     }
 
     /// Whether a zone may give up that many frames for it.
-    fn allows(&self, zone: &Zone, floor: Floor, frames: u32) -> bool {
+    pub(crate) fn allows(&self, zone: &Zone, floor: Floor, frames: u32) -> bool {
         let spared = if floor == Floor::Nothing { 0 } else { zone.lowmem_reserve(self.placement.highest) };
         zone.available_frames() >= floor.frames(zone.watermarks()) + spared + frames
     }

@@ -7,7 +7,8 @@
 //!
 //! *Direct reclaim.* Whoever may wait queues up ([`waiters`](crate::waiters)) and then works in rounds: it gives back
 //! what its own CPU caches, asks the other CPUs to do so, shrinks depots, asks shrinkers (for more in every round),
-//! serves those who wait, itself among them, and sleeps until frames are handed to it or a short while has passed. An
+//! compacts zones that have enough, but not in one piece, serves those who wait, itself among them, and sleeps until
+//! frames are handed to it or a short while has passed. An
 //! ordinary request fails after [`MAX_ROUNDS`] rounds without progress; one that must not fail goes on for ever; the
 //! flags in [`Patience`] say who does how much. Progress is frames that became available, or objects given up.
 //!
@@ -32,7 +33,8 @@ use core::time::Duration;
 
 use quarry_topology::{MAX_NODES, NodeId};
 
-use crate::allocate::{Placement, Request};
+use crate::allocate::{Floor, Placement, Request};
+use crate::compaction::Compacted;
 use crate::events::Event;
 use crate::frame::{Order, Pfn, State};
 use crate::gfp::Gfp;
@@ -214,11 +216,25 @@ impl<M: Machine> Service<M> {
         // What the shrinkers freed went into this CPU's caches.
         self.drain_local();
         self.shrink_depots();
-        let progress = freed > 0 || self.available_on(request.placement) > before;
+        let compacted = patience != Patience::OneLightRound && self.compact_for(request);
+        let progress = freed > 0 || compacted || self.available_on(request.placement) > before;
         if progress {
             nodes.nodes().for_each(|node| self.balancers().0[node.index()].failures.store(0, Relaxed));
         }
         progress
+    }
+
+    /// Moves pages together where a zone has enough for a request, but not in one piece; whether that made a block.
+    fn compact_for(&self, request: &Request) -> bool {
+        let mut zones = self
+            .candidates(request.placement)
+            .flat_map(|node| self.nodes().get(node).into_iter().flat_map(|node| &node.zones))
+            .filter(|zone| zone.id().kind() <= request.placement.highest);
+        let floor = Floor::of_waiter(request);
+        zones.any(|zone| {
+            request.allows(zone, floor, request.order.frames())
+                && self.compact_zone(zone, request.order) == Compacted::Success
+        })
     }
 
     /// Sets every limit of every set to 0: what is freed from now on is not cached.

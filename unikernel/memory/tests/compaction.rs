@@ -95,6 +95,19 @@ fn an_aged_zone_gives_order_9_after_it_was_compacted() {
 }
 
 #[test]
+fn a_request_that_may_wait_has_an_aged_zone_compacted() {
+    let hosted = machine();
+    let service = hosted.service();
+    let held = aged(pages(hosted), |number| number % 2 == 0);
+    assert_eq!(service.alloc_pages(Gfp::NOWAIT | Gfp::NOWARN, ORDER_9), None, "there is no such block yet");
+    let block = service.alloc_pages(QUIET, ORDER_9).expect("pages can be moved out of the way");
+    assert!(service.event_count(Event::CompactSuccess) > 0);
+    assert!(held.iter().all(|(number, page)| has_label(page, *number)));
+    service.__free_pages(block, ORDER_9);
+    assert_books_balance(hosted, held.len() as u64);
+}
+
+#[test]
 fn compacted_memory_is_left_alone() {
     let hosted = machine();
     let service = hosted.service();
