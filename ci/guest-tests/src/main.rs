@@ -21,6 +21,7 @@ mod heap;
 mod interrupts;
 mod kmalloc;
 mod mempool;
+mod mobility;
 mod pages;
 mod paging;
 mod registers;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         cache::TESTS,
         vmalloc::TESTS,
         mempool::TESTS,
+        mobility::TESTS,
         heap::TESTS,
         stress::TESTS,
         statistics::TESTS,
