@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use crate::class::tag_cache;
 use crate::depot::{DepotState, SlabView};
-use crate::frame::{FrameList, Frames, Kind, Order, Pfn};
+use crate::frame::{FrameList, Frames, Order, Pfn};
 use crate::machine::Machine;
 use crate::registry::CacheShape;
 use crate::service::Service;
@@ -102,7 +102,9 @@ impl<M: Machine> Service<M> {
             frames.set_tag(frame, 0);
         }
         frames.frame(slab).word.store(1, Relaxed);
-        frames.set_state(slab, state.with_kind(Kind::Page));
+        // One from a pageblock of reclaimable memory is not for the lists of CPUs, whence anybody might get it.
+        let mobility = self.mobility_of(slab).expect("a slab is in a zone");
+        frames.set_state(slab, state.with_kind(mobility.page_kind()));
         self.return_frames(order.frames());
         self.__free_pages(slab, order);
     }
