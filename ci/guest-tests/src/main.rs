@@ -17,6 +17,7 @@ mod object;
 mod team;
 
 mod cache;
+mod flags;
 mod heap;
 mod interrupts;
 mod kmalloc;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         registers::TESTS,
         pages::TESTS,
         kmalloc::TESTS,
+        flags::TESTS,
         cache::TESTS,
         vmalloc::TESTS,
         mempool::TESTS,
