@@ -2,7 +2,7 @@
 
 use quarry_memory::hosted::Hosted;
 use quarry_memory::zone::ZoneKind;
-use quarry_memory::{Gfp, Machine, Mobility, NodeId, NodeMask, Order, Pfn, Policy, Topology};
+use quarry_memory::{Gfp, Machine, Mobility, NodeId, NodeMask, Order, Pfn, Policy, SlabFlags, Topology};
 
 use crate::support::{
     CPU_OF_NODE_1, Counted, Hoard, KERNEL, MIB, NODE_1, NOWAIT, TestService, assert_books_balance, free, free_blocks,
@@ -177,6 +177,22 @@ fn movable_and_reclaimable_pages_keep_to_pageblocks_of_their_own() {
     }
     free_blocks(service, &pages, Order::ZERO);
     assert_books_balance(service);
+}
+
+#[test]
+fn the_slabs_of_a_reclaimable_cache_are_among_reclaimable_memory() {
+    let service = two_nodes().service();
+    for (flags, mobility) in
+        [(SlabFlags::RECLAIM_ACCOUNT, Mobility::Reclaimable), (SlabFlags::empty(), Mobility::Unmovable)]
+    {
+        let cache = service.kmem_cache_create("kept", 200, 0, flags, None).expect("memory is free");
+        let object = service.kmem_cache_alloc(&cache, Gfp::KERNEL);
+        let frame = service.virt_to_page(object).expect("objects are in RAM");
+        assert_eq!(service.mobility_of(frame), Some(mobility), "{flags:?}");
+        // SAFETY: freed once.
+        unsafe { service.kmem_cache_free(&cache, object) };
+        service.kmem_cache_destroy(cache).unwrap_or_else(|error| panic!("{error}"));
+    }
 }
 
 /// The calling thread's policy, until it is dropped: the thread may go on to other tests.

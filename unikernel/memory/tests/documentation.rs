@@ -1,0 +1,103 @@
+//! docs/kmalloc.md keeps its word: every test it names exists, every row names one, and no call and no flag is missing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bitflags::Flags;
+use quarry_memory::{Gfp, SlabFlags};
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn text(path: &str) -> String {
+    let path = repository().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn page() -> String {
+    text("docs/kmalloc.md")
+}
+
+/// What stands between backticks.
+fn names(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// The test that a name of the page means; `None` for other names.
+fn test_of(name: &str) -> Option<(String, &str)> {
+    let (file, test) = name.split_once(".rs::")?;
+    let path = match file.strip_prefix("guest/") {
+        Some(file) => format!("ci/guest-tests/src/{file}.rs"),
+        None => format!("unikernel/memory/tests/{file}.rs"),
+    };
+    Some((path, test))
+}
+
+#[test]
+fn every_test_that_the_page_names_exists() {
+    let page = page();
+    // The first is the example of how tests are named.
+    let tests: Vec<_> = names(&page).filter_map(test_of).filter(|(_, test)| *test != "test").collect();
+    assert!(tests.len() > 100, "{} tests are named", tests.len());
+    for (path, test) in tests {
+        let source = text(&path);
+        assert!(source.contains(&format!("fn {test}(")), "there is no test {test} in {path}");
+        if path.starts_with("ci/") {
+            assert!(source.contains(&format!("    {test},\n")), "{test} is not in the list of {path}");
+        }
+    }
+}
+
+#[test]
+fn every_row_of_the_page_names_a_test() {
+    let page = page();
+    let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| `")).collect();
+    assert!(rows.len() > 60, "{} rows", rows.len());
+    for row in rows {
+        let last = row.trim_end_matches(" |").rsplit(" | ").next().expect("a row has columns");
+        let below = last == "the tests of the policies, below";
+        assert!(below || names(last).any(|name| test_of(name).is_some()), "a row without a test: {row}");
+    }
+}
+
+/// Names of the page's first columns.
+fn documented() -> Vec<String> {
+    let page = page();
+    let first = |row: &str| row.split(" | ").next().map(str::to_string);
+    let columns: Vec<_> = page.lines().filter(|line| line.starts_with("| `")).filter_map(first).collect();
+    columns.iter().flat_map(|column| names(column)).map(str::to_string).collect()
+}
+
+#[test]
+fn every_call_of_the_family_is_on_the_page() {
+    let documented = documented();
+    for source in ["kmalloc", "kmem_cache", "bulk"] {
+        let source = text(&format!("unikernel/memory/src/{source}.rs"));
+        let calls = source.lines().filter_map(|line| {
+            let (_, rest) = line.strip_prefix("    pub ")?.split_once("fn ")?;
+            rest.split(['(', '<']).next()
+        });
+        // Accessors of handles and sheaves are not calls of the family.
+        for call in calls.filter(|call| !["name", "size"].contains(call)) {
+            assert!(documented.iter().any(|name| name == call), "{call} is not in docs/kmalloc.md");
+        }
+    }
+}
+
+#[test]
+fn every_flag_is_on_the_page_under_linuxs_names() {
+    let documented = documented();
+    let has = |name: &str| documented.iter().any(|documented| documented == name);
+    for flag in Gfp::FLAGS {
+        let name = flag.name();
+        assert!(has(&format!("__GFP_{name}")) || has(&format!("GFP_{name}")), "{name} is not in docs/kmalloc.md");
+    }
+    for old in ["GFP_THISNODE", "GFP_TEMPORARY", "GFP_DMA", "GFP_DMA32", "__GFP_WAIT", "__GFP_REPEAT"] {
+        assert!(has(old), "{old} is not in docs/kmalloc.md");
+    }
+    for flag in SlabFlags::FLAGS {
+        let name = format!("SLAB_{}", flag.name());
+        assert!(has(&name), "{name} is not in docs/kmalloc.md");
+    }
+}
