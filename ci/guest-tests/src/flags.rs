@@ -38,7 +38,7 @@ fn atomic_gets_part_of_the_reserve_in_a_handler_and_nothing_waits_there() -> Out
         // What this CPU's handlers have at hand would do for an ordinary request.
         service().drain_local();
         let node = smallest_node();
-        let ordinary = gives_a_page(node, NOWAIT) || gives_a_page(node, KERNEL);
+        let ordinary = [NOWAIT, KERNEL, KERNEL | Gfp::NOFAIL].into_iter().any(|gfp| gives_a_page(node, gfp));
         let object = service().kmalloc_node(5000, ATOMIC, node);
         let urgent = gives_a_page(node, ATOMIC) && !object.is_null();
         // SAFETY: freed once.

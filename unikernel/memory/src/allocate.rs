@@ -118,7 +118,7 @@ impl<M: Machine> Service<M> {
         // SAFETY: `attach` returns a set as `set` does.
         let set = unsafe { &*self.attached_set() };
         let task = self.machine().task();
-        let gfp = self.checked_flags(task.allowed(gfp));
+        let gfp = self.checked_flags(task.allowed(gfp), task);
         let placement = self.place(set, named, gfp, task)?;
         if self.page_fault_injected(gfp, order) {
             return None;

@@ -125,7 +125,7 @@ const COMPOUND: [(&str, Gfp); 10] = [
 pub(crate) enum Impossible {
     /// More than one of `DMA`, `DMA32`, `HIGHMEM`.
     TwoZones,
-    /// `NOFAIL` without `DIRECT_RECLAIM`.
+    /// `NOFAIL` without `DIRECT_RECLAIM`, or where nothing waits.
     NofailThatMayNotWait,
     /// `NOFAIL` with `NORETRY`.
     NofailThatGivesUp,
@@ -143,7 +143,8 @@ impl fmt::Display for Impossible {
         f.write_str(match self {
             Self::TwoZones => "an allocation comes from one zone: name one of them; the lowest of these is used",
             Self::NofailThatMayNotWait => {
-                "what may not wait can fail: leave __GFP_NOFAIL out, or allow __GFP_DIRECT_RECLAIM; it may fail now"
+                "what may not wait can fail: leave __GFP_NOFAIL out, or ask in a thread and allow \
+                 __GFP_DIRECT_RECLAIM; it may fail now"
             }
             Self::NofailThatGivesUp => {
                 "__GFP_NORETRY gives up and __GFP_NOFAIL never does: choose one; it never fails now"

@@ -23,7 +23,7 @@ use crate::failure::Reports;
 use crate::fault::Injectors;
 use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn};
 use crate::free_area::Demand;
-use crate::gfp::Gfp;
+use crate::gfp::{Gfp, Impossible};
 use crate::growth::{Growth, for_each_zone};
 use crate::lock::Lock;
 use crate::machine::Machine;
@@ -36,6 +36,7 @@ use crate::reclaim::Balancers;
 use crate::registry::Registry;
 use crate::set::{EMPTY, SLOTS, Set};
 use crate::shrinker::Shrinkers;
+use crate::task::Task;
 use crate::vmalloc::Window;
 use crate::waiters::Waiters;
 use crate::zone::{Watermarks, Zone, ZoneKind};
@@ -316,8 +317,13 @@ impl<M: Machine> Service<M> {
 
     /// The flags as they are followed. An impossible combination is reported, once, with who asked for it.
     #[track_caller]
-    pub(crate) fn checked_flags(&self, gfp: Gfp) -> Gfp {
-        let Some(impossible) = gfp.impossible() else { return gfp };
+    pub(crate) fn checked_flags(&self, gfp: Gfp, task: &Task) -> Gfp {
+        let impossible = match gfp.impossible() {
+            // Nothing waits in a handler, nor in a thread that makes memory free.
+            None if gfp.contains(Gfp::NOFAIL) && !self.may_persist(gfp, task) => Some(Impossible::NofailThatMayNotWait),
+            impossible => impossible,
+        };
+        let Some(impossible) = impossible else { return gfp };
         if self.reported_flags.fetch_or(impossible.bit(), Relaxed) & impossible.bit() == 0 {
             let caller = core::panic::Location::caller();
             self.machine.warn(format_args!("{gfp} at {caller}: {impossible}"));

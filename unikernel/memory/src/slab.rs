@@ -134,7 +134,7 @@ impl<M: Machine> Service<M> {
         // SAFETY: `attached_set` returns a set as `Machine::set` does: valid and this context's alone.
         let set = unsafe { &*self.attached_set() };
         let task = self.machine().task();
-        let gfp = self.checked_flags(task.allowed(gfp)).difference(OF_THE_CACHE) | cache.gfp;
+        let gfp = self.checked_flags(task.allowed(gfp), task).difference(OF_THE_CACHE) | cache.gfp;
         let placement = self.place(set, node, gfp, task)?;
         if self.object_fault_injected(gfp, cache) {
             return None;

@@ -136,6 +136,22 @@ fn nofail_that_may_not_wait_fails_at_once() {
 }
 
 #[test]
+fn nofail_of_a_thread_that_makes_memory_free_is_told_and_fails_at_once() {
+    let hosted = two_nodes();
+    let service = hosted.service();
+    let heard = hear(hosted);
+    let _hoard = Hoard::of_everything(service);
+    let counted = Counted::from_here(service);
+    let _scope = service.memalloc_noreclaim();
+    let line = line!() + 1;
+    assert!(service.alloc_pages(Gfp::KERNEL | Gfp::NOFAIL | Gfp::NOWARN, Order::ZERO).is_none());
+    counted.assert_nobody_waited();
+    let lines = heard.lines();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("what may not wait can fail") && lines[0].contains(&format!("{}:{line}", file!())));
+}
+
+#[test]
 fn nofail_wins_over_noretry() {
     let hosted = two_nodes();
     let service = hosted.service();
