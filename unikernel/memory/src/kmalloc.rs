@@ -150,7 +150,9 @@ impl<M: Machine> Service<M> {
     pub fn kmalloc_node(&self, size: usize, gfp: Gfp, node: NodeId) -> *mut u8 {
         // SAFETY: as in `object`.
         let set = unsafe { &*self.machine().set() };
-        if node == set.zone.node() && node == set.node && set.attached {
+        // A node that is named goes before the thread's policy.
+        let by_policy = gfp.contains(Gfp::HARDWALL);
+        if node == set.zone.node() && node == set.node && set.attached && !by_policy {
             return self.kmalloc(size, gfp);
         }
         if node.index() >= self.nodes().count() {

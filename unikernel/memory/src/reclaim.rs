@@ -6,8 +6,8 @@
 //! # Theory
 //!
 //! *Direct reclaim.* Whoever may wait queues up ([`waiters`](crate::waiters)) and then works in rounds: it gives back
-//! what its own CPU caches, asks the other CPUs to do so, shrinks depots, asks shrinkers (for more in every round),
-//! compacts zones that have enough, but not in one piece, serves those who wait, itself among them, and sleeps until
+//! what its own CPU caches, asks the other CPUs to do so, shrinks depots, compacts zones that have enough, but not in
+//! one piece, asks shrinkers if that made no block (for more in every round), serves those who wait, itself among them, and sleeps until
 //! frames are handed to it or a short while has passed. An
 //! ordinary request fails after [`MAX_ROUNDS`] rounds without progress; one that must not fail goes on for ever; the
 //! flags in [`Patience`] say who does how much. Progress is frames that became available, or objects given up.
@@ -211,12 +211,15 @@ impl<M: Machine> Service<M> {
             M::drain_others(self);
         }
         self.shrink_depots();
-        let priority = LIGHTEST.saturating_sub(round);
-        let freed = self.shrink(request.gfp, nodes, priority, Event::ScannedDirectly);
-        // What the shrinkers freed went into this CPU's caches.
-        self.drain_local();
-        self.shrink_depots();
         let compacted = patience != Patience::OneLightRound && self.compact_for(request);
+        let mut freed = 0;
+        if !compacted {
+            let priority = LIGHTEST.saturating_sub(round);
+            freed = self.shrink(request.gfp, nodes, priority, Event::ScannedDirectly);
+            // What the shrinkers freed went into this CPU's caches.
+            self.drain_local();
+            self.shrink_depots();
+        }
         let progress = freed > 0 || compacted || self.available_on(request.placement) > before;
         if progress {
             nodes.nodes().for_each(|node| self.balancers().0[node.index()].failures.store(0, Relaxed));
@@ -228,7 +231,7 @@ impl<M: Machine> Service<M> {
     fn compact_for(&self, request: &Request) -> bool {
         let mut zones = self
             .candidates(request.placement)
-            .flat_map(|node| self.nodes().get(node).into_iter().flat_map(|node| &node.zones))
+            .flat_map(|node| self.nodes().get(node).into_iter().flat_map(|node| node.zones.iter().rev()))
             .filter(|zone| zone.id().kind() <= request.placement.highest);
         let floor = Floor::of_waiter(request);
         zones.any(|zone| {

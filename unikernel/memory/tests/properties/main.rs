@@ -6,6 +6,9 @@ mod caches;
 mod cases;
 mod machine;
 mod model;
+mod movables;
+mod policies;
+mod pools;
 mod step;
 
 use model::Model;

@@ -4,11 +4,16 @@ use std::collections::BTreeMap;
 
 use quarry_memory::events::Event;
 use quarry_memory::hosted::{Hosted, HostedMachine};
+use quarry_memory::movable_pages::MovablePages;
 use quarry_memory::statistics::{Slab, Statistics, ZoneInfo};
 use quarry_memory::zone::ZoneKind;
-use quarry_memory::{CpuId, Gfp, MAX_SIZE, Machine, NodeId, Order, PerCpu, Pfn, Service, Topology, ZERO_SIZE_PTR};
+use quarry_memory::{
+    CpuId, Gfp, MAX_SIZE, Machine, NodeId, Order, PerCpu, Pfn, Policy, Service, Topology, ZERO_SIZE_PTR,
+};
 
 use crate::caches::ModelCache;
+use crate::movables::ModelMovable;
+use crate::pools::ModelPool;
 use crate::step::{Flags, Step};
 
 const PAGE: usize = 4096;
@@ -48,10 +53,25 @@ pub(crate) struct Model {
     next_fill: u8,
     /// Allocations that had to reclaim, before this one.
     reclaims: u64,
+    pub(crate) pools: Vec<ModelPool>,
+    /// Bytes of objects and of pages that the pools have.
+    pub(crate) pool_objects: u64,
+    pub(crate) pool_pages: u64,
+    pub(crate) movable_set: Option<&'static MovablePages<HostedMachine>>,
+    /// Bytes of objects and of pages that the set of movable pages itself is, for good.
+    pub(crate) set_objects: u64,
+    pub(crate) set_pages: u64,
+    pub(crate) movables: Vec<ModelMovable>,
+    pub(crate) labels: u64,
+    pub(crate) policy: Policy,
 }
 
 impl Drop for Model {
     fn drop(&mut self) {
+        // While their memory is there.
+        self.movables.clear();
+        // The thread goes on to other cases.
+        self.service().set_mempolicy(Policy::Local).expect("always possible");
         self.hosted.leave();
         // SAFETY: the model is gone and with it all pointers into the instance.
         unsafe { self.hosted.retire() };
@@ -69,6 +89,15 @@ impl Model {
             ranges: BTreeMap::new(),
             next_fill: 0,
             reclaims: 0,
+            pools: Vec::new(),
+            pool_objects: 0,
+            pool_pages: 0,
+            movable_set: None,
+            set_objects: 0,
+            set_pages: 0,
+            movables: Vec::new(),
+            labels: 0,
+            policy: Policy::Local,
         }
     }
 
@@ -103,6 +132,14 @@ impl Model {
             Step::CreateCache { size, align, constructed } => self.create_cache(size, align, constructed),
             Step::UseCache { cache, node, count, bulk } => self.use_cache(cache, node, count, bulk),
             Step::DestroyCache { cache } => self.destroy_cache(cache),
+            Step::CreatePool { minimum, size, pages } => self.create_pool(minimum, size, pages),
+            Step::UsePool { pool, count } => self.use_pool(pool, count),
+            Step::FreeToPool { pool, count } => self.free_to_pool(pool, count),
+            Step::DestroyPool { pool } => self.destroy_pool(pool),
+            Step::AllocMovables { count } => self.alloc_movables(count),
+            Step::FreeMovables { stride } => self.free_movables(stride),
+            Step::Compact { stride } => self.compact(stride),
+            Step::SetPolicy { kind, nodes } => self.set_policy(kind, nodes),
             Step::Free { held } => {
                 if !self.held.is_empty() {
                     let held = self.held.swap_remove(held % self.held.len());
@@ -326,8 +363,13 @@ impl Model {
         rows.slab_in_use + rows.large
     }
 
+    /// Bytes of objects and of pages in use.
+    pub(crate) fn in_use(&self) -> (u64, u64) {
+        (self.objects_in_use(), self.service().statistics().pages_in_use)
+    }
+
     /// Nodes the service has memory on.
-    fn nodes_with_memory(&self) -> impl Iterator<Item = NodeId> {
+    pub(crate) fn nodes_with_memory(&self) -> impl Iterator<Item = NodeId> {
         let service = self.service();
         self.topology().nodes().filter(|&node| service.zones().any(|zone| zone.node == node))
     }
@@ -367,6 +409,12 @@ impl Model {
         let node = self.topology().node_of_address(physical).expect("all memory is on some node");
         let frame = self.service().virt_to_page(address).expect("it is in RAM");
         assert_eq!(self.service().page_to_node(frame), Some(node));
+        if let Some(policy) = self.policy_of(gfp, named) {
+            // Objects of this CPU's magazines are handed out wherever they are from.
+            let walled = blocks && matches!(policy, Policy::Bind(_));
+            assert!(!walled || policy.nodes().contains(node), "{gfp} with {policy} from {node}");
+            return;
+        }
         let Some(wanted) = self.wanted(named) else { return };
         // Who had to reclaim is handed the first frames that come free, wherever they are.
         let reclaimed = self.service().event_count(Event::DirectReclaim) != self.reclaims;
@@ -420,6 +468,9 @@ impl Model {
             let mut zones = self.service().zones().filter(|zone| zone.node == node && zone.kind <= highest);
             zones.all(is_empty)
         };
+        if let Some(Policy::Bind(nodes)) = self.policy_of(gfp, named) {
+            return self.nodes_with_memory().filter(|&node| nodes.contains(node)).all(has_nothing);
+        }
         let (Some(wanted), Some(origin)) = (wanted, self.origin(named)) else {
             return self.nodes_with_memory().all(has_nothing);
         };
@@ -437,8 +488,11 @@ impl Model {
         let rows = service.statistics();
         assert!(rows.adds_up(), "{rows:#?}");
         service.validate().unwrap_or_else(|broken| panic!("{broken}"));
-        assert_eq!(rows.slab_in_use + rows.large, self.held.iter().map(|held| held.objects).sum::<u64>(), "{rows:#?}");
-        assert_eq!(rows.pages_in_use, self.held.iter().map(|held| held.pages).sum::<u64>(), "{rows:#?}");
+        let held = |of: fn(&Held) -> u64| self.held.iter().map(of).sum::<u64>();
+        let objects = held(|held| held.objects) + self.pool_objects + self.set_objects;
+        assert_eq!(rows.slab_in_use + rows.large, objects, "{rows:#?}");
+        let pages = held(|held| held.pages) + self.pool_pages + self.set_pages + self.check_movables();
+        assert_eq!(rows.pages_in_use, pages, "{rows:#?}");
     }
 
     /// The reports count what the rows count.
@@ -469,6 +523,12 @@ impl Model {
         while !self.caches.is_empty() {
             self.destroy_cache(0);
         }
+        while !self.pools.is_empty() {
+            self.destroy_pool(0);
+        }
+        assert_eq!((self.pool_objects, self.pool_pages), (0, 0), "pools left something behind");
+        self.movables.clear();
+        self.set_policy(0, 0);
         self.check();
         let service = self.service();
         for cpu in 0..self.topology().cpus().len() {
@@ -479,7 +539,9 @@ impl Model {
         service.drain_local();
         let rows = service.statistics();
         assert!(rows.adds_up(), "{rows:#?}");
-        assert_eq!(rows.free + rows.deferred + rows.metadata + rows.reserved, rows.total, "{rows:#?}");
+        if self.movable_set.is_none() {
+            assert_eq!(rows.free + rows.deferred + rows.metadata + rows.reserved, rows.total, "{rows:#?}");
+        }
         let mut taken: Vec<_> = Order::all()
             .rev()
             .collect::<Vec<_>>()

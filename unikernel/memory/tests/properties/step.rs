@@ -8,16 +8,18 @@ use quarry_memory::{Gfp, MAX_SIZE, Order};
 pub(crate) struct Flags {
     pub(crate) zone: Gfp,
     pub(crate) this_node: bool,
-    pub(crate) atomic: bool,
     pub(crate) zero: bool,
+    /// `GFP_KERNEL`, `GFP_USER` or `GFP_ATOMIC`.
+    pub(crate) context: Gfp,
+    /// None, or one of the flags of mobility.
+    pub(crate) mobility: Gfp,
 }
 
 impl Flags {
     /// As one word, without `__GFP_ZERO`.
     pub(crate) fn gfp(self) -> Gfp {
-        let context = if self.atomic { Gfp::ATOMIC } else { Gfp::KERNEL };
         let node = if self.this_node { Gfp::THISNODE } else { Gfp::empty() };
-        context | self.zone | node | Gfp::NOWARN
+        self.context | self.zone | self.mobility | node | Gfp::NOWARN
     }
 }
 
@@ -43,6 +45,22 @@ pub(crate) enum Step {
     UseCache { cache: usize, node: Option<usize>, count: usize, bulk: bool },
     /// `kmem_cache_destroy`, whether or not objects are in use.
     DestroyCache { cache: usize },
+    /// `mempool_create_kmalloc_pool` or `mempool_create_page_pool`.
+    CreatePool { minimum: usize, size: usize, pages: bool },
+    /// `mempool_alloc`, so often, without waiting.
+    UsePool { pool: usize, count: usize },
+    /// `mempool_free`, so often.
+    FreeToPool { pool: usize, count: usize },
+    /// `mempool_destroy`.
+    DestroyPool { pool: usize },
+    /// Movable pages, so many.
+    AllocMovables { count: usize },
+    /// Frees every `stride`th movable page.
+    FreeMovables { stride: usize },
+    /// `compact_memory`, with every `stride`th movable page pinned.
+    Compact { stride: usize },
+    /// `set_mempolicy`.
+    SetPolicy { kind: u8, nodes: u64 },
     /// Frees something held, the way it wants.
     Free { held: usize },
     /// Frees every `stride`th allocation held.
@@ -66,7 +84,15 @@ fn size() -> impl Strategy<Value = usize> {
 fn flags() -> impl Strategy<Value = Flags> {
     let zone = prop_oneof![6 => Just(Gfp::empty()), 1 => Just(Gfp::DMA), 1 => Just(Gfp::DMA32)];
     let rare = || prop::bool::weighted(0.25);
-    (zone, rare(), rare(), rare()).prop_map(|(zone, this_node, atomic, zero)| Flags { zone, this_node, atomic, zero })
+    let mobility = prop_oneof![4 => Just(Gfp::empty()), 1 => Just(Gfp::MOVABLE), 1 => Just(Gfp::RECLAIMABLE)];
+    let context = prop_oneof![2 => Just(Gfp::KERNEL), 1 => Just(Gfp::USER), 1 => Just(Gfp::ATOMIC)];
+    (zone, mobility, context, rare(), rare()).prop_map(|(zone, mobility, context, this_node, zero)| Flags {
+        zone,
+        this_node,
+        zero,
+        context,
+        mobility,
+    })
 }
 
 fn node() -> impl Strategy<Value = Option<usize>> {
@@ -96,6 +122,16 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
             Step::UseCache { cache, node, count, bulk }
         }),
         1 => any::<usize>().prop_map(|cache| Step::DestroyCache { cache }),
+        1 => (1usize..20, size(), any::<bool>()).prop_map(|(minimum, size, pages)| {
+            Step::CreatePool { minimum, size: size.clamp(1, 20_000), pages }
+        }),
+        3 => (any::<usize>(), 1usize..40).prop_map(|(pool, count)| Step::UsePool { pool, count }),
+        2 => (any::<usize>(), 1usize..40).prop_map(|(pool, count)| Step::FreeToPool { pool, count }),
+        1 => any::<usize>().prop_map(|pool| Step::DestroyPool { pool }),
+        2 => prop_oneof![1usize..20, 20usize..1024].prop_map(|count| Step::AllocMovables { count }),
+        1 => (1usize..4).prop_map(|stride| Step::FreeMovables { stride }),
+        1 => (1usize..20).prop_map(|stride| Step::Compact { stride }),
+        1 => (0u8..4, 0u64..1 << 9).prop_map(|(kind, nodes)| Step::SetPolicy { kind, nodes }),
         6 => any::<usize>().prop_map(|held| Step::Free { held }),
         3 => (1usize..5).prop_map(|stride| Step::FreeSome { stride }),
         3 => any::<usize>().prop_map(|cpu| Step::RunOn { cpu }),
