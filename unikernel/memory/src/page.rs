@@ -180,8 +180,8 @@ impl<M: Machine> Service<M> {
         heads.find_map(|(head, order)| {
             let state = if self.manages(head) { frames.state(head) } else { return None };
             let allocated = state.kind().is_page() || state.kind().is_slab();
-            // Blocks are aligned: one that starts here holds the frame if it is as large as the block just cut off.
-            (allocated && state.order() >= order).then_some(head)
+            // Blocks are aligned to their size, so the one that holds the frame starts here if it is of this order.
+            (allocated && state.order() == order).then_some(head)
         })
     }
 

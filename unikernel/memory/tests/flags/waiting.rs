@@ -94,8 +94,10 @@ fn high_and_atomic_may_use_part_of_the_reserve_and_one_who_reclaims_all() {
     let ordinary = left_by(Gfp::KERNEL);
     assert_eq!(ordinary.0, min);
     assert_eq!(left_by(Gfp::NOWAIT).0, min, "that it cannot wait gives it no right to the reserve");
+    let counted = Counted::from_here(service);
     let urgent = left_by(Gfp::KERNEL | Gfp::HIGH);
     assert_eq!(urgent.0, min / 2);
+    assert_eq!(counted.count(Event::DirectReclaim), 1, "only the last, in vain, had to reclaim");
     let atomic = left_by(Gfp::ATOMIC);
     assert_eq!(atomic.0, min / 4);
     let scope = service.memalloc_noreclaim();
