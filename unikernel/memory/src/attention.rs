@@ -40,16 +40,10 @@ impl Attention {
         self.raised.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// How many are short, for a hint: a value that was true a moment ago.
-    #[inline]
-    pub(crate) fn raised(&self) -> u32 {
-        self.raised.load(Ordering::Relaxed)
-    }
-
     /// Whether anybody is short, for a hint: a value that was true a moment ago.
     #[inline]
     pub(crate) fn is_raised(&self) -> bool {
-        self.raised() > 0
+        self.raised.load(Ordering::Relaxed) > 0
     }
 
     /// Whether anybody is short who may have missed what the caller wrote before.

@@ -34,6 +34,16 @@ impl<T> Lock<T> {
         Guard { lock: self, machine, interrupts, ticket }
     }
 
+    /// Takes the lock with interrupts off if it is free. May be called in an interrupt handler.
+    pub(crate) fn try_lock<'a, M: Machine>(&'a self, machine: &'a M) -> Option<Guard<'a, T, M>> {
+        let interrupts = machine.disable_interrupts();
+        let Some(ticket) = self.tickets.try_acquire() else {
+            machine.restore_interrupts(interrupts);
+            return None;
+        };
+        Some(Guard { lock: self, machine, interrupts, ticket })
+    }
+
     /// The bare tickets, for a host that must hold or reset locks across a fork.
     #[cfg(feature = "hosted")]
     pub(crate) fn tickets(&self) -> &Tickets {

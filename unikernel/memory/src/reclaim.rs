@@ -6,8 +6,8 @@
 //! # Theory
 //!
 //! *Direct reclaim.* Whoever may wait queues up ([`waiters`](crate::waiters)) and then works in rounds: it gives back
-//! what its own CPU caches, asks the other CPUs to do so, shrinks depots, compacts zones that have enough, but not in
-//! one piece, asks shrinkers if that made no block (for more in every round), serves those who wait, itself among them, and sleeps until
+//! what its own CPU caches, asks the other CPUs to do so, shrinks depots, asks shrinkers (for more in every round),
+//! compacts zones that have enough, but not in one piece, serves those who wait, itself among them, and sleeps until
 //! frames are handed to it or a short while has passed. An
 //! ordinary request fails after [`MAX_ROUNDS`] rounds without progress; one that must not fail goes on for ever; the
 //! flags in [`Patience`] say who does how much. Progress is frames that became available, or objects given up.
@@ -142,9 +142,11 @@ impl<M: Machine> Service<M> {
         let patience = Patience::of(request.gfp, request.order);
         let waiter = Waiter::new(*request, task);
         self.waiters().enter(self.machine(), &waiter);
+        self.serve_those_missed();
         self.events().count(Event::DirectReclaim);
         let found = self.work_in_rounds(request, patience, &waiter, &mut look);
         let block = self.waiters().leave(self.machine(), &waiter);
+        self.serve_those_missed();
         match (found, block) {
             (None, block) => block.and_then(|block| look(Some(block))),
             (found, None) => found,
@@ -166,10 +168,10 @@ impl<M: Machine> Service<M> {
     ) -> Option<T> {
         let (mut round, mut in_vain) = (0, 0);
         while in_vain < patience.rounds() {
-            let progress = self.reclaim(request, round, patience);
+            let progress = self.reclaim(request, round, patience, waiter);
             in_vain = if progress && patience.goes_on() { 0 } else { in_vain + 1 };
             round += 1;
-            self.serve_waiters();
+            self.serve_waiters_in_turn();
             waiter.will_look();
             let found = request.cache.and_then(|_| look(None));
             if found.is_some() || waiter.is_given() {
@@ -199,8 +201,8 @@ impl<M: Machine> Service<M> {
         None
     }
 
-    /// One round of direct reclaim on behalf of a request; whether it brought anything.
-    fn reclaim(&self, request: &Request, round: u32, patience: Patience) -> bool {
+    /// One round of direct reclaim on behalf of a request, until it is given a block; whether it brought anything.
+    fn reclaim(&self, request: &Request, round: u32, patience: Patience, waiter: &Waiter) -> bool {
         let _scope = self.memalloc_noreclaim();
         let nodes = request.placement.nodes;
         let before = self.available_on(request.placement);
@@ -211,15 +213,15 @@ impl<M: Machine> Service<M> {
             M::drain_others(self);
         }
         self.shrink_depots();
-        let compacted = patience != Patience::OneLightRound && self.compact_for(request);
-        let mut freed = 0;
-        if !compacted {
-            let priority = LIGHTEST.saturating_sub(round);
-            freed = self.shrink(request.gfp, nodes, priority, Event::ScannedDirectly);
-            // What the shrinkers freed went into this CPU's caches.
-            self.drain_local();
-            self.shrink_depots();
+        if waiter.is_given() {
+            return true;
         }
+        let priority = LIGHTEST.saturating_sub(round);
+        let freed = self.shrink(request.gfp, nodes, priority, Event::ScannedDirectly, &|| waiter.is_given());
+        // What the shrinkers freed went into this CPU's caches.
+        self.drain_local();
+        self.shrink_depots();
+        let compacted = patience != Patience::OneLightRound && self.compact_for(request);
         let progress = freed > 0 || compacted || self.available_on(request.placement) > before;
         if progress {
             nodes.nodes().for_each(|node| self.balancers().0[node.index()].failures.store(0, Relaxed));
@@ -231,7 +233,7 @@ impl<M: Machine> Service<M> {
     fn compact_for(&self, request: &Request) -> bool {
         let mut zones = self
             .candidates(request.placement)
-            .flat_map(|node| self.nodes().get(node).into_iter().flat_map(|node| node.zones.iter().rev()))
+            .flat_map(|node| self.nodes().get(node).into_iter().flat_map(|node| &node.zones))
             .filter(|zone| zone.id().kind() <= request.placement.highest);
         let floor = Floor::of_waiter(request);
         zones.any(|zone| {
@@ -276,7 +278,33 @@ impl<M: Machine> Service<M> {
         let Some(runnable) = self.machine().runnable_threads() else { return };
         let Some(waiters) = self.waiters().all_stalled(self.machine()) else { return };
         let dead = self.all_pool_waiters_stalled().is_some_and(|pool_waiters| runnable <= waiters + pool_waiters);
-        assert!(!dead, "{}", DeadEnd(self));
+        if dead {
+            // Written now: when a panic's report is, other CPUs may have been stopped holding the locks this takes.
+            let mut text = Text { bytes: [0; 4096], length: 0 };
+            let _ = fmt::Write::write_fmt(&mut text, format_args!("{}", DeadEnd(self)));
+            panic!("{}", text.as_str());
+        }
+    }
+}
+
+/// A text as far as there is room for it.
+struct Text {
+    bytes: [u8; 4096],
+    length: usize,
+}
+
+impl Text {
+    fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.bytes[..self.length]).expect("only whole characters are written")
+    }
+}
+
+impl fmt::Write for Text {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let written = text.floor_char_boundary(self.bytes.len() - self.length);
+        self.bytes[self.length..][..written].copy_from_slice(&text.as_bytes()[..written]);
+        self.length += written;
+        if written == text.len() { Ok(()) } else { Err(fmt::Error) }
     }
 }
 
@@ -345,7 +373,8 @@ impl<M: Machine> Service<M> {
                 M::drain_others(self);
             }
             self.shrink_depots();
-            self.shrink(Gfp::KERNEL, NodeMask::only(node), priority, Event::ScannedByBalancer);
+            let is_done = || self.is_balanced(node);
+            self.shrink(Gfp::KERNEL, NodeMask::only(node), priority, Event::ScannedByBalancer, &is_done);
             self.drain_local();
             self.shrink_depots();
             self.frames_freed();

@@ -171,18 +171,25 @@ impl<M: Machine> Service<M> {
     }
 
     /// Asks every shrinker that may be asked on behalf of `gfp` to give up 1 of 2^`priority` of its objects, on those
-    /// nodes; returns how many objects were given up. The caller's task is marked as reclaiming.
-    pub(crate) fn shrink(&self, gfp: Gfp, nodes: NodeMask, priority: u32, scanned: Event) -> usize {
+    /// nodes, until it is `enough`; returns how many objects were given up. The caller's task is marked as reclaiming.
+    pub(crate) fn shrink(
+        &self,
+        gfp: Gfp,
+        nodes: NodeMask,
+        priority: u32,
+        scanned: Event,
+        enough: &dyn Fn() -> bool,
+    ) -> usize {
         let mut freed = 0;
         for index in 0..MAX_SHRINKERS {
             let Some(shrinker) = self.shrinkers().enter(self.machine(), index) else { continue };
             if gfp.contains(shrinker.needs()) {
                 if shrinker.is_numa_aware() {
                     for (node, _) in self.nodes().with_memory().filter(|(node, _)| nodes.contains(*node)) {
-                        freed += self.ask(shrinker, ShrinkControl { gfp, node: Some(node) }, priority, scanned);
+                        freed += self.ask(shrinker, ShrinkControl { gfp, node: Some(node) }, priority, scanned, enough);
                     }
                 } else {
-                    freed += self.ask(shrinker, ShrinkControl { gfp, node: None }, priority, scanned);
+                    freed += self.ask(shrinker, ShrinkControl { gfp, node: None }, priority, scanned, enough);
                 }
             }
             self.shrinkers().leave(self.machine(), index);
@@ -191,14 +198,21 @@ impl<M: Machine> Service<M> {
         freed
     }
 
-    fn ask(&self, shrinker: &dyn Shrinker, control: ShrinkControl, priority: u32, scanned: Event) -> usize {
+    fn ask(
+        &self,
+        shrinker: &dyn Shrinker,
+        control: ShrinkControl,
+        priority: u32,
+        scanned: Event,
+        enough: &dyn Fn() -> bool,
+    ) -> usize {
         let count = shrinker.count(&control);
         let batch = shrinker.batch().max(1);
         // As in Linux's `do_shrink_slab`; what is left of a cache smaller than a batch is asked for whole.
         let share = (count >> priority).saturating_mul(4) / shrinker.seeks().max(1);
         let mut wanted = share.max(count.min(batch)).min(count);
         let mut freed = 0;
-        while wanted > 0 {
+        while wanted > 0 && !enough() {
             let objects = wanted.min(batch);
             self.events().add(scanned, objects as u64);
             match shrinker.scan(&control, objects) {

@@ -37,6 +37,15 @@ impl Tickets {
         ticket
     }
 
+    /// Takes the lock if it is free; returns the ticket to release.
+    #[inline]
+    pub(crate) fn try_acquire(&self) -> Option<u32> {
+        // Acquire: as in `acquire`. If the ticket it shows is still to be given, the lock is free, and whoever draws it
+        // holds the lock.
+        let owner = self.owner.load(Ordering::Acquire);
+        self.next.compare_exchange(owner, owner.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed).ok()
+    }
+
     /// Hands the lock to the next ticket. Only for the holder of `ticket`.
     #[inline]
     pub(crate) fn release(&self, ticket: u32) {

@@ -5,7 +5,8 @@
 //! # Theory
 //!
 //! A [`Waiter`] lies on the stack of a thread that is short of memory, from before its first attempt to make some until
-//! it has what it wants or gives up. It is in the one FIFO, guarded by the lock; being in it raises [`Attention`].
+//! it has what it wants or gives up. It is in the one FIFO, guarded by the lock, until it is given a block or leaves;
+//! being in it raises [`Attention`].
 //!
 //! Whoever frees frames and notices attention walks the FIFO and takes, for each waiter in turn, a block that its
 //! request may have: the frames are *handed over*, so nobody who comes later (*barges*) can have them. A request that
@@ -18,11 +19,18 @@
 //! leaves the FIFO under the lock, so it lives until its giver is done with it. A waiter for an object is also told to
 //! look at the depots again when an object was freed, and no frame.
 //!
+//! When many CPUs free at once, only one walks. The others would queue for the lock, each to find what the one before
+//! has left over; instead they note that there is more (`missed`) and go on, and who walks looks at that after it has
+//! released the lock, and walks again. Both sides have a sequentially consistent fence between their write (the note;
+//! the release) and their look (at the lock; at the note), so the note is not overlooked. But nobody walks more than
+//! [`MOST_WALKS`] times, or he would do nothing else while others free: then the next who frees walks, at the latest a
+//! waiter in its next round.
+//!
 //! Lock order: waiters, depot, growth, zone. The lock is held while the zones are asked.
 
 use core::cell::Cell;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, Ordering::Relaxed, fence};
 
 use crate::allocate::{Floor, Request};
 use crate::attention::Attention;
@@ -39,13 +47,23 @@ use crate::zone::ZoneKind;
 /// Keys of requests a walk found no frames for; more are asked for again each time.
 const REFUSED_KEYS: usize = 16;
 
+/// Walks in a row by one who frees.
+const MOST_WALKS: usize = 4;
+
 /// All waiters of a service.
 pub(crate) struct Waiters {
     attention: Attention,
     fifo: Lock<Fifo>,
     /// How many there are. (Attention is raised by others, too.)
     waiting: AtomicU32,
+    /// Something was freed while the lock was taken.
+    missed: AtomicBool,
+    /// How many want an object, by cache number modulo their count.
+    for_objects: [AtomicU32; CACHE_GROUPS],
 }
+
+/// Groups of caches that are told apart without the lock.
+const CACHE_GROUPS: usize = 64;
 
 /// A doubly linked list of waiters, the one that waits longest first.
 struct Fifo {
@@ -117,6 +135,8 @@ impl Waiters {
             attention: Attention::new(AtomicU32::new(0)),
             fifo: Lock::new(Fifo { first: ptr::null(), last: ptr::null() }),
             waiting: AtomicU32::new(0),
+            missed: AtomicBool::new(false),
+            for_objects: [const { AtomicU32::new(0) }; CACHE_GROUPS],
         }
     }
 
@@ -132,8 +152,11 @@ impl Waiters {
     /// Queues a waiter and raises attention. It must [leave](Self::leave) before it goes.
     pub(crate) fn enter<M: Machine>(&self, machine: &M, waiter: &Waiter) {
         self.fifo.lock(machine).push(waiter);
-        // Relaxed: a hint for newcomers; what must not be missed is ordered by attention.
+        // Relaxed: what must not be missed is ordered by attention, which is raised last.
         self.waiting.fetch_add(1, Relaxed);
+        if let Some(cache) = waiter.request.cache {
+            self.for_objects[cache % CACHE_GROUPS].fetch_add(1, Relaxed);
+        }
         self.attention.raise();
     }
 
@@ -142,12 +165,26 @@ impl Waiters {
         let mut fifo = self.fifo.lock(machine);
         // Whoever gave it a block has taken it out.
         if !waiter.is_given() {
-            fifo.remove(waiter);
+            self.take_out(&mut fifo, waiter);
         }
         drop(fifo);
-        self.attention.lower();
-        self.waiting.fetch_sub(1, Relaxed);
         waiter.block()
+    }
+
+    fn take_out(&self, fifo: &mut Fifo, waiter: &Waiter) {
+        fifo.remove(waiter);
+        if let Some(cache) = waiter.request.cache {
+            self.for_objects[cache % CACHE_GROUPS].fetch_sub(1, Relaxed);
+        }
+        self.waiting.fetch_sub(1, Relaxed);
+        self.attention.lower();
+    }
+
+    /// Whether somebody freed while the lock was taken. Asked after it was released.
+    fn was_missed(&self) -> bool {
+        // Pairs with the fence in `serve_waiters`.
+        fence(Ordering::SeqCst);
+        self.missed.load(Relaxed)
     }
 
     /// Whether anybody waits, for a hint.
@@ -155,12 +192,12 @@ impl Waiters {
         self.waiting.load(Relaxed) > 0
     }
 
-    /// How many wait, if all do so in vain; `None` also when somebody was given a block and has not left with it yet.
+    /// How many wait, if all do so in vain.
     pub(crate) fn all_stalled<M: Machine>(&self, machine: &M) -> Option<usize> {
         let fifo = self.fifo.lock(machine);
         let waiters = fifo.iter().count();
         let stalled = fifo.iter().all(|waiter| waiter.stalled.load(Relaxed));
-        (stalled && self.attention.raised() as usize == waiters).then_some(waiters)
+        stalled.then_some(waiters)
     }
 
     /// Calls `each` for every waiter's task and request.
@@ -243,7 +280,40 @@ impl<M: Machine> Service<M> {
     /// Takes blocks for those who wait, longest first, as far as the zones have any for them.
     #[cold]
     pub(crate) fn serve_waiters(&self) {
-        let mut fifo = self.waiters().fifo.lock(self.machine());
+        let waiters = self.waiters();
+        for _ in 0..MOST_WALKS {
+            if !waiters.has_any() {
+                return;
+            }
+            // Release: pairs with the Acquire below, so who takes the note finds what was freed before it. A swap, for
+            // then the notes of others before it are taken with it.
+            waiters.missed.swap(true, Ordering::Release);
+            // Pairs with the fence in `was_missed`.
+            fence(Ordering::SeqCst);
+            let Some(mut fifo) = waiters.fifo.try_lock(self.machine()) else { return };
+            waiters.missed.swap(false, Ordering::Acquire);
+            self.walk(&mut fifo);
+            drop(fifo);
+            if !waiters.was_missed() {
+                return;
+            }
+        }
+    }
+
+    /// The same, waiting for the lock: for one who waits itself and must know afterwards whether there is a block for it.
+    pub(crate) fn serve_waiters_in_turn(&self) {
+        self.walk(&mut self.waiters().fifo.lock(self.machine()));
+        self.serve_those_missed();
+    }
+
+    /// What [`Self::serve_waiters`] could not do while the caller held the lock, which it has just released.
+    pub(crate) fn serve_those_missed(&self) {
+        if self.waiters().was_missed() {
+            self.serve_waiters();
+        }
+    }
+
+    fn walk(&self, fifo: &mut Fifo) {
         let mut refused = [None; REFUSED_KEYS];
         let mut count = 0;
         let mut next = fifo.first;
@@ -256,7 +326,7 @@ impl<M: Machine> Service<M> {
             }
             match self.walk_zonelist(&waiter.request, Floor::of_waiter(&waiter.request)) {
                 Some((block, state)) => {
-                    fifo.remove(waiter);
+                    self.waiters().take_out(fifo, waiter);
                     self.events().count(Event::HandedOver);
                     waiter.give(self.machine(), block, state);
                 }
@@ -271,10 +341,16 @@ impl<M: Machine> Service<M> {
 
     #[cold]
     fn call_for_object(&self, cache: usize) {
-        let fifo = self.waiters().fifo.lock(self.machine());
-        let mut waiters = fifo.iter().filter(|waiter| waiter.request.cache == Some(cache));
-        if let Some(waiter) = waiters.find(|waiter| waiter.handover.tell_to_look()) {
-            waiter.call(self.machine());
+        if self.waiters().for_objects[cache % CACHE_GROUPS].load(Relaxed) == 0 {
+            return;
         }
+        {
+            let fifo = self.waiters().fifo.lock(self.machine());
+            let mut waiters = fifo.iter().filter(|waiter| waiter.request.cache == Some(cache));
+            if let Some(waiter) = waiters.find(|waiter| waiter.handover.tell_to_look()) {
+                waiter.call(self.machine());
+            }
+        }
+        self.serve_those_missed();
     }
 }

@@ -286,8 +286,8 @@ fn a_balancing_thread_works_before_anybody_has_to_wait() {
     free(hosted, std::mem::take(&mut *cache.frames.lock().expect("no holder panics")));
 }
 
-/// Blocks that the sets of four threads may keep from each other.
-const CACHED: usize = 4 * 8;
+/// Blocks that the sets of four threads and of the test's own may keep from each other, and those on their way.
+const CACHED: usize = 5 * 8 + 4;
 
 #[test]
 fn of_threads_that_want_more_than_there_is_none_fails_without_a_cause() {
