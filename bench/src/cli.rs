@@ -18,6 +18,9 @@ const DEFAULT_CPUS: u32 = 4;
 const DEFAULT_NODES: u32 = 2;
 const DEFAULT_MEMORY: Size = Size::mib(2048);
 
+/// Memory of a guest that is to run out of it.
+const EDGE_MEMORY: Size = Size::mib(256);
+
 /// Seconds a guest works before its statistics are shown.
 const DEFAULT_WORK_SECONDS: u64 = 2;
 
@@ -44,6 +47,8 @@ pub(crate) enum Command {
     Test(TestCommand),
     /// Have all CPUs of a guest allocate, hand on and free at random, and check every byte.
     Stress(StressCommand),
+    /// Have threads of a guest want more memory than there is, each in its way, and see who is refused and who waits.
+    Edge(EdgeCommand),
     /// Have a guest work, then show the state of its memory service in the formats of Linux's files, or as JSON.
     Stats(StatsCommand),
     /// Boot a folder of topologies, and check what each guest finds against what was asked for.
@@ -99,6 +104,28 @@ pub(crate) struct StressCommand {
     pub(crate) machine: MachineOptions,
     #[command(flatten)]
     pub(crate) host: HostOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EdgeCommand {
+    /// How long.
+    #[arg(long, default_value_t = 60)]
+    pub(crate) seconds: u64,
+    /// Where random numbers start.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    machine: MachineOptions,
+    #[command(flatten)]
+    pub(crate) host: HostOptions,
+}
+
+impl EdgeCommand {
+    /// The machine asked for; one with little memory, unless that was asked for.
+    pub(crate) fn machine(&self) -> MachineOptions {
+        let memory = self.machine.memory.unwrap_or(EDGE_MEMORY);
+        MachineOptions { memory: Some(memory), ..self.machine.clone() }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -208,7 +235,7 @@ pub(crate) struct ShowCommand {
 }
 
 /// The machine to simulate.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "The machine")]
 pub(crate) struct MachineOptions {
     /// CPUs, spread evenly over the nodes [default: 4].
@@ -217,7 +244,7 @@ pub(crate) struct MachineOptions {
     /// NUMA nodes [default: 2, but no more than CPUs].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     nodes: Option<u32>,
-    /// Memory, spread evenly over the nodes [default: 2G].
+    /// Memory, spread evenly over the nodes [default: 2G; of `edge` 256M].
     #[arg(long, value_name = "SIZE")]
     memory: Option<Size>,
     /// QEMU's machine type [default: q35].

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use quarry_record::{Record, Run, Test, TestStatus};
 
 use crate::cli::{
-    BootCommand, Cli, Command, HostOptions, MachineOptions, RunCommand, ShowCommand, SmokeCommand, StatsCommand,
-    StressCommand, TestCommand, accelerator,
+    BootCommand, Cli, Command, EdgeCommand, HostOptions, MachineOptions, RunCommand, ShowCommand, SmokeCommand,
+    StatsCommand, StressCommand, TestCommand, accelerator,
 };
 use crate::failure::Failure;
 use crate::images::{Image, revision, workspace};
@@ -36,6 +36,7 @@ pub(crate) fn execute(cli: &Cli) -> Result<()> {
         Command::Boot(command) => boot(command),
         Command::Test(command) => test(command),
         Command::Stress(command) => stress(command),
+        Command::Edge(command) => edge(command),
         Command::Stats(command) => stats(command),
         Command::Smoke(command) => smoke(command),
         Command::Show(command) => show(command),
@@ -162,6 +163,9 @@ fn print_session(session: &Session, details: bool, note: Option<&str>) {
     if let Some(stress) = &session.stress {
         println!("stress      {}", report::stress(stress));
     }
+    if let Some(edge) = &session.edge {
+        println!("{}", report::edge(edge));
+    }
     if let Some(statistics) = &session.statistics {
         println!("{}", report::memory(statistics));
     }
@@ -235,6 +239,19 @@ fn stress(command: &StressCommand) -> Result<()> {
     ended.verdict.map_err(|failure| guest.explain(failure))?;
     if ended.session.stress.is_none() {
         return Err(guest.explain(Failure::Nothing("stress")));
+    }
+    Ok(())
+}
+
+fn edge(command: &EdgeCommand) -> Result<()> {
+    let words = ["mode=edge".to_owned(), format!("seconds={}", command.seconds), format!("seed={}", command.seed)];
+    let machine = command.machine();
+    let guest = Guest::announce(Image::Bench, "edge", &machine, &command.host, words)?;
+    let ended = guest.watch(Duration::from_secs(command.seconds), &mut Progress::new(command.host.verbose));
+    print_session(&ended.session, false, None);
+    ended.verdict.map_err(|failure| guest.explain(failure))?;
+    if ended.session.edge.is_none() {
+        return Err(guest.explain(Failure::Nothing("edge")));
     }
     Ok(())
 }

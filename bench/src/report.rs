@@ -1,8 +1,9 @@
-//! What stands around the tables: the machine a run was on, where its memory was at the end, what a stress came to.
+//! What stands around the tables: the machine a run was on, where its memory was at the end, what a stress or a run at the
+//! edge came to.
 
 use std::fmt::Write;
 
-use quarry_record::{Run, Statistics, Stress, Topology};
+use quarry_record::{Edge, Run, Statistics, Stress, Topology};
 
 use crate::size::Size;
 use crate::words::count;
@@ -98,10 +99,35 @@ pub(crate) fn stress(stress: &Stress) -> String {
     )
 }
 
+/// What a run at the edge came to.
+pub(crate) fn edge(edge: &Edge) -> String {
+    let verdict = if edge.complaints.is_empty() { "passed" } else { "FAILED" };
+    let mut text = format!(
+        "edge        {verdict}: {} on {} for {} s\n",
+        count(edge.threads.into(), "thread"),
+        count(edge.cpus.into(), "CPU"),
+        edge.seconds
+    );
+    let mut line = |line: std::fmt::Arguments| {
+        writeln!(text, "            {line}").expect("a string takes whatever is written to it");
+    };
+    line(format_args!("{:<10} {:>12} {:>12} {:>16}", "asked", "calls", "refused", "longest in ms"));
+    for calls in &edge.calls {
+        let longest = calls.longest_microseconds as f64 / 1000.0;
+        line(format_args!("{:<10} {:>12} {:>12} {longest:>16.1}", calls.way, calls.attempts, calls.failures));
+    }
+    line(format_args!("{} of the atomic calls in interrupt handlers", edge.in_handlers));
+    line(format_args!("{} given up by the cache", count(edge.given_up, "block")));
+    let events: Vec<String> = edge.events.iter().map(|(name, times)| format!("{name} {times}")).collect();
+    events.chunks(AMOUNTS_A_LINE).for_each(|events| line(format_args!("{}", events.join(", "))));
+    edge.complaints.iter().for_each(|complaint| line(format_args!("{complaint}")));
+    text.trim_end().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quarry_record::{Cpu, Node, StatisticsRow};
+    use quarry_record::{Cpu, EdgeCalls, Node, StatisticsRow};
 
     #[test]
     fn a_machine_reads() {
@@ -162,6 +188,39 @@ mod tests {
     fn a_stress_reads() {
         let report = Stress { seconds: 30, cpus: 4, operations: 1000, handed_on: 1, errors: 2, ..Stress::default() };
         insta::assert_snapshot!(stress(&report), @"FAILED: 1000 operations in 30 s on 4 CPUs, 1 block handed on; 2 errors, 0 failed allocations, 0 bytes lost");
+    }
+
+    #[test]
+    fn a_run_at_the_edge_reads() {
+        let calls = |way: &str, failures, longest_microseconds| EdgeCalls {
+            way: way.into(),
+            attempts: 1000,
+            failures,
+            longest_microseconds,
+        };
+        let report = Edge {
+            seconds: 60,
+            cpus: 4,
+            threads: 20,
+            calls: vec![calls("atomic", 12, 40), calls("unfailing", 0, 1_234_567)],
+            in_handlers: 500,
+            given_up: 1,
+            events: ["allocstall", "kswapd_wake", "memory_waits", "drain_calls", "slabs_shrunk"]
+                .map(|name| (name.into(), 7))
+                .into(),
+            complaints: vec!["8 bytes did not come back".into()],
+        };
+        insta::assert_snapshot!(edge(&report), @"
+        edge        FAILED: 20 threads on 4 CPUs for 60 s
+                    asked             calls      refused    longest in ms
+                    atomic             1000           12              0.0
+                    unfailing          1000            0           1234.6
+                    500 of the atomic calls in interrupt handlers
+                    1 block given up by the cache
+                    allocstall 7, kswapd_wake 7, memory_waits 7, drain_calls 7
+                    slabs_shrunk 7
+                    8 bytes did not come back
+        ");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! [`Session`]: what a guest has said so far, and the verdict over it. No processes and no clocks here.
 //!
 //! ```text
-//! Booting --run--> Working --result, test, stress, statistics, report--> Working --end--> Ended
+//! Booting --run--> Working --result, test, stress, edge, statistics, report--> Working --end--> Ended
 //! ```
 //!
 //! An `end` record that tells of a failure may come at any time. Any other record in any other place is a failure of
@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 
-use quarry_record::{End, EndStatus, Measurement, Record, Report, Run, Statistics, Stress, Test, TestStatus};
+use quarry_record::{Edge, End, EndStatus, Measurement, Record, Report, Run, Statistics, Stress, Test, TestStatus};
 
 use crate::failure::Failure;
 use crate::process::Exit;
@@ -39,6 +39,8 @@ pub(crate) struct Session {
     pub(crate) tests: Vec<Test>,
     /// What came of a stress.
     pub(crate) stress: Option<Stress>,
+    /// What came of a run at the edge.
+    pub(crate) edge: Option<Edge>,
     /// The latest statistics.
     pub(crate) statistics: Option<Statistics>,
     /// Reports of the memory service, in the order they came.
@@ -110,6 +112,7 @@ impl Session {
             Record::Statistics(statistics) => self.statistics = Some(statistics),
             Record::Report(report) => self.reports.push(report),
             Record::Stress(stress) => self.stress = Some(stress),
+            Record::Edge(edge) => self.edge = Some(edge),
             Record::Test(test) if test.status == TestStatus::Started => self.running_test = Some(test.name),
             Record::Test(test) => {
                 self.running_test = None;
@@ -172,10 +175,11 @@ impl Session {
     fn errors(&self) -> u64 {
         let results = self.results.iter().map(|result| result.errors);
         let stress = self.stress.iter().map(|stress| stress.errors.max(u64::from(!stress.passed)));
+        let edge = self.edge.iter().map(|edge| edge.complaints.len() as u64);
         let failed_tests = self.tests.iter().map(|test| u64::from(test.status == TestStatus::Failed));
         let statistics =
             self.statistics.iter().map(|statistics| u64::from(!statistics.adds_up && !statistics.approximate));
-        results.chain(stress).chain(failed_tests).chain(statistics).fold(0, u64::saturating_add)
+        results.chain(stress).chain(edge).chain(failed_tests).chain(statistics).fold(0, u64::saturating_add)
     }
 }
 
@@ -186,6 +190,7 @@ fn name(record: &Record) -> &'static str {
         Record::Statistics(_) => "statistics",
         Record::Report(_) => "report",
         Record::Stress(_) => "stress",
+        Record::Edge(_) => "edge",
         Record::Test(_) => "test",
         Record::End(_) => "end",
     }

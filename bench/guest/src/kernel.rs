@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 use core::slice;
 
 use quarry_memory::{Gfp, Order};
-use quarry_suite::{Subject, pattern};
+use quarry_suite::{Pressed, Subject, Way, pattern};
 use quarry_topology::NodeId;
 use quarry_unikernel::memory::service;
 
@@ -86,5 +86,25 @@ impl Subject for Kernel {
     fn in_use(&self) -> Option<u64> {
         let rows = service().statistics();
         Some(rows.slab_in_use + rows.large + rows.pages_in_use)
+    }
+}
+
+/// The flags that ask in that way. Refusals are counted, not reported.
+const fn flags(way: Way) -> Gfp {
+    match way {
+        Way::Patient => Gfp::KERNEL.union(Gfp::NOWARN),
+        Way::Atomic => Gfp::ATOMIC.union(Gfp::NOWARN),
+        Way::Unfailing => Gfp::KERNEL.union(Gfp::NOFAIL),
+        Way::Optional => Gfp::KERNEL.union(Gfp::NORETRY).union(Gfp::NOWARN),
+    }
+}
+
+impl Pressed for Kernel {
+    fn allocate_with(&self, way: Way, size: usize) -> Option<Memory> {
+        NonNull::new(service().kmalloc(size, flags(way))).map(Memory)
+    }
+
+    fn allocate_pages_with(&self, way: Way, order: u32) -> Option<Memory> {
+        NonNull::new(service().get_free_pages(flags(way), Order::new(order)?)).map(Memory)
     }
 }

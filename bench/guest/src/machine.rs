@@ -2,12 +2,13 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use core::time::Duration;
 
-use quarry_suite::Platform;
-use quarry_topology::NodeId;
-use quarry_unikernel::{cpus, memory, thread, time, topology, under_emulation};
+use quarry_suite::{Platform, Threads};
+use quarry_topology::{CpuId, MAX_CPUS, NodeId};
+use quarry_unikernel::{TrapFrame, cpus, interrupts, memory, thread, time, topology, under_emulation};
 
 /// Bytes of a workload's stack: the checks keep their lists elsewhere.
 const STACK_BYTES: u64 = 64 << 10;
@@ -38,9 +39,22 @@ impl Machine {
     pub(crate) fn warm_up(self) {
         self.on_cpus(self.cpu_count(), |_| ());
     }
+
+    /// The same with that many threads, and with a handler for [`Threads::interrupt`].
+    pub(crate) fn warm_up_threads(self, threads: usize) {
+        interrupts::register(VECTOR, do_work).expect("the vector is free, and this is called once");
+        let missing = AtomicUsize::new(threads);
+        self.on_threads(threads, move |_| {
+            // All at once, so that each has a stack of its own. Relaxed: nothing else is shared.
+            missing.fetch_sub(1, Ordering::Relaxed);
+            while missing.load(Ordering::Relaxed) > 0 {
+                thread::yield_now();
+            }
+        });
+    }
 }
 
-fn cpu(index: usize) -> quarry_topology::CpuId {
+fn cpu(index: usize) -> CpuId {
     cpus::online().nth(index).expect("the suite asks for CPUs there are")
 }
 
@@ -89,13 +103,67 @@ impl Platform for Machine {
         T: Send + 'static,
         F: Fn(usize) -> T + Send + Sync + 'static,
     {
-        let body = Arc::new(body);
-        let start = |index| {
-            let body = Arc::clone(&body);
-            thread::spawn_with_stack(cpu(index), "workload", STACK_BYTES, move || body(index))
-                .unwrap_or_else(|error| panic!("a workload cannot start: {error}"))
-        };
-        let threads: Vec<_> = (0..cpus).map(start).collect();
-        threads.into_iter().map(thread::JoinHandle::join).collect()
+        run_threads(cpus, cpu, body)
     }
+}
+
+/// Runs `body` in so many threads on those CPUs. Takes no memory once all run.
+fn run_threads<T, F>(threads: usize, cpu: impl Fn(usize) -> CpuId, body: F) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Fn(usize) -> T + Send + Sync + 'static,
+{
+    let mut results = Vec::with_capacity(threads);
+    let body = Arc::new(body);
+    let start = |index| {
+        let body = Arc::clone(&body);
+        thread::spawn_with_stack(cpu(index), "workload", STACK_BYTES, move || body(index))
+            .unwrap_or_else(|error| panic!("a workload cannot start: {error}"))
+    };
+    let threads: Vec<_> = (0..threads).map(start).collect();
+    results.extend(threads.into_iter().map(thread::JoinHandle::join));
+    results
+}
+
+impl Threads for Machine {
+    fn on_threads<T, F>(&self, threads: usize, body: F) -> Vec<T>
+    where
+        T: Send + 'static,
+        F: Fn(usize) -> T + Send + Sync + 'static,
+    {
+        let cpus = self.cpu_count();
+        run_threads(threads, |thread| cpu(thread % cpus), body)
+    }
+
+    fn yield_now(&self) {
+        thread::yield_now();
+    }
+
+    fn interrupt(&self, work: &mut dyn FnMut()) {
+        let mut work = Work(work);
+        let slot = &WORK[cpus::current().index()];
+        slot.store((&raw mut work).cast(), Ordering::Relaxed);
+        interrupts::raise(VECTOR);
+        // Acquire: pairs with the Release in `do_work`. The handler runs on this CPU, before or while this loop does.
+        while !slot.load(Ordering::Acquire).is_null() {
+            core::hint::spin_loop();
+        }
+    }
+}
+
+/// What a handler is to do.
+struct Work<'a>(&'a mut dyn FnMut());
+
+const VECTOR: u8 = 0x40;
+
+/// What each CPU's handler is to do next; null when that is done.
+static WORK: [AtomicPtr<Work<'static>>; MAX_CPUS] = [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS];
+
+fn do_work(_: &mut TrapFrame) {
+    let slot = &WORK[cpus::current().index()];
+    // SAFETY: a thread of this CPU put it there, and neither touches it nor goes on before the slot is null.
+    if let Some(work) = unsafe { slot.load(Ordering::Relaxed).as_mut() } {
+        (work.0)();
+    }
+    slot.store(ptr::null_mut(), Ordering::Release);
 }

@@ -1,7 +1,8 @@
 //! The bench image: the suite over the kernel's own `kmalloc`, its results as records on the serial line.
 //!
 //! Booted by the `quarry` command, or by hand with the same words on the command line ([`Options`]). What it does:
-//! `mode=run` measures, `mode=boot` shows the machine and ends, `mode=stress` has all CPUs allocate, hand on and check;
+//! `mode=run` measures, `mode=boot` shows the machine and ends, `mode=stress` has all CPUs allocate, hand on and check,
+//! `mode=edge` has threads want more memory than there is, and `mode=dead-end` ends when all of it is gone;
 //! with `reports=1` it then tells the state of the memory service in every format there is.
 
 #![no_std]
@@ -11,6 +12,7 @@ extern crate alloc;
 
 mod kernel;
 mod machine;
+mod pressure;
 mod records;
 
 use quarry_guest_records::{emit, fingerprint, reports, statistics};
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
         }
         Mode::Run => measure(machine, &options),
         Mode::Stress => endure(machine, &options),
+        Mode::Edge => pressure::edge(machine, &options),
+        Mode::DeadEnd => pressure::run_into_a_dead_end(),
     };
     let statistics = statistics();
     let adds_up = statistics.adds_up;

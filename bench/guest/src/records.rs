@@ -2,10 +2,11 @@
 //!
 //! Used by `main`; what every image tells is in `quarry-guest-records`.
 
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use quarry_record::{Measurement, Summary};
-use quarry_suite::{Extent, Placement, Row, StressReport, Subject};
+use quarry_suite::{Edge, EdgeReport, Extent, Placement, Row, StressReport, Subject, Way};
 use quarry_unikernel::time;
 
 use crate::kernel::Kernel;
@@ -60,6 +61,33 @@ pub(crate) fn stress(report: &StressReport, cpus: u32, seconds: u64) -> quarry_r
         failed_allocations: report.failed_allocations,
         lost_bytes: report.lost_bytes,
         passed: report.passed(),
+    }
+}
+
+/// What came of a run at the edge.
+pub(crate) fn edge(
+    report: &EdgeReport,
+    edge: &Edge,
+    seconds: u64,
+    events: Vec<(String, u64)>,
+    complaints: Vec<String>,
+) -> quarry_record::Edge {
+    let calls = Way::ALL.into_iter().zip(report.calls).map(|(way, calls)| quarry_record::EdgeCalls {
+        way: way.name().to_string(),
+        attempts: calls.attempts,
+        failures: calls.failures,
+        longest_microseconds: (u128::from(calls.longest_ticks) * 1_000_000 / u128::from(time::ticks_per_second()))
+            as u64,
+    });
+    quarry_record::Edge {
+        seconds,
+        cpus: edge.cpus as u32,
+        threads: edge.threads() as u32,
+        calls: calls.collect(),
+        in_handlers: report.in_handlers,
+        given_up: report.given_up,
+        events,
+        complaints,
     }
 }
 

@@ -10,6 +10,7 @@
 //! result ...     one for each row of the suite, as soon as it is measured
 //! test ...       of an image of tests: `started`, then `ok` or `failed`
 //! stress         what came of a stress
+//! edge           what came of a run at the edge of memory
 //! statistics     where all memory is when the work is done
 //! report ...     the same in the formats of Linux's files, where that was asked for
 //! end            the verdict; nothing follows
@@ -31,7 +32,9 @@ mod run;
 
 pub use line::{Record, RecordError};
 pub use measurement::{Measurement, Summary};
-pub use outcome::{End, EndStatus, Report, ReportSubject, Statistics, StatisticsRow, Stress, Test, TestStatus};
+pub use outcome::{
+    Edge, EdgeCalls, End, EndStatus, Report, ReportSubject, Statistics, StatisticsRow, Stress, Test, TestStatus,
+};
 pub use run::{Cpu, Node, Run, Topology};
 
 /// Version of the records this package writes and reads.

@@ -5,7 +5,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{End, Measurement, Report, Run, SCHEMA_VERSION, Statistics, Stress, Test};
+use crate::{Edge, End, Measurement, Report, Run, SCHEMA_VERSION, Statistics, Stress, Test};
 
 /// One line of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,8 @@ pub enum Record {
     Report(Report),
     /// What came of a stress.
     Stress(Stress),
+    /// What came of a run at the edge.
+    Edge(Edge),
     /// How far a test has come.
     Test(Test),
     /// The verdict.

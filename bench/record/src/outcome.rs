@@ -1,4 +1,4 @@
-//! What a run comes to: [`Statistics`], [`Report`], [`Stress`], [`Test`] and [`End`].
+//! What a run comes to: [`Statistics`], [`Report`], [`Stress`], [`Edge`], [`Test`] and [`End`].
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -74,6 +74,40 @@ pub struct Stress {
     pub lost_bytes: u64,
     /// Whether something was done and nothing was wrong.
     pub passed: bool,
+}
+
+/// What came of a run at the edge: threads that together want more memory than there is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edge {
+    /// How long it was to take.
+    pub seconds: u64,
+    /// CPUs at work.
+    pub cpus: u32,
+    /// Threads on all of them.
+    pub threads: u32,
+    /// The calls, by the way memory was asked for.
+    pub calls: Vec<EdgeCalls>,
+    /// Of the calls that may not wait, those made in interrupt handlers.
+    pub in_handlers: u64,
+    /// Blocks a cache gave up when it was asked to.
+    pub given_up: u64,
+    /// What the memory service counted meanwhile, by the names of its events.
+    pub events: Vec<(String, u64)>,
+    /// What was wrong; nothing, if all was as it should be.
+    pub complaints: Vec<String>,
+}
+
+/// The calls of an [`Edge`] that asked for memory in one way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeCalls {
+    /// Name of the way: `patient`, `atomic`, `unfailing`, `optional`.
+    pub way: String,
+    /// How many there were.
+    pub attempts: u64,
+    /// Those that were refused.
+    pub failures: u64,
+    /// How long the longest took.
+    pub longest_microseconds: u64,
 }
 
 /// How far a test has come. Two records a test, so that one that takes the guest down is known by name.

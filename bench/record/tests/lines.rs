@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use quarry_record::{
-    Cpu, End, EndStatus, Measurement, Node, Record, RecordError, Report, ReportSubject, Run, SCHEMA_VERSION,
-    Statistics, StatisticsRow, Stress, Summary, Test, TestStatus, Topology,
+    Cpu, Edge, EdgeCalls, End, EndStatus, Measurement, Node, Record, RecordError, Report, ReportSubject, Run,
+    SCHEMA_VERSION, Statistics, StatisticsRow, Stress, Summary, Test, TestStatus, Topology,
 };
 
 fn run() -> Run {
@@ -98,6 +98,16 @@ fn outcomes_read() {
             passed: true,
             ..Stress::default()
         }),
+        Record::Edge(Edge {
+            seconds: 60,
+            cpus: 4,
+            threads: 20,
+            calls: vec![EdgeCalls { way: "atomic".into(), attempts: 9, failures: 2, longest_microseconds: 31 }],
+            in_handlers: 4,
+            given_up: 3,
+            events: vec![("allocstall".into(), 5)],
+            complaints: vec!["8 bytes did not come back".into()],
+        }),
         Record::Test(Test { name: "timer::fires".into(), status: TestStatus::Started, message: None }),
         Record::Test(Test { name: "timer::fires".into(), status: TestStatus::Failed, message: Some("late".into()) }),
         Record::End(End { status: EndStatus::Ok, reason: None, errors: 0 }),
@@ -107,6 +117,7 @@ fn outcomes_read() {
     {"type":"statistics","total":12288,"rows":[{"name":"free","bytes":4096},{"name":"reserved","bytes":8192}],"adds_up":true,"approximate":false}
     {"type":"report","name":"meminfo","text":"MemTotal:             12 kB\n","subjects":[{"name":"","values":[["MemTotal",12]]}]}
     {"type":"stress","seconds":30,"cpus":4,"operations":100,"handed_on":7,"errors":0,"failed_allocations":0,"lost_bytes":0,"passed":true}
+    {"type":"edge","seconds":60,"cpus":4,"threads":20,"calls":[{"way":"atomic","attempts":9,"failures":2,"longest_microseconds":31}],"in_handlers":4,"given_up":3,"events":[["allocstall",5]],"complaints":["8 bytes did not come back"]}
     {"type":"test","name":"timer::fires","status":"started"}
     {"type":"test","name":"timer::fires","status":"failed","message":"late"}
     {"type":"end","status":"ok","errors":0}
@@ -141,7 +152,7 @@ fn malformed_lines_are_told_apart() {
     insta::assert_snapshot!(complaints.join("\n"), @"
     not a record: EOF while parsing a string at line 1 column 32
     not a record: missing field `errors`
-    not a record: unknown variant `song`, expected one of `run`, `result`, `statistics`, `report`, `stress`, `test`, `end` at line 1 column 14
+    not a record: unknown variant `song`, expected one of `run`, `result`, `statistics`, `report`, `stress`, `edge`, `test`, `end` at line 1 column 14
     not a record: missing field `type` at line 1 column 15
     records of schema version 2, but this program reads version 1
     ");
@@ -211,13 +222,24 @@ fn any_outcome() -> impl Strategy<Value = Record> {
         let [operations, handed_on, errors, failed_allocations, lost_bytes] = counts;
         Record::Stress(Stress { seconds, cpus, operations, handed_on, errors, failed_allocations, lost_bytes, passed })
     });
+    let edge = (any::<[u32; 2]>(), any::<[u64; 3]>(), any::<Vec<(String, [u64; 3])>>(), any::<Vec<(String, u64)>>());
+    let edge = (edge, any::<Vec<String>>()).prop_map(|(([cpus, threads], numbers, calls, events), complaints)| {
+        let [seconds, in_handlers, given_up] = numbers;
+        let calls = calls.into_iter().map(|(way, [attempts, failures, longest_microseconds])| EdgeCalls {
+            way,
+            attempts,
+            failures,
+            longest_microseconds,
+        });
+        Record::Edge(Edge { seconds, cpus, threads, calls: calls.collect(), in_handlers, given_up, events, complaints })
+    });
     let statuses = prop_oneof![Just(TestStatus::Started), Just(TestStatus::Ok), Just(TestStatus::Failed)];
     let test = (any::<String>(), statuses, any::<Option<String>>())
         .prop_map(|(name, status, message)| Record::Test(Test { name, status, message }));
     let verdicts = prop_oneof![Just(EndStatus::Ok), Just(EndStatus::Failed)];
     let end = (verdicts, any::<Option<String>>(), any::<u64>())
         .prop_map(|(status, reason, errors)| Record::End(End { status, reason, errors }));
-    prop_oneof![statistics, report, stress, test, end]
+    prop_oneof![statistics, report, stress, edge, test, end]
 }
 
 proptest! {

@@ -9,6 +9,7 @@
 //! ```text
 //! report, options     rows as records; the command line
 //! suite               every case of a plan measured and checked
+//! edge, cache         more wanted than there is, and what can be given up
 //! stress, check       every byte looked at
 //! measure             samples: calibration, barriers, clock
 //! loops               what is timed
@@ -22,8 +23,10 @@
 
 extern crate alloc;
 
+mod cache;
 mod case;
 mod check;
+mod edge;
 mod loops;
 mod measure;
 mod options;
@@ -36,11 +39,13 @@ mod stress;
 mod subject;
 mod suite;
 
+pub use cache::Cache;
 pub use case::{Case, Effort, Extent, ORDERS, Placement, Settings, UnknownWorkload, Workload};
+pub use edge::{Calls, Edge, EdgeReport, edge};
 pub use options::{Mode, OptionError, Options};
-pub use platform::Platform;
+pub use platform::{Platform, Threads};
 pub use sizes::SIZES;
 pub use statistics::Summary;
 pub use stress::{Limit, Stress, StressReport, stress};
-pub use subject::{Empty, EmptyBlock, Subject};
+pub use subject::{Empty, EmptyBlock, Pressed, Subject, Way};
 pub use suite::{Row, plan, row_count, run};

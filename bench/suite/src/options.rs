@@ -25,19 +25,23 @@ pub enum Mode {
     Boot,
     /// Run the [stress](crate::stress()).
     Stress,
+    /// Run at the [edge](crate::edge()) of memory.
+    Edge,
+    /// Have threads that must not fail take more memory than there is, and see the run end.
+    DeadEnd,
 }
 
 /// The command line, understood.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `mode=run|boot|stress`.
+    /// `mode=run|boot|stress|edge|dead-end`.
     pub mode: Mode,
     /// `workloads=`, `sizes=`, `orders=`, `cpus=` (lists with commas), `samples=`, `seed=`; `icount=1` makes the effort
     /// fixed.
     pub settings: Settings,
     /// `icount=1`: the clock counts instructions.
     pub icount: bool,
-    /// `seconds=`: length of the stress.
+    /// `seconds=`: length of the stress, or of the run at the edge.
     pub seconds: u64,
     /// `reports=1`: tell the state of the memory service in every format when the work is done.
     pub reports: bool,
@@ -107,7 +111,9 @@ fn mode(value: Option<&str>) -> Result<Mode, OptionError> {
         Some("run") => Ok(Mode::Run),
         Some("boot") => Ok(Mode::Boot),
         Some("stress") => Ok(Mode::Stress),
-        Some(other) => Err(error("mode", other, "use run, boot or stress")),
+        Some("edge") => Ok(Mode::Edge),
+        Some("dead-end") => Ok(Mode::DeadEnd),
+        Some(other) => Err(error("mode", other, "use run, boot, stress, edge or dead-end")),
     }
 }
 

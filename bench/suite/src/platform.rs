@@ -39,6 +39,22 @@ pub trait Platform: Copy + Send + Sync + 'static {
         F: Fn(usize) -> T + Send + Sync + 'static;
 }
 
+/// A machine with more threads than CPUs, which run in turn, and with interrupts or what stands for them.
+pub trait Threads: Platform {
+    /// Runs `body` once in each of that many threads at the same time, thread `t` on CPU `t % cpu_count()`, and returns
+    /// what they returned in that order. Takes no memory once all threads run.
+    fn on_threads<T, F>(&self, threads: usize, body: F) -> Vec<T>
+    where
+        T: Send + 'static,
+        F: Fn(usize) -> T + Send + Sync + 'static;
+
+    /// Lets the other threads of the calling CPU run.
+    fn yield_now(&self);
+
+    /// Has an interrupt handler of the calling CPU run `work`, and returns when it has.
+    fn interrupt(&self, work: &mut dyn FnMut());
+}
+
 /// Holds CPUs until all have come. Reusable at once.
 ///
 /// The last to arrive resets `arrived` and then advances `generation`; its release store is what the waiters'

@@ -86,10 +86,21 @@ pub fn stress<P: Platform, S: Subject>(platform: P, subject: S, stress: Stress) 
 }
 
 /// A block and how to give it back.
-struct Owned<B> {
-    held: Held<B>,
+pub(crate) struct Owned<B> {
+    pub(crate) held: Held<B>,
     /// Came from the page interface.
-    order: Option<u32>,
+    pub(crate) order: Option<u32>,
+}
+
+impl<B> Owned<B> {
+    /// Compares it and gives it back; counts an error when its contents changed.
+    pub(crate) fn give_back<S: Subject<Block = B>>(self, subject: S, errors: &mut u64) {
+        self.held.verify(subject, errors);
+        match self.order {
+            Some(order) => subject.free_pages(self.held.block, order),
+            None => subject.free(self.held.block),
+        }
+    }
 }
 
 /// A CPU's lock guards its inbox; nothing else is done under it.
@@ -198,12 +209,8 @@ impl<'a, P: Platform, S: Subject> Worker<'a, P, S> {
     }
 
     fn give_back(&mut self, owned: Owned<S::Block>) {
-        owned.held.verify(self.subject, &mut self.report.errors);
         self.held_bytes -= owned.held.length;
-        match owned.order {
-            Some(order) => self.subject.free_pages(owned.held.block, order),
-            None => self.subject.free(owned.held.block),
-        }
+        owned.give_back(self.subject, &mut self.report.errors);
     }
 
     fn hand_on(&mut self, place: usize) {

@@ -1,7 +1,7 @@
 //! [`Subject`]: the allocator being measured, as the workloads see it.
 //!
 //! Implemented by the guest over the kernel's `kmalloc`, by `quarry-peers` over hosted allocators and by the tests over
-//! an arena that can be told to misbehave. [`Empty`] allocates nothing and times the loops themselves.
+//! an arena that can be told to misbehave; [`Pressed`] by those that know several ways to ask. [`Empty`] allocates nothing and times the loops themselves.
 
 use core::hint::black_box;
 
@@ -69,6 +69,43 @@ pub trait Subject: Copy + Send + Sync + 'static {
     fn in_use(&self) -> Option<u64> {
         None
     }
+}
+
+/// In which way memory is asked for, when there may be none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Waits for it, and may be refused in the end. `GFP_KERNEL`.
+    Patient,
+    /// Never waits; may use some of what is reserved. `GFP_ATOMIC`.
+    Atomic,
+    /// Waits as long as it takes, and is never refused. `__GFP_NOFAIL`.
+    Unfailing,
+    /// Is refused rather than wait: the caller can do without. `__GFP_NORETRY`.
+    Optional,
+}
+
+impl Way {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Patient, Self::Atomic, Self::Unfailing, Self::Optional];
+
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Patient => "patient",
+            Self::Atomic => "atomic",
+            Self::Unfailing => "unfailing",
+            Self::Optional => "optional",
+        }
+    }
+}
+
+/// An allocator that can be asked in several ways. What it gives goes back as [`Subject`] says.
+pub trait Pressed: Subject {
+    /// [`Subject::allocate`] in that way.
+    fn allocate_with(&self, way: Way, size: usize) -> Option<Self::Block>;
+
+    /// [`Subject::allocate_pages`] in that way.
+    fn allocate_pages_with(&self, way: Way, order: u32) -> Option<Self::Block>;
 }
 
 /// Allocates nothing: what is left of a timed loop run over it is the loop, and that is the baseline of the results.
