@@ -246,12 +246,13 @@ fn wait_is_what_lets_a_request_reclaim_and_wake_the_balancing_threads() {
     assert_eq!(happens(Gfp::KSWAPD_RECLAIM), (0, false, 0), "they are awake already");
 }
 
-/// A second thread that asks for something once all memory is gone; what it got.
-fn ask_when_all_is_gone<T: Send>(
+/// A second thread that asks for something once the first has taken what there is; what it got.
+fn ask_when_all_is_gone<T: Send, H>(
     hosted: &'static Hosted,
     ask: impl FnOnce(&'static TestService) -> T + Send,
-    meanwhile: impl FnOnce(Hoard),
-) -> T {
+    take: impl FnOnce(&'static TestService) -> H,
+    meanwhile: impl FnOnce(H) -> H,
+) -> (T, H) {
     let service = hosted.service();
     let gate = Barrier::new(2);
     std::thread::scope(|scope| {
@@ -264,10 +265,10 @@ fn ask_when_all_is_gone<T: Send>(
             ask(service)
         });
         gate.wait();
-        let hoard = Hoard::of_everything(service);
+        let taken = take(service);
         gate.wait();
-        meanwhile(hoard);
-        asking.join().expect("it does not panic")
+        let kept = meanwhile(taken);
+        (asking.join().expect("it does not panic"), kept)
     })
 }
 
@@ -279,12 +280,14 @@ fn nofail_sleeps_as_long_as_it_takes_until_another_thread_frees() {
     let enough = 2 * highest_zone(service, node).watermarks.min;
     let ask = |service: &'static TestService| -> Option<Pfn> { service.alloc_pages(KERNEL | Gfp::NOFAIL, Order::ZERO) };
     let counted = Counted::from_here(service);
-    let frame = ask_when_all_is_gone(hosted, ask, |mut hoard| {
+    let (frame, hoard) = ask_when_all_is_gone(hosted, ask, Hoard::of_everything, |mut hoard| {
         eventually("it waits longer than others do", || counted.count(Event::Wait) > 2 * ROUNDS);
         assert_eq!(counted.count(Event::HandedOver), 0);
         hoard.give_back(node, enough);
         eventually("it is handed a frame", || counted.count(Event::HandedOver) == 1);
+        hoard
     });
+    drop(hoard);
     let frame = frame.expect("it never fails");
     assert_eq!(service.page_to_node(frame), Some(node));
     assert_eq!(counted.count(Event::AllocationFailed), 1, "the last attempt of who took all memory");
@@ -294,19 +297,33 @@ fn nofail_sleeps_as_long_as_it_takes_until_another_thread_frees() {
 
 #[test]
 fn nofail_gets_an_object_that_another_thread_frees() {
+    const BYTES: usize = 4096;
     let hosted = two_nodes();
     let service = hosted.service();
     let counted = Counted::from_here(service);
-    let object = ask_when_all_is_gone(
+    let (object, (hoard, objects)) = ask_when_all_is_gone(
         hosted,
-        |service| service.kmalloc(4096, KERNEL | Gfp::NOFAIL).expose_provenance(),
-        |mut hoard| {
-            let min = highest_zone(service, NodeId(1)).watermarks.min;
+        |service| service.kmalloc(BYTES, KERNEL | Gfp::NOFAIL).expose_provenance(),
+        |service| {
+            let first = service.kmalloc(BYTES, KERNEL);
+            let hoard = Hoard::of_everything(service);
+            // What is left in the first one's slab.
+            let rest = std::iter::from_fn(|| Some(service.kmalloc(BYTES, NOWAIT)).filter(|object| !object.is_null()));
+            (hoard, rest.chain([first]).collect::<Vec<_>>())
+        },
+        |(hoard, mut objects)| {
+            assert!(objects.len() > 1, "the slab stays when one of its objects is freed");
             eventually("it waits", || counted.count(Event::Wait) > ROUNDS);
-            hoard.give_back(NodeId(1), 2 * min);
+            free(service, objects.pop().expect("there are some"));
+            (hoard, objects)
         },
     );
     assert_ne!(object, 0);
+    assert_eq!(counted.count(Event::HandedOver), 0, "no frame became free");
+    drop(hoard);
+    for object in objects {
+        free(service, object);
+    }
     free(service, std::ptr::with_exposed_provenance_mut(object));
     assert_books_balance(service);
 }
