@@ -1,4 +1,4 @@
-//! The whole suite and the stress over the memory service, hosted on a simulated machine of two nodes.
+//! The whole suite, the stress and the run at the edge over the memory service, hosted on a simulated machine of two nodes.
 //!
 //! `QUARRY_STRESS_SECONDS=30` makes the stress last that long instead of a fixed number of steps.
 
@@ -8,10 +8,12 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use quarry_memory::events::Event;
 use quarry_memory::hosted::Hosted;
-use quarry_memory::{CpuId, Gfp, NodeId, Order, Topology};
-use quarry_suite::{Effort, Limit, Platform, Settings, Stress, Subject, pattern, run, stress};
-use support::Threads;
+use quarry_memory::{CpuId, Gfp, NodeId, Order, ShrinkControl, Shrinker, Topology};
+use quarry_suite::{
+    Cache, Edge, Effort, Limit, Platform, Pressed, Settings, Stress, Subject, Threads, Way, edge, pattern, run, stress,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -21,7 +23,11 @@ struct Machine(&'static Hosted);
 
 impl Machine {
     fn new() -> Self {
-        let topology = Topology::builder().node(512 * MIB, 2).node(512 * MIB, 2).build().expect("a machine");
+        Self::with_nodes_of(512 * MIB)
+    }
+
+    fn with_nodes_of(bytes: u64) -> Self {
+        let topology = Topology::builder().node(bytes, 2).node(bytes, 2).build().expect("a machine");
         Self(Hosted::leak(topology).expect("there is address space"))
     }
 
@@ -49,11 +55,11 @@ impl Platform for Machine {
     }
 
     fn ticks(&self) -> u64 {
-        Threads(1).ticks()
+        support::Threads(1).ticks()
     }
 
     fn ticks_per_second(&self) -> u64 {
-        Threads(1).ticks_per_second()
+        support::Threads(1).ticks_per_second()
     }
 
     fn relax(&self) {
@@ -69,16 +75,36 @@ impl Platform for Machine {
         T: Send + 'static,
         F: Fn(usize) -> T + Send + Sync + 'static,
     {
-        let (machine, body) = (*self, Arc::new(body));
-        let start = |cpu: usize| {
+        self.on_threads(cpus, body)
+    }
+}
+
+impl Threads for Machine {
+    fn on_threads<T, F>(&self, threads: usize, body: F) -> Vec<T>
+    where
+        T: Send + 'static,
+        F: Fn(usize) -> T + Send + Sync + 'static,
+    {
+        let (machine, cpus, body) = (*self, self.cpu_count(), Arc::new(body));
+        let start = |thread: usize| {
             let body = body.clone();
             std::thread::spawn(move || {
-                assert!(machine.0.run_on(CpuId(cpu as u16)), "the machine has that CPU and memory for its set");
-                body(cpu)
+                let cpu = CpuId((thread % cpus) as u16);
+                assert!(machine.0.run_on(cpu), "the machine has that CPU and memory for its set");
+                body(thread)
             })
         };
-        let threads: Vec<_> = (0..cpus).map(start).collect();
+        let threads: Vec<_> = (0..threads).map(start).collect();
         threads.into_iter().map(|thread| thread.join().expect("a worker has no reason to panic")).collect()
+    }
+
+    fn yield_now(&self) {
+        std::thread::yield_now();
+    }
+
+    /// There are no interrupts here.
+    fn interrupt(&self, work: &mut dyn FnMut()) {
+        work();
     }
 }
 
@@ -172,5 +198,56 @@ fn the_stress_passes_and_all_memory_returns() {
     let report = stress(machine, machine, Stress { cpus: 4, seed: 1, limit });
     println!("{report:?}");
     assert!(report.passed(), "{report:?}");
+    machine.assert_all_returned();
+}
+
+fn flags(way: Way) -> Gfp {
+    match way {
+        Way::Patient => Gfp::KERNEL | Gfp::NOWARN,
+        Way::Atomic => Gfp::ATOMIC | Gfp::NOWARN,
+        Way::Unfailing => Gfp::KERNEL | Gfp::NOFAIL,
+        Way::Optional => Gfp::KERNEL | Gfp::NORETRY | Gfp::NOWARN,
+    }
+}
+
+impl Pressed for Machine {
+    fn allocate_with(&self, way: Way, size: usize) -> Option<Memory> {
+        NonNull::new(self.0.service().kmalloc(size, flags(way))).map(Memory)
+    }
+
+    fn allocate_pages_with(&self, way: Way, order: u32) -> Option<Memory> {
+        NonNull::new(self.0.service().get_free_pages(flags(way), Order::new(order)?)).map(Memory)
+    }
+}
+
+struct Shrinkable(&'static Cache<Machine>);
+
+impl Shrinker for Shrinkable {
+    fn count(&self, control: &ShrinkControl) -> usize {
+        control.node.map_or(0, |node| self.0.count(node))
+    }
+
+    fn scan(&self, control: &ShrinkControl, objects: usize) -> Option<usize> {
+        control.node.map(|node| self.0.give_up(node, objects))
+    }
+
+    fn is_numa_aware(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn at_the_edge_of_memory_nobody_is_refused_who_must_not_be() {
+    let machine = Machine::with_nodes_of(24 * MIB);
+    let service = machine.0.service();
+    let rows = service.statistics();
+    let task = Edge { cpus: 4, seed: 1, limit: Limit::Operations(20), memory: rows.free + rows.deferred };
+    let cache: &'static _ = Box::leak(Box::new(Cache::new(machine, 2, task.memory as usize / 8192)));
+    service.register_shrinker(Box::leak(Box::new(Shrinkable(cache)))).expect("there is room for a shrinker");
+    let report = edge(machine, machine, task, cache);
+    // Nobody balances here, so somebody had to make memory free: with so few steps that is edge enough.
+    let complaints = report.complaints(machine.ticks_per_second(), service.event_count(Event::DirectReclaim));
+    assert!(complaints.is_empty(), "{complaints:?}");
+    assert!(report.given_up > 0, "the cache was never asked");
     machine.assert_all_returned();
 }
