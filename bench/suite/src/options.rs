@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn wrong_values_get_a_sentence() {
-        assert_eq!(complaint("mode=walk"), "mode=walk: use run, boot or stress");
+        assert_eq!(complaint("mode=walk"), "mode=walk: use run, boot, stress, edge or dead-end");
         assert_eq!(
             complaint("workloads=pair,pear"),
             "workloads=pear: there is no such workload; choose from pair, pair-inlined, batch, remote, mix, node, page"

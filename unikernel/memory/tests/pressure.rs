@@ -4,6 +4,7 @@
 //! A thread must have its set before memory is gone, so crews are made first. Nothing depends on how long things take:
 //! what must happen is waited for.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, mpsc};
 use std::thread::{self, JoinHandle};
@@ -339,4 +340,17 @@ fn of_threads_that_want_more_than_there_is_none_fails_without_a_cause() {
     assert!(hosted.service().event_count(Event::DirectReclaim) > 0, "nobody was ever short of memory");
     assert!(failures.load(SeqCst) > 0, "there was enough for all");
     assert_all_returned(hosted);
+}
+
+#[test]
+fn when_nobody_is_left_who_could_free_anything_the_service_says_who_waits() {
+    let hosted = small_machine();
+    let service = hosted.service();
+    let _hoard = hoard(hosted, GREEDY);
+    // The instance is not used any more after the panic: its waiter was on the stack that the panic left.
+    let end = std::panic::catch_unwind(AssertUnwindSafe(|| service.alloc_pages(NOFAIL, Order::ZERO)));
+    let message = *end.expect_err("nobody frees anything").downcast::<String>().expect("a panic with a sentence");
+    assert!(message.starts_with("out of memory: no thread can run but those that wait"), "{message}");
+    let waiters = message.lines().filter(|line| line.ends_with("waits for order 0 with GFP_KERNEL|__GFP_NOFAIL"));
+    assert_eq!(waiters.count(), 1, "{message}");
 }
