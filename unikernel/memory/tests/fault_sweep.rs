@@ -7,7 +7,7 @@ use quarry_memory::events::Event;
 use quarry_memory::fault::FaultAttributes;
 use quarry_memory::hosted::{Hosted, HostedMachine};
 use quarry_memory::mempool::Mempool;
-use quarry_memory::{CpuId, Gfp, KmemCache, NodeId, Order, PerCpu, Service, SlabFlags, Topology};
+use quarry_memory::{Cache, CpuId, Gfp, KmemCache, NodeId, Order, PerCpu, Service, SlabFlags, Topology};
 
 type TestService = Service<HostedMachine>;
 
@@ -177,6 +177,36 @@ fn use_caches(service: &TestService, plain: &KmemCache, constructed: &KmemCache)
     Some(())
 }
 
+/// Objects in bulk, set aside in sheaves, and typed.
+fn bulk_and_typed(service: &TestService, held: &mut Vec<Held>) -> Option<()> {
+    let cache = service.kmem_cache_create("bulk", 300, 0, SlabFlags::NO_MERGE, None).ok()?;
+    let done = use_bulk(service, &cache);
+    held.push(Held::Cache(cache));
+    done?;
+    let typed = Cache::<[u64; 9], HostedMachine>::with_flags(service, "typed", SlabFlags::NO_MERGE).ok()?;
+    let boxes: Vec<_> = (0..50).map_while(|number| typed.alloc([number; 9], Gfp::KERNEL).ok()).collect();
+    assert!(boxes.iter().zip(0..).all(|(boxed, number)| **boxed == [number; 9]));
+    (boxes.len() == 50).then_some(())
+}
+
+fn use_bulk(service: &TestService, cache: &KmemCache) -> Option<()> {
+    let mut objects = [ptr::null_mut(); 100];
+    let got = service.kmem_cache_alloc_bulk(cache, Gfp::KERNEL, &mut objects);
+    assert!(got == 0 || got == objects.len(), "all or nothing");
+    // SAFETY: each is freed once, with its cache.
+    unsafe { service.kmem_cache_free_bulk(cache, &objects[..got]) };
+    (got > 0).then_some(())?;
+    let mut sheaf = service.kmem_cache_prefill_sheaf(cache, Gfp::KERNEL, 30)?;
+    let refilled = service.kmem_cache_refill_sheaf(Gfp::KERNEL, &mut sheaf, 60);
+    let promised = if refilled { 60 } else { 30 };
+    let objects: Vec<_> = (0..promised).map(|_| service.kmem_cache_alloc_from_sheaf(Gfp::NOWAIT, &mut sheaf)).collect();
+    assert!(objects.iter().all(|object| !object.is_null()), "what was set aside cannot fail");
+    // SAFETY: as above.
+    unsafe { service.kmem_cache_free_bulk(cache, &objects) };
+    service.kmem_cache_return_sheaf(sheaf);
+    refilled.then_some(())
+}
+
 /// One injector: how it is set.
 type Inject = fn(&TestService, Option<FaultAttributes>);
 
@@ -246,6 +276,39 @@ fn a_sweep_through_per_cpu_memory() {
 #[test]
 fn a_sweep_through_caches() {
     sweep_both(caches, 64, 2);
+}
+
+#[test]
+fn a_sweep_through_bulk_sheaves_and_typed_caches() {
+    sweep_both(bulk_and_typed, 10, 3);
+}
+
+#[test]
+fn movable_pages_keep_their_contents_whichever_allocation_fails() {
+    let topology = Topology::builder().node(64 << 20, 1).build().expect("a machine");
+    let service = Hosted::leak(topology).expect("there is address space").service();
+    let set = service.movable_pages(64).expect("there is memory");
+    for failing in 1..=70 {
+        service.fail_page_alloc(Some(FaultAttributes::nth(failing)));
+        let mut pages: Vec<_> = std::iter::from_fn(|| set.alloc(Gfp::KERNEL | Gfp::NOWARN)).collect();
+        assert_eq!(pages.len(), if failing <= 64 { failing as usize - 1 } else { 64 });
+        for (page, number) in pages.iter_mut().zip(0..) {
+            page.pin_mut().fill(number);
+        }
+        let mut number = 0;
+        pages.retain(|_| {
+            number += 1;
+            number % 3 == 0
+        });
+        service.compact_memory();
+        for (at, page) in pages.iter().enumerate() {
+            assert!(page.pin().iter().all(|&byte| usize::from(byte) == 3 * at + 2), "page {at} lost its contents");
+        }
+        service.fail_page_alloc(None);
+        drop(pages);
+        let rows = service.statistics();
+        assert!(rows.adds_up() && rows.pages_in_use == 0, "{rows:#?}");
+    }
 }
 
 #[test]
