@@ -6,11 +6,11 @@
 //! # Theory
 //!
 //! *Direct reclaim.* Whoever may wait queues up ([`waiters`](crate::waiters)) and then works in rounds: it gives back
-//! what its own CPU caches, asks the other CPUs to do so, shrinks depots, asks shrinkers (for more in every round),
-//! compacts zones that have enough, but not in one piece, serves those who wait, itself among them, and sleeps until
-//! frames are handed to it or a short while has passed. An
-//! ordinary request fails after [`MAX_ROUNDS`] rounds without progress; one that must not fail goes on for ever; the
-//! flags in [`Patience`] say who does how much. Progress is frames that became available, or objects given up.
+//! what its own CPU caches, asks the other CPUs to do so, shrinks depots, compacts zones that have enough, but not in
+//! one piece, asks shrinkers if that made no block (for more in every round), serves those who wait, itself among them,
+//! and sleeps until frames are handed to it or a short while has passed. An ordinary request fails after [`MAX_ROUNDS`]
+//! rounds without progress; one that must not fail goes on for ever; the flags in [`Patience`] say who does how much.
+//! Progress is frames that became available, a block that compaction made, or objects given up.
 //!
 //! *Attention.* While anybody waits all limits of all CPUs' caches are 0: what is freed goes to zones and slabs at once,
 //! where it can be handed over. CPUs that idle are drained by a call ([`Machine::drain_others`]); those that work give
@@ -216,12 +216,16 @@ impl<M: Machine> Service<M> {
         if waiter.is_given() {
             return true;
         }
-        let priority = LIGHTEST.saturating_sub(round);
-        let freed = self.shrink(request.gfp, nodes, priority, Event::ScannedDirectly, &|| waiter.is_given());
-        // What the shrinkers freed went into this CPU's caches.
-        self.drain_local();
-        self.shrink_depots();
+        // Before anything is given up that its owner would have to make again.
         let compacted = patience != Patience::OneLightRound && self.compact_for(request);
+        let mut freed = 0;
+        if !compacted {
+            let priority = LIGHTEST.saturating_sub(round);
+            freed = self.shrink(request.gfp, nodes, priority, Event::ScannedDirectly, &|| waiter.is_given());
+            // What the shrinkers freed went into this CPU's caches.
+            self.drain_local();
+            self.shrink_depots();
+        }
         let progress = freed > 0 || compacted || self.available_on(request.placement) > before;
         if progress {
             nodes.nodes().for_each(|node| self.balancers().0[node.index()].failures.store(0, Relaxed));
@@ -233,7 +237,7 @@ impl<M: Machine> Service<M> {
     fn compact_for(&self, request: &Request) -> bool {
         let mut zones = self
             .candidates(request.placement)
-            .flat_map(|node| self.nodes().get(node).into_iter().flat_map(|node| &node.zones))
+            .flat_map(|node| self.nodes().get(node).into_iter().flat_map(|node| node.zones.iter().rev()))
             .filter(|zone| zone.id().kind() <= request.placement.highest);
         let floor = Floor::of_waiter(request);
         zones.any(|zone| {
