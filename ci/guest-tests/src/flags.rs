@@ -75,7 +75,8 @@ fn nofail_sleeps_until_another_cpu_frees() -> Outcome {
                 gives_a_page(node, KERNEL | Gfp::NOFAIL)
             })
         };
-        let hoard = Hoard::of_pages(node, ATOMIC);
+        // First what reclaim finds in the caches of other CPUs, then the reserve: so nothing is left to be found.
+        let hoard = [Hoard::of_pages(node, KERNEL), Hoard::of_pages(node, ATOMIC)];
         let waits = service().event_count(Event::Wait);
         gate.pass();
         // An ordinary request gives up before that.

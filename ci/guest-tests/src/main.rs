@@ -18,6 +18,7 @@ mod team;
 
 mod cache;
 mod flags;
+mod flags_short;
 mod heap;
 mod interrupts;
 mod kmalloc;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         pages::TESTS,
         kmalloc::TESTS,
         flags::TESTS,
+        flags_short::TESTS,
         cache::TESTS,
         vmalloc::TESTS,
         mempool::TESTS,
