@@ -82,8 +82,10 @@ impl Floor {
     }
 
     /// As far as one who waits may have it.
-    pub(crate) fn of_waiter(request: &Request) -> Self {
-        if request.gfp.intersects(Gfp::HIGH | Gfp::NOFAIL) { Self::Half } else { Self::Min }
+    pub(crate) fn of_waiter(request: &Request, stalled: bool) -> Self {
+        // Who must not fail gets part of the reserve only when waiting has not helped: else the others never had any.
+        let urgent = request.gfp.contains(Gfp::HIGH) || stalled && request.gfp.contains(Gfp::NOFAIL);
+        if urgent { Self::Half } else { Self::Min }
     }
 
     fn frames(self, watermarks: Watermarks) -> u32 {

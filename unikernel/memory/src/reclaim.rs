@@ -93,6 +93,17 @@ impl Patience {
     }
 }
 
+impl Patience {
+    /// Rounds after which a request fails though there was progress. Frames that come free one by one may never make a
+    /// block: whoever wants one would otherwise wait while all others are served.
+    const fn most_rounds(self, order: Order) -> u32 {
+        match self {
+            Self::Rounds if order.get() > 0 => 2 * MAX_ROUNDS,
+            _ => u32::MAX,
+        }
+    }
+}
+
 /// A node's balancing thread, as far as the service knows it.
 pub(crate) struct Balancer {
     /// The thread's task; null while it does not wait for work.
@@ -167,7 +178,7 @@ impl<M: Machine> Service<M> {
         look: &mut impl FnMut(Option<(Pfn, State)>) -> Option<T>,
     ) -> Option<T> {
         let (mut round, mut in_vain) = (0, 0);
-        while in_vain < patience.rounds() {
+        while in_vain < patience.rounds() && round < patience.most_rounds(request.order) {
             let progress = self.reclaim(request, round, patience, waiter);
             in_vain = if progress && patience.goes_on() { 0 } else { in_vain + 1 };
             round += 1;
@@ -183,7 +194,7 @@ impl<M: Machine> Service<M> {
             } else {
                 waiter.stalled.store(false, Relaxed);
             }
-            if in_vain >= patience.rounds() {
+            if in_vain >= patience.rounds() || round >= patience.most_rounds(request.order) {
                 break;
             }
             self.events().count(Event::Wait);
@@ -239,7 +250,7 @@ impl<M: Machine> Service<M> {
             .candidates(request.placement)
             .flat_map(|node| self.nodes().get(node).into_iter().flat_map(|node| node.zones.iter().rev()))
             .filter(|zone| zone.id().kind() <= request.placement.highest);
-        let floor = Floor::of_waiter(request);
+        let floor = Floor::of_waiter(request, false);
         zones.any(|zone| {
             request.allows(zone, floor, request.order.frames())
                 && self.compact_zone(zone, request.order) == Compacted::Success

@@ -324,7 +324,7 @@ impl<M: Machine> Service<M> {
             if refused.contains(&Some(key)) {
                 continue;
             }
-            match self.walk_zonelist(&waiter.request, Floor::of_waiter(&waiter.request)) {
+            match self.walk_zonelist(&waiter.request, Floor::of_waiter(&waiter.request, waiter.stalled.load(Relaxed))) {
                 Some((block, state)) => {
                     self.waiters().take_out(fifo, waiter);
                     self.events().count(Event::HandedOver);

@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 
 use quarry_memory::events::Event;
 use quarry_memory::hosted::Hosted;
+use quarry_memory::reclaim::MAX_ROUNDS;
 use quarry_memory::{CpuId, Gfp, NodeId, Order, Pfn, ShrinkControl, Shrinker, Topology};
 
 /// Takes what a request that must not fail may have, and fails when that is gone.
@@ -112,6 +113,8 @@ fn a_newcomer_takes_nothing_past_one_who_waits() {
         std::iter::from_fn(|| service.alloc_pages(GREEDY, Order::new(2).expect("an order"))).collect();
     let hoard = hoard(hosted, GREEDY);
     first.start_and_see_it_wait(hosted);
+    // Only then does it get part of the reserve, which is all that is left.
+    until(|| service.event_count(Event::Wait) > 2 * u64::from(MAX_ROUNDS));
     let freed = blocks.pop().expect("there are blocks");
     service.__free_pages(freed, Order::new(2).expect("an order"));
     assert_eq!(service.alloc_pages(GREEDY, Order::ZERO), None, "the block is another's");
