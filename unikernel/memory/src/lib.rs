@@ -79,6 +79,7 @@ mod tickets;
 mod typed;
 mod vmalloc;
 mod waiters;
+mod walks;
 pub mod zone;
 
 pub use bulk::Sheaf;

@@ -19,18 +19,14 @@
 //! leaves the FIFO under the lock, so it lives until its giver is done with it. A waiter for an object is also told to
 //! look at the depots again when an object was freed, and no frame.
 //!
-//! When many CPUs free at once, only one walks. The others would queue for the lock, each to find what the one before
-//! has left over; instead they note that there is more (`missed`) and go on, and who walks looks at that after it has
-//! released the lock, and walks again. Both sides have a sequentially consistent fence between their write (the note;
-//! the release) and their look (at the lock; at the note), so the note is not overlooked. But nobody walks more than
-//! [`MOST_WALKS`] times, or he would do nothing else while others free: then the next who frees walks, at the latest a
-//! waiter in its next round.
+//! When many CPUs free at once, only one walks, for all of them ([`Walks`]): the others note that there is more and go
+//! on, and what remains noted is seen to by the next who frees, at the latest a waiter in its next round.
 //!
 //! Lock order: waiters, depot, growth, zone. The lock is held while the zones are asked.
 
 use core::cell::Cell;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, Ordering::Relaxed, fence};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use crate::allocate::{Floor, Request};
 use crate::attention::Attention;
@@ -42,13 +38,11 @@ use crate::machine::Machine;
 use crate::policy::NodeMask;
 use crate::service::Service;
 use crate::task::Task;
+use crate::walks::Walks;
 use crate::zone::ZoneKind;
 
 /// Keys of requests a walk found no frames for; more are asked for again each time.
 const REFUSED_KEYS: usize = 16;
-
-/// Walks in a row by one who frees.
-const MOST_WALKS: usize = 4;
 
 /// All waiters of a service.
 pub(crate) struct Waiters {
@@ -56,8 +50,8 @@ pub(crate) struct Waiters {
     fifo: Lock<Fifo>,
     /// How many there are. (Attention is raised by others, too.)
     waiting: AtomicU32,
-    /// Something was freed while the lock was taken.
-    missed: AtomicBool,
+    /// Walks along the FIFO.
+    walks: Walks,
     /// How many want an object, by cache number modulo their count.
     for_objects: [AtomicU32; CACHE_GROUPS],
 }
@@ -135,7 +129,7 @@ impl Waiters {
             attention: Attention::new(AtomicU32::new(0)),
             fifo: Lock::new(Fifo { first: ptr::null(), last: ptr::null() }),
             waiting: AtomicU32::new(0),
-            missed: AtomicBool::new(false),
+            walks: Walks::new(AtomicU32::new(0)),
             for_objects: [const { AtomicU32::new(0) }; CACHE_GROUPS],
         }
     }
@@ -178,13 +172,6 @@ impl Waiters {
         }
         self.waiting.fetch_sub(1, Relaxed);
         self.attention.lower();
-    }
-
-    /// Whether somebody freed while the lock was taken. Asked after it was released.
-    fn was_missed(&self) -> bool {
-        // Pairs with the fence in `serve_waiters`.
-        fence(Ordering::SeqCst);
-        self.missed.load(Relaxed)
     }
 
     /// Whether anybody waits, for a hint.
@@ -281,23 +268,15 @@ impl<M: Machine> Service<M> {
     #[cold]
     pub(crate) fn serve_waiters(&self) {
         let waiters = self.waiters();
-        for _ in 0..MOST_WALKS {
+        waiters.walks.offer(|| {
             if !waiters.has_any() {
-                return;
+                return false;
             }
-            // Release: pairs with the Acquire below, so who takes the note finds what was freed before it. A swap, for
-            // then the notes of others before it are taken with it.
-            waiters.missed.swap(true, Ordering::Release);
-            // Pairs with the fence in `was_missed`.
-            fence(Ordering::SeqCst);
-            let Some(mut fifo) = waiters.fifo.try_lock(self.machine()) else { return };
-            waiters.missed.swap(false, Ordering::Acquire);
+            let Some(mut fifo) = waiters.fifo.try_lock(self.machine()) else { return false };
+            waiters.walks.begin();
             self.walk(&mut fifo);
-            drop(fifo);
-            if !waiters.was_missed() {
-                return;
-            }
-        }
+            true
+        });
     }
 
     /// The same, waiting for the lock: for one who waits itself and must know afterwards whether there is a block for it.
@@ -308,7 +287,7 @@ impl<M: Machine> Service<M> {
 
     /// What [`Self::serve_waiters`] could not do while the caller held the lock, which it has just released.
     pub(crate) fn serve_those_missed(&self) {
-        if self.waiters().was_missed() {
+        if self.waiters().walks.is_noted() {
             self.serve_waiters();
         }
     }

@@ -12,42 +12,112 @@ mod sync {
 mod attention;
 #[path = "../src/handover.rs"]
 mod handover;
+#[path = "../src/tickets.rs"]
+#[allow(dead_code)]
+mod tickets;
+#[path = "../src/walks.rs"]
+mod walks;
 
 use attention::Attention;
 use handover::Handover;
+use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Mutex, Notify};
 use sync::{AtomicU32, Ordering};
+use tickets::Tickets;
+use walks::Walks;
+
+/// A thread that waits.
+type Waiter = Arc<(Handover, Notify)>;
 
 /// A machine with one zone and room for one waiter.
 struct Model {
     attention: Attention,
     /// Frames in the zone.
     zone: Mutex<u32>,
-    /// The waiter, while it waits.
-    fifo: Mutex<Option<Arc<(Handover, Notify)>>>,
+    /// The lock of what follows.
+    tickets: Tickets,
+    /// The waiter, while it waits. Loom fails the model when two reach it at once.
+    fifo: UnsafeCell<Option<Waiter>>,
+    waiting: AtomicU32,
+    walks: Walks,
     /// Free objects in the depot.
     depot: Mutex<u32>,
 }
+
+// SAFETY: the FIFO is reached only by the holder of the tickets' lock; that this is so is what loom checks.
+unsafe impl Sync for Model {}
 
 impl Model {
     fn new() -> Arc<Self> {
         Arc::new(Self {
             attention: Attention::new(AtomicU32::new(0)),
             zone: Mutex::new(0),
-            fifo: Mutex::new(None),
+            tickets: Tickets::new(AtomicU32::new(0), AtomicU32::new(0)),
+            fifo: UnsafeCell::new(None),
+            waiting: AtomicU32::new(0),
+            walks: Walks::new(AtomicU32::new(0)),
             depot: Mutex::new(0),
         })
     }
 
-    fn serve(&self) {
-        let mut fifo = self.fifo.lock().expect("no thread of the model panics");
+    fn frames(&self) -> u32 {
+        *self.zone.lock().expect("no thread of the model panics")
+    }
+
+    /// Under the FIFO's lock, waiting for it.
+    fn locked<R>(&self, work: impl FnOnce(&mut Option<Waiter>) -> R) -> R {
+        let ticket = self.tickets.acquire(|_| loom::thread::yield_now());
+        // SAFETY: the pointer is used while the lock is held alone.
+        let result = self.fifo.with_mut(|fifo| work(unsafe { &mut *fifo }));
+        self.tickets.release(ticket);
+        result
+    }
+
+    /// Under the FIFO's lock, if it is free.
+    fn try_locked(&self, work: impl FnOnce(&mut Option<Waiter>)) -> bool {
+        let Some(ticket) = self.tickets.try_acquire() else { return false };
+        // SAFETY: as above.
+        self.fifo.with_mut(|fifo| work(unsafe { &mut *fifo }));
+        self.tickets.release(ticket);
+        true
+    }
+
+    fn walk(&self, fifo: &mut Option<Waiter>) {
         let Some(waiter) = fifo.as_ref() else { return };
         let mut frames = self.zone.lock().expect("no thread of the model panics");
         if *frames > 0 {
             *frames -= 1;
+            let waiter = Arc::clone(waiter);
+            self.take_out(fifo);
             waiter.0.give(7, 9);
             waiter.1.notify();
-            *fifo = None;
+        }
+    }
+
+    fn take_out(&self, fifo: &mut Option<Waiter>) {
+        *fifo = None;
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.attention.lower();
+    }
+
+    fn serve(&self) {
+        self.walks.offer(|| {
+            self.waiting.load(Ordering::Relaxed) > 0
+                && self.try_locked(|fifo| {
+                    self.walks.begin();
+                    self.walk(fifo);
+                })
+        });
+    }
+
+    fn serve_in_turn(&self) {
+        self.locked(|fifo| self.walk(fifo));
+        self.serve_those_missed();
+    }
+
+    fn serve_those_missed(&self) {
+        if self.walks.is_noted() {
+            self.serve();
         }
     }
 
@@ -61,25 +131,34 @@ impl Model {
     fn free_object(&self) {
         *self.depot.lock().expect("no thread of the model panics") += 1;
         if self.attention.noticed() {
-            let fifo = self.fifo.lock().expect("no thread of the model panics");
-            if let Some(waiter) = fifo.as_ref()
-                && waiter.0.tell_to_look()
-            {
-                waiter.1.notify();
-            }
+            self.locked(|fifo| {
+                if let Some(waiter) = fifo.as_ref()
+                    && waiter.0.tell_to_look()
+                {
+                    waiter.1.notify();
+                }
+            });
+            self.serve_those_missed();
         }
     }
 
-    fn enter(&self) -> Arc<(Handover, Notify)> {
+    fn enter(&self) -> Waiter {
         let waiter = Arc::new((Handover::new(), Notify::new()));
-        *self.fifo.lock().expect("no thread of the model panics") = Some(Arc::clone(&waiter));
+        self.locked(|fifo| *fifo = Some(Arc::clone(&waiter)));
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         self.attention.raise();
+        self.serve_those_missed();
         waiter
     }
 
-    fn leave(&self) {
-        *self.fifo.lock().expect("no thread of the model panics") = None;
-        self.attention.lower();
+    fn leave(&self, waiter: &Waiter) {
+        self.locked(|fifo| {
+            // Whoever gave it a block has taken it out.
+            if waiter.0.given().is_none() {
+                self.take_out(fifo);
+            }
+        });
+        self.serve_those_missed();
     }
 
     fn take_object(&self) -> bool {
@@ -103,15 +182,15 @@ fn a_frame_freed_while_a_thread_begins_to_wait_reaches_it() {
         let other = Arc::clone(&model);
         let freer = loom::thread::spawn(move || other.free_frame());
         let waiter = model.enter();
-        model.serve();
+        model.serve_in_turn();
         // Loom fails the model when the notification never comes.
         while waiter.0.given().is_none() {
             waiter.1.wait();
         }
-        model.leave();
+        model.leave(&waiter);
         assert_eq!(waiter.0.given(), Some((7, 9)), "the block is seen whole");
         freer.join().expect("no thread of the model panics");
-        assert_eq!(*model.zone.lock().expect("no thread of the model panics"), 0, "the frame was given once");
+        assert_eq!(model.frames(), 0, "the frame was given once");
     });
 }
 
@@ -131,7 +210,7 @@ fn an_object_freed_while_a_thread_begins_to_wait_is_found_by_it() {
                 waiter.1.wait();
             }
         }
-        model.leave();
+        model.leave(&waiter);
         freer.join().expect("no thread of the model panics");
     });
 }
@@ -148,11 +227,42 @@ fn two_threads_that_free_give_one_waiter_one_frame() {
         while waiter.0.given().is_none() {
             waiter.1.wait();
         }
-        model.leave();
+        model.leave(&waiter);
         for freer in freers {
             freer.join().expect("no thread of the model panics");
         }
-        assert_eq!(*model.zone.lock().expect("no thread of the model panics"), 1, "the other frame is free");
+        assert_eq!(model.frames(), 1, "the other frame is free");
+    });
+}
+
+#[test]
+fn a_frame_freed_while_another_cpu_walks_is_handed_over_by_one_of_them() {
+    explore(|| {
+        let model = Model::new();
+        let waiter = model.enter();
+        // One that has freed what this waiter may not have, and looks.
+        let walker = Arc::clone(&model);
+        let walker = loom::thread::spawn(move || walker.serve());
+        model.free_frame();
+        walker.join().expect("no thread of the model panics");
+        assert_eq!(waiter.0.given(), Some((7, 9)), "nobody comes later who could walk");
+        model.leave(&waiter);
+        assert_eq!(model.frames(), 0, "the frame was given once");
+    });
+}
+
+#[test]
+fn the_lock_is_taken_by_one_who_tries_only_when_nobody_has_it() {
+    explore(|| {
+        let model = Model::new();
+        let other = Arc::clone(&model);
+        // Loom sees whether two are in the FIFO at once.
+        let tries = loom::thread::spawn(move || {
+            other.try_locked(|fifo| assert!(fifo.is_none()));
+        });
+        model.locked(|fifo| assert!(fifo.is_none()));
+        tries.join().expect("no thread of the model panics");
+        assert!(model.try_locked(|_| ()), "a lock that was released is free");
     });
 }
 
