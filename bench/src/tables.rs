@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use quarry_record::{Measurement, Summary};
+use quarry_record::{Measurement, Summary, catalogue};
 use tabled::builder::Builder;
 use tabled::settings::object::{Columns, Rows};
 use tabled::settings::style::HorizontalLine;
@@ -51,16 +51,7 @@ pub(crate) fn tables(results: &[Measurement], detail: Detail) -> String {
 
 /// What a workload does, for somebody who has never seen one.
 fn describe(workload: &str) -> &'static str {
-    match workload {
-        "pair" => "one kmalloc and its kfree, over and over; an operation is the pair",
-        "pair-inlined" => "the same, inlined into the loop, with a size the compiler knows",
-        "batch" => "many kmallocs, then their kfrees, first in, first out; an operation is one of either",
-        "remote" => "as batch, but freed on another CPU than allocated (on one CPU: on the same)",
-        "mix" => "random sizes over slots that are replaced at random; an operation is a free and an allocation",
-        "node" => "pairs on a node that is asked for: the CPU's own, the farthest, both in turn",
-        "page" => "one alloc_pages and its free_pages, over and over; order n is 2^n pages of 4 KiB",
-        _ => "an operation is whatever it repeats",
-    }
+    catalogue::workload(workload).map_or("an operation is whatever it repeats", |workload| workload.summary)
 }
 
 /// The loop is in all figures: this is how much of it.
@@ -78,14 +69,14 @@ fn loop_note(results: &[&Measurement]) -> String {
 struct Subject<'r> {
     size: Option<u64>,
     order: Option<u32>,
-    placement: Option<&'r str>,
+    variant: Option<&'r str>,
     phase: Option<&'r str>,
 }
 
 impl<'r> From<&'r Measurement> for Subject<'r> {
     fn from(result: &'r Measurement) -> Self {
-        let Measurement { size, order, placement, phase, .. } = result;
-        Self { size: *size, order: *order, placement: placement.as_deref(), phase: phase.as_deref() }
+        let Measurement { size, order, variant, phase, .. } = result;
+        Self { size: *size, order: *order, variant: variant.as_deref(), phase: phase.as_deref() }
     }
 }
 
@@ -102,7 +93,7 @@ impl Subject<'_> {
     }
 
     fn part(&self) -> String {
-        [self.placement, self.phase].into_iter().flatten().collect::<Vec<_>>().join(", ")
+        [self.variant, self.phase].into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 }
 

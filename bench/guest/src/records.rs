@@ -28,7 +28,7 @@ pub(crate) fn measurement(row: &Row, counts_instructions: bool) -> Measurement {
             Extent::Order(order) => Some(order),
             Extent::Size(_) | Extent::Mixed => None,
         },
-        placement: row.case.placement.map(|placement| {
+        variant: row.case.placement.map(|placement| {
             let name = match placement {
                 Placement::Local => "local",
                 Placement::Remote => "remote",
@@ -47,6 +47,7 @@ pub(crate) fn measurement(row: &Row, counts_instructions: bool) -> Measurement {
         empty_cycles_per_op: row.empty_ticks,
         samples: row.samples.clone(),
         errors: row.errors,
+        ..Measurement::default()
     }
 }
 

@@ -25,17 +25,18 @@
 
 extern crate alloc;
 
+pub mod catalogue;
 mod line;
 mod measurement;
 mod outcome;
 mod run;
 
 pub use line::{Record, RecordError};
-pub use measurement::{Measurement, Summary};
+pub use measurement::{Footprint, Latency, Measurement, Summary};
 pub use outcome::{
     Edge, EdgeCalls, End, EndStatus, Report, ReportSubject, Statistics, StatisticsRow, Stress, Test, TestStatus,
 };
 pub use run::{Cpu, Node, Run, Topology};
 
 /// Version of the records this package writes and reads.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;

@@ -21,9 +21,9 @@ pub struct Measurement {
     /// Blocks are of `1 << order` pages, where pages are asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<u32>,
-    /// Which node was asked for: `local`, `remote` or `alternating`.
+    /// What else tells the cases of a workload apart: `local`, `bulk 16`, `90 % used`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub placement: Option<String>,
+    pub variant: Option<String>,
     /// Which part of the workload this is, where it has parts: `allocate`, `free`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
@@ -44,6 +44,26 @@ pub struct Measurement {
     pub instructions_per_op: Option<Summary>,
     /// Every sample, in cycles per operation, as they were taken.
     pub samples: Vec<f64>,
+    /// Operations a second, all CPUs together: from the time from the first CPU's start to the last one's end, so that
+    /// what CPUs wait for each other is in it. Absent where time stands for instructions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ops_per_second: Option<Summary>,
+    /// How evenly the CPUs got on: Jain's index of their speeds, 1 when all are equally fast and 1 / CPUs when one does
+    /// everything. The median over the samples; absent on one CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fairness: Option<f64>,
+    /// Of all frees, those on another CPU than the one that allocated: 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_frees: Option<f64>,
+    /// What single calls took, from a pass of its own. Absent where time stands for instructions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Latency>,
+    /// What memory was held for the workload's blocks, from a pass of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub footprint: Option<Footprint>,
+    /// Times that one CPU let the next go on, where CPUs take turns by design, so that counts repeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hand_overs: Option<u64>,
     /// What went wrong while this was measured and checked.
     pub errors: u64,
 }
@@ -59,4 +79,40 @@ pub struct Summary {
     pub p99: f64,
     /// 90th percentile minus 10th.
     pub spread: f64,
+}
+
+/// What single calls took: of `phase`, or of allocations and frees together. Nanoseconds. Reading the clock is in each
+/// figure, and how long that takes when nothing is between the readings stands beside them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// Calls measured.
+    pub calls: u64,
+    /// What half of them do not exceed.
+    pub p50: f64,
+    /// What 90 % do not exceed.
+    pub p90: f64,
+    /// What 99 % do not exceed.
+    pub p99: f64,
+    /// What 99.9 % do not exceed.
+    pub p99_9: f64,
+    /// What 99.99 % do not exceed.
+    pub p99_99: f64,
+    /// The longest.
+    pub worst: f64,
+    /// The median of no call at all: what is in every figure.
+    pub clock: f64,
+    /// The distribution: `[most nanoseconds, calls]` of each bucket that has any, the shortest first. Buckets are
+    /// log-linear, with an error of 3 % at most.
+    pub buckets: Vec<(f64, u64)>,
+}
+
+/// What memory was held for how many bytes of live blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Footprint {
+    /// Bytes asked for and not given back, when they were most.
+    pub peak_live: u64,
+    /// Bytes the allocator had taken from the page layer for them then.
+    pub peak_held: u64,
+    /// Bytes it still held when all blocks had been given back: what sits in its caches.
+    pub end_held: u64,
 }

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use quarry_record::{
-    Cpu, Edge, EdgeCalls, End, EndStatus, Measurement, Node, Record, RecordError, Report, ReportSubject, Run,
-    SCHEMA_VERSION, Statistics, StatisticsRow, Stress, Summary, Test, TestStatus, Topology,
+    Cpu, Edge, EdgeCalls, End, EndStatus, Footprint, Latency, Measurement, Node, Record, RecordError, Report,
+    ReportSubject, Run, SCHEMA_VERSION, Statistics, StatisticsRow, Stress, Summary, Test, TestStatus, Topology,
 };
 
 fn run() -> Run {
@@ -60,7 +60,7 @@ fn measurement() -> Measurement {
 
 #[test]
 fn a_run_reads() {
-    insta::assert_snapshot!(Record::Run(run()).to_line(), @r#"{"type":"run","schema":1,"git":"0123abc","image":"bench","cpu":"QEMU TCG CPU","hypervisor":"TCG","accelerator":"tcg","icount":false,"tsc_hz":1000000000,"tsc_method":"PIT","command_line":"mode=run","topology":{"nodes":[{"id":0,"domain":0,"memory_bytes":1073741824,"memory":[[0,1073741824]],"cpus":[{"id":0,"apic_id":0}]},{"id":1,"domain":1,"memory_bytes":1073741824,"memory":[[1073741824,2147483648]],"cpus":[{"id":1,"apic_id":2}]}],"distances":[[10,20],[20,10]],"source":"SRAT","distance_source":"SLIT"},"warnings":0,"cpus_online":2,"boot_microseconds":4200,"seed":1,"rows":3}"#);
+    insta::assert_snapshot!(Record::Run(run()).to_line(), @r#"{"type":"run","schema":2,"git":"0123abc","image":"bench","cpu":"QEMU TCG CPU","hypervisor":"TCG","accelerator":"tcg","icount":false,"tsc_hz":1000000000,"tsc_method":"PIT","command_line":"mode=run","topology":{"nodes":[{"id":0,"domain":0,"memory_bytes":1073741824,"memory":[[0,1073741824]],"cpus":[{"id":0,"apic_id":0}]},{"id":1,"domain":1,"memory_bytes":1073741824,"memory":[[1073741824,2147483648]],"cpus":[{"id":1,"apic_id":2}]}],"distances":[[10,20],[20,10]],"source":"SRAT","distance_source":"SLIT"},"warnings":0,"cpus_online":2,"boot_microseconds":4200,"seed":1,"rows":3}"#);
 }
 
 #[test]
@@ -70,11 +70,11 @@ fn results_read() {
     insta::assert_snapshot!(Record::Result(page).to_line(), @r#"{"type":"result","workload":"page","allocator":"quarry","order":3,"cpus":2,"ops":1000,"ns_per_op":{"min":19.0,"median":20.0,"p99":24.5,"spread":2.0},"cycles_per_op":{"min":39.0,"median":40.0,"p99":44.5,"spread":2.0},"empty_ns_per_op":1.5,"empty_cycles_per_op":3.0,"samples":[39.0,40.0,44.5],"errors":0}"#);
     let counted = Measurement {
         phase: None,
-        placement: Some("remote".into()),
+        variant: Some("remote".into()),
         instructions_per_op: Some(Summary { min: 30.0, median: 30.0, p99: 30.0, spread: 0.0 }),
         ..measurement()
     };
-    insta::assert_snapshot!(Record::Result(counted).to_line(), @r#"{"type":"result","workload":"batch","allocator":"quarry","size":64,"placement":"remote","cpus":2,"ops":1000,"ns_per_op":{"min":19.0,"median":20.0,"p99":24.5,"spread":2.0},"cycles_per_op":{"min":39.0,"median":40.0,"p99":44.5,"spread":2.0},"empty_ns_per_op":1.5,"empty_cycles_per_op":3.0,"instructions_per_op":{"min":30.0,"median":30.0,"p99":30.0,"spread":0.0},"samples":[39.0,40.0,44.5],"errors":0}"#);
+    insta::assert_snapshot!(Record::Result(counted).to_line(), @r#"{"type":"result","workload":"batch","allocator":"quarry","size":64,"variant":"remote","cpus":2,"ops":1000,"ns_per_op":{"min":19.0,"median":20.0,"p99":24.5,"spread":2.0},"cycles_per_op":{"min":39.0,"median":40.0,"p99":44.5,"spread":2.0},"empty_ns_per_op":1.5,"empty_cycles_per_op":3.0,"instructions_per_op":{"min":30.0,"median":30.0,"p99":30.0,"spread":0.0},"samples":[39.0,40.0,44.5],"errors":0}"#);
 }
 
 #[test]
@@ -135,8 +135,8 @@ fn fields_of_tomorrow_are_ignored() {
 fn another_schema_is_named_even_when_fields_are_missing() {
     let error = Record::from_line(r#"{"type":"run","schema":7}"#).expect_err("no such schema yet");
     assert_eq!(error, RecordError::Schema { found: 7 });
-    let whole = Record::Run(Run { schema: 2, ..run() }).to_line();
-    assert_eq!(Record::from_line(&whole), Err(RecordError::Schema { found: 2 }));
+    let whole = Record::Run(Run { schema: 3, ..run() }).to_line();
+    assert_eq!(Record::from_line(&whole), Err(RecordError::Schema { found: 3 }));
 }
 
 #[test]
@@ -147,14 +147,14 @@ fn malformed_lines_are_told_apart() {
         complaint(r#"{"type":"end","status":"ok"}"#),
         complaint(r#"{"type":"song"}"#),
         complaint(r#"{"status":"ok"}"#),
-        complaint(r#"{"type":"run","schema":2}"#),
+        complaint(r#"{"type":"run","schema":3}"#),
     ];
     insta::assert_snapshot!(complaints.join("\n"), @"
     not a record: EOF while parsing a string at line 1 column 32
     not a record: missing field `errors`
     not a record: unknown variant `song`, expected one of `run`, `result`, `statistics`, `report`, `stress`, `edge`, `test`, `end` at line 1 column 14
     not a record: missing field `type` at line 1 column 15
-    records of schema version 2, but this program reads version 1
+    records of schema version 3, but this program reads version 2
     ");
 }
 
@@ -168,16 +168,36 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn any_latency()(
+        calls in any::<u64>(), (p50, p90, p99, p99_9) in (number(), number(), number(), number()),
+        (p99_99, worst, clock) in (number(), number(), number()),
+        buckets in proptest::collection::vec((number(), any::<u64>()), 0..5),
+    ) -> Latency { Latency { calls, p50, p90, p99, p99_9, p99_99, worst, clock, buckets } }
+}
+
+prop_compose! {
+    fn any_footprint()((peak_live, peak_held, end_held) in any::<(u64, u64, u64)>())
+        -> Footprint { Footprint { peak_live, peak_held, end_held } }
+}
+
+prop_compose! {
     fn any_measurement()(
         workload in ".*", allocator in ".*", size in any::<Option<u64>>(), order in any::<Option<u32>>(),
-        placement in proptest::option::of(".*"), phase in proptest::option::of(".*"), cpus in any::<u32>(), ops in any::<u64>(),
+        variant in proptest::option::of(".*"), phase in proptest::option::of(".*"), cpus in any::<u32>(), ops in any::<u64>(),
         (ns_per_op, cycles_per_op) in (summary(), summary()), instructions_per_op in proptest::option::of(summary()),
         (empty_ns_per_op, empty_cycles_per_op, errors) in (number(), number(), any::<u64>()),
         samples in proptest::collection::vec(number(), 0..20),
+        (ops_per_second, latency, footprint) in (
+            proptest::option::of(summary()), proptest::option::of(any_latency()), proptest::option::of(any_footprint())
+        ),
+        (fairness, remote_frees, hand_overs) in (
+            proptest::option::of(number()), proptest::option::of(number()), any::<Option<u64>>()
+        ),
     ) -> Measurement {
         Measurement {
-            workload, allocator, size, order, placement, phase, cpus, ops, ns_per_op, cycles_per_op, empty_ns_per_op,
-            empty_cycles_per_op, instructions_per_op, samples, errors,
+            workload, allocator, size, order, variant, phase, cpus, ops, ns_per_op, cycles_per_op, empty_ns_per_op,
+            empty_cycles_per_op, instructions_per_op, samples, errors, ops_per_second, latency, footprint, fairness,
+            remote_frees, hand_overs,
         }
     }
 }

@@ -45,9 +45,9 @@ fn parts_have_a_column_and_workloads_a_table_each() {
         phase: Some(phase.into()),
         ..pair(64, 1, median)
     };
-    let node = |placement: &str, median| Measurement {
+    let node = |variant: &str, median| Measurement {
         workload: "node".into(),
-        placement: Some(placement.into()),
+        variant: Some(variant.into()),
         empty_ns_per_op: median / 10.0,
         ..pair(64, 1, median)
     };

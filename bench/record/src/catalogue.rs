@@ -1,0 +1,131 @@
+//! The catalogue of workloads: what each is called, stresses and counts, and who made it known.
+//!
+//! Used by the suite, which runs them (and whose tests see to it that all are here), and by the host, which lists them.
+
+/// A workload in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Its name on command lines and in records.
+    pub name: &'static str,
+    /// What it is like.
+    pub group: Group,
+    /// What it does, and what an operation is: a line, for the head of a table.
+    pub summary: &'static str,
+    /// Which part of an allocator it stresses.
+    pub stresses: &'static str,
+    /// Who made it known, and how ours differs.
+    pub origin: &'static str,
+}
+
+/// Workloads of a kind; their results are summarised together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Group {
+    /// Kernel objects: `kmalloc` and `kmem_cache`.
+    Slab,
+    /// Blocks of pages.
+    Page,
+    /// Programs that allocator papers compare.
+    Program,
+    /// Little memory left, and memory that has aged.
+    Pressure,
+}
+
+impl Group {
+    /// All of them, in the order they are shown.
+    pub const ALL: [Self; 4] = [Self::Slab, Self::Page, Self::Program, Self::Pressure];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Slab => "slab",
+            Self::Page => "page",
+            Self::Program => "program",
+            Self::Pressure => "pressure",
+        }
+    }
+}
+
+/// The workload of that name.
+pub fn workload(name: &str) -> Option<&'static Workload> {
+    WORKLOADS.iter().find(|workload| workload.name == name)
+}
+
+/// All of them, in the order they run.
+pub static WORKLOADS: &[Workload] = &[
+    Workload {
+        name: "pair",
+        group: Group::Slab,
+        summary: "one kmalloc and its kfree, over and over; an operation is the pair",
+        stresses: "the fast path of one CPU: the object freed last is the next one given out",
+        origin: "Christoph Lameter's slab_test, \"Kmalloc: alloc/free test\"",
+    },
+    Workload {
+        name: "pair-inlined",
+        group: Group::Slab,
+        summary: "the same, inlined into the loop, with a size the compiler knows",
+        stresses: "what is left of the fast path when the compiler knows the size class",
+        origin: "slab_test as Linux compiles it, whose sizes are constants",
+    },
+    Workload {
+        name: "batch",
+        group: Group::Slab,
+        summary: "many kmallocs, then their kfrees, first in, first out; an operation is one of either",
+        stresses: "refills and flushes of per-CPU caches; on several CPUs the locks behind them",
+        origin: "slab_test, \"Repeatedly allocate then free test\" and its concurrent form",
+    },
+    Workload {
+        name: "remote",
+        group: Group::Slab,
+        summary: "as batch, but freed on another CPU than allocated (on one CPU: on the same)",
+        stresses: "the way of an object back to where it came from",
+        origin: "the remote frees of slab_test, made symmetric: every CPU frees what its neighbour allocated",
+    },
+    Workload {
+        name: "mix",
+        group: Group::Slab,
+        summary: "random sizes over slots that are replaced at random; an operation is a free and an allocation",
+        stresses: "all size classes at once, with lifetimes that differ",
+        origin: "the inner loop of Larson and Krishnan's server simulation, on one CPU's own slots",
+    },
+    Workload {
+        name: "node",
+        group: Group::Slab,
+        summary: "pairs on a node that is asked for: the CPU's own, the farthest, both in turn",
+        stresses: "requests for the memory of a node that the CPU's cache may not have",
+        origin: "kmalloc_node in slab_test's manner",
+    },
+    Workload {
+        name: "page",
+        group: Group::Page,
+        summary: "one alloc_pages and its free_pages, over and over; order n is 2^n pages of 4 KiB",
+        stresses: "the per-CPU page lists and, above their orders, the buddy allocator",
+        origin: "Jesper Dangaard Brouer's page_bench01, and its order ladder",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_one_workload() {
+        for (at, one) in WORKLOADS.iter().enumerate() {
+            assert_eq!(workload(one.name), Some(one));
+            assert!(WORKLOADS[..at].iter().all(|other| other.name != one.name), "{} is there twice", one.name);
+        }
+    }
+
+    #[test]
+    fn every_workload_says_what_an_operation_is_or_that_it_is_as_another() {
+        for one in WORKLOADS {
+            let says = ["operation", "as ", "the same", "over and over", "pairs"];
+            assert!(says.iter().any(|word| one.summary.contains(word)), "{}: {}", one.name, one.summary);
+        }
+    }
+
+    #[test]
+    fn groups_follow_one_another() {
+        let groups: alloc::vec::Vec<Group> = WORKLOADS.iter().map(|workload| workload.group).collect();
+        assert!(groups.is_sorted(), "workloads of a group stand together");
+    }
+}
