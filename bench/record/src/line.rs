@@ -10,6 +10,7 @@ use crate::{Edge, End, Measurement, Report, Run, SCHEMA_VERSION, Statistics, Str
 /// One line of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
+#[expect(clippy::large_enum_variant, reason = "nearly every record of a run is a result, the largest")]
 pub enum Record {
     /// Who runs here and on what.
     Run(Run),

@@ -61,6 +61,9 @@ pub struct Measurement {
     /// What memory was held for the workload's blocks, from a pass of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub footprint: Option<Footprint>,
+    /// What was watched while the workload ran: memory held, fragmentation. From a pass of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub series: Vec<Series>,
     /// Times that one CPU let the next go on, where CPUs take turns by design, so that counts repeat.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hand_overs: Option<u64>,
@@ -115,4 +118,17 @@ pub struct Footprint {
     pub peak_held: u64,
     /// Bytes it still held when all blocks had been given back: what sits in its caches.
     pub end_held: u64,
+}
+
+/// A quantity that was looked at again and again while a workload ran.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Series {
+    /// What it is: `memory held`, `external fragmentation`. Series of one name are drawn together, allocator by allocator.
+    pub name: String,
+    /// Unit of the quantity: `bytes`, `%`, `blocks`. Bytes are shown in the unit that fits.
+    pub unit: String,
+    /// What it is told against, with its unit in the name where it has one: `seconds`, `operations`.
+    pub over: String,
+    /// `[over, quantity]` of each look, the first look first.
+    pub points: Vec<(f64, f64)>,
 }

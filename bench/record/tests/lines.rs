@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use quarry_record::{
     Cpu, Edge, EdgeCalls, End, EndStatus, Footprint, Latency, Measurement, Node, Record, RecordError, Report,
-    ReportSubject, Run, SCHEMA_VERSION, Statistics, StatisticsRow, Stress, Summary, Test, TestStatus, Topology,
+    ReportSubject, Run, SCHEMA_VERSION, Series, Statistics, StatisticsRow, Stress, Summary, Test, TestStatus, Topology,
 };
 
 fn run() -> Run {
@@ -61,6 +61,19 @@ fn measurement() -> Measurement {
 #[test]
 fn a_run_reads() {
     insta::assert_snapshot!(Record::Run(run()).to_line(), @r#"{"type":"run","schema":2,"git":"0123abc","image":"bench","cpu":"QEMU TCG CPU","hypervisor":"TCG","accelerator":"tcg","icount":false,"tsc_hz":1000000000,"tsc_method":"PIT","command_line":"mode=run","topology":{"nodes":[{"id":0,"domain":0,"memory_bytes":1073741824,"memory":[[0,1073741824]],"cpus":[{"id":0,"apic_id":0}]},{"id":1,"domain":1,"memory_bytes":1073741824,"memory":[[1073741824,2147483648]],"cpus":[{"id":1,"apic_id":2}]}],"distances":[[10,20],[20,10]],"source":"SRAT","distance_source":"SLIT"},"warnings":0,"cpus_online":2,"boot_microseconds":4200,"seed":1,"rows":3}"#);
+}
+
+#[test]
+fn what_was_watched_reads() {
+    let held = Series {
+        name: "memory held".into(),
+        unit: "bytes".into(),
+        over: "seconds".into(),
+        points: vec![(0.0, 4096.0), (0.5, 8192.0)],
+    };
+    let line = Record::Result(Measurement { series: vec![held], ..Measurement::default() }).to_line();
+    let (_, series) = line.split_once(r#","series":"#).expect("there is one");
+    insta::assert_snapshot!(series, @r#"[{"name":"memory held","unit":"bytes","over":"seconds","points":[[0.0,4096.0],[0.5,8192.0]]}],"errors":0}"#);
 }
 
 #[test]
@@ -181,6 +194,11 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn any_series()((name, unit, over) in any::<(String, String, String)>(), points in proptest::collection::vec((number(), number()), 0..5))
+        -> Series { Series { name, unit, over, points } }
+}
+
+prop_compose! {
     fn any_measurement()(
         workload in ".*", allocator in ".*", size in any::<Option<u64>>(), order in any::<Option<u32>>(),
         variant in proptest::option::of(".*"), phase in proptest::option::of(".*"), cpus in any::<u32>(), ops in any::<u64>(),
@@ -190,14 +208,15 @@ prop_compose! {
         (ops_per_second, latency, footprint) in (
             proptest::option::of(summary()), proptest::option::of(any_latency()), proptest::option::of(any_footprint())
         ),
-        (fairness, remote_frees, hand_overs) in (
-            proptest::option::of(number()), proptest::option::of(number()), any::<Option<u64>>()
+        (fairness, remote_frees, hand_overs, series) in (
+            proptest::option::of(number()), proptest::option::of(number()), any::<Option<u64>>(),
+            proptest::collection::vec(any_series(), 0..3)
         ),
     ) -> Measurement {
         Measurement {
             workload, allocator, size, order, variant, phase, cpus, ops, ns_per_op, cycles_per_op, empty_ns_per_op,
             empty_cycles_per_op, instructions_per_op, samples, errors, ops_per_second, latency, footprint, fairness,
-            remote_frees, hand_overs,
+            remote_frees, hand_overs, series,
         }
     }
 }
