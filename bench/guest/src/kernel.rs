@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 use core::slice;
 
 use quarry_memory::{Gfp, Order};
-use quarry_suite::{Pressed, Subject, Way, pattern};
+use quarry_suite::{Empty, Feature, Pressed, Subject, Way, pattern};
 use quarry_topology::NodeId;
 use quarry_unikernel::memory::service;
 
@@ -24,8 +24,11 @@ unsafe impl Send for Memory {}
 
 impl Subject for Kernel {
     type Block = Memory;
+    type Objects = Empty;
 
     const NAME: &'static str = "quarry";
+
+    const FEATURES: &'static [Feature] = &[Feature::Inlined, Feature::Nodes, Feature::Pages];
 
     #[inline(never)]
     fn allocate(&self, size: usize) -> Option<Memory> {
@@ -77,6 +80,11 @@ impl Subject for Kernel {
         // SAFETY: as for `fill`, and the suite filled the bytes before it checks them.
         let bytes = unsafe { slice::from_raw_parts(block.0.as_ptr(), length) };
         pattern::check(bytes, seed)
+    }
+
+    fn is_zero(&self, block: &Memory, length: usize) -> bool {
+        // SAFETY: as for `check`; the service zeroed the bytes or the suite filled them.
+        pattern::is_zero(unsafe { slice::from_raw_parts(block.0.as_ptr(), length) })
     }
 
     fn node_of(&self, block: &Memory) -> Option<NodeId> {

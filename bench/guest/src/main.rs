@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         }
     };
     let machine = Machine::new();
-    let rows = if options.mode == Mode::Run { row_count(&plan(machine, &options.settings)) } else { 0 };
+    let rows = if options.mode == Mode::Run { row_count(&plan::<Kernel>(machine, &options.settings)) } else { 0 };
     emit(&Record::Run(fingerprint("bench", options.settings.seed, rows as u64)));
     let errors = match options.mode {
         Mode::Boot => {
@@ -78,7 +78,7 @@ fn show() {
 fn measure(machine: Machine, options: &Options) -> u64 {
     machine.warm_up();
     let mut errors = 0;
-    run(machine, Kernel, &options.settings, &mut |row| {
+    run(machine, &Kernel, &options.settings, &mut |row| {
         errors += row.errors;
         emit(&Record::Result(records::measurement(row, options.icount)));
     });

@@ -5,8 +5,8 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use quarry_record::{Measurement, Summary};
-use quarry_suite::{Edge, EdgeReport, Extent, Placement, Row, StressReport, Subject, Way};
+use quarry_record::{Footprint, Latency, Measurement, Summary};
+use quarry_suite::{Edge, EdgeReport, Extent, Row, StressReport, Subject, Way};
 use quarry_unikernel::time;
 
 use crate::kernel::Kernel;
@@ -28,16 +28,8 @@ pub(crate) fn measurement(row: &Row, counts_instructions: bool) -> Measurement {
             Extent::Order(order) => Some(order),
             Extent::Size(_) | Extent::Mixed => None,
         },
-        variant: row.case.placement.map(|placement| {
-            let name = match placement {
-                Placement::Local => "local",
-                Placement::Remote => "remote",
-                Placement::Alternating => "alternating",
-            };
-            name.to_string()
-        }),
-        // Where the placement is the only phase it is told already.
-        phase: row.phase.filter(|_| row.case.placement.is_none()).map(ToString::to_string),
+        variant: row.case.variant.map(|variant| variant.to_string()),
+        phase: row.phase.name().map(ToString::to_string),
         cpus: row.case.cpus as u32,
         ops: row.operations,
         instructions_per_op: counts_instructions.then_some(nanoseconds),
@@ -46,8 +38,35 @@ pub(crate) fn measurement(row: &Row, counts_instructions: bool) -> Measurement {
         empty_ns_per_op: row.empty_ticks * nanoseconds_per_tick,
         empty_cycles_per_op: row.empty_ticks,
         samples: row.samples.clone(),
+        ops_per_second: (!counts_instructions)
+            .then(|| summary(row.operations_per_tick.scaled(time::ticks_per_second() as f64))),
+        // Of one clock for all CPUs their speeds cannot be told.
+        fairness: row.fairness.filter(|_| !counts_instructions),
+        remote_frees: Some(row.remote_frees),
+        latency: row.latency.as_ref().map(|latency| self::latency(latency, nanoseconds_per_tick)),
+        footprint: row.footprint.map(|footprint| Footprint {
+            peak_live: footprint.peak_live,
+            peak_held: footprint.peak_held,
+            end_held: footprint.end_held,
+        }),
+        hand_overs: None,
         errors: row.errors,
-        ..Measurement::default()
+    }
+}
+
+fn latency(latency: &quarry_suite::Latency, nanoseconds_per_tick: f64) -> Latency {
+    let nanoseconds = |ticks: u64| ticks as f64 * nanoseconds_per_tick;
+    let percentile = |parts, whole| nanoseconds(latency.calls.percentile(parts, whole));
+    Latency {
+        calls: latency.calls.count(),
+        p50: percentile(50, 100),
+        p90: percentile(90, 100),
+        p99: percentile(99, 100),
+        p99_9: percentile(999, 1000),
+        p99_99: percentile(9999, 10_000),
+        worst: nanoseconds(latency.calls.worst()),
+        clock: nanoseconds(latency.clock),
+        buckets: latency.calls.buckets().map(|(most, calls)| (nanoseconds(most), calls)).collect(),
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ax_sync::interface::{AcquireResult, ContextState, LockMetadata, SpinOps};
 use buddy_slab_allocator::interface::BuddySlabIf;
 use buddy_slab_allocator::{GlobalAllocator, PerCpuSlab, SlabPoolTrait, StaticSlabPool};
-use quarry_suite::Subject;
+use quarry_suite::{Empty, Feature, Subject};
 use quarry_topology::NodeId;
 
 use crate::memory::{Memory, malloc_alignment};
@@ -136,8 +136,11 @@ fn layout(size: usize) -> Layout {
 
 impl Subject for BuddySlab {
     type Block = SizedMemory;
+    type Objects = Empty;
 
     const NAME: &'static str = "buddy-slab";
+
+    const FEATURES: &'static [Feature] = &[Feature::Inlined, Feature::Nodes, Feature::Pages];
 
     #[inline(never)]
     fn allocate(&self, size: usize) -> Option<SizedMemory> {
@@ -195,6 +198,12 @@ impl Subject for BuddySlab {
         assert!(length <= block.size, "the suite asks for no more than it asked the allocator for");
         // SAFETY: asserted, and the suite filled the bytes before it checks them.
         unsafe { block.memory.check(length, seed) }
+    }
+
+    fn is_zero(&self, block: &SizedMemory, length: usize) -> bool {
+        assert!(length <= block.size, "the suite asks for no more than it asked the allocator for");
+        // SAFETY: asserted, and whoever asks has had the bytes initialised.
+        unsafe { block.memory.is_zero(length) }
     }
 
     fn alignment(&self, size: usize) -> usize {

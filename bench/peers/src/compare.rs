@@ -5,9 +5,10 @@
 //! over each contestant before the next case comes, and the order rotates, so that none always comes first, or after
 //! the same other.
 
-use quarry_suite::{Case, Row, Settings, Summary};
+use quarry_suite::{Case, Phase, Row, Settings, Summary};
 
 use crate::contestant::Contestant;
+use crate::quarry::Quarry;
 use crate::threads::Threads;
 
 /// One row of results: a case, or a phase of one, over every contestant.
@@ -16,7 +17,7 @@ pub struct Comparison {
     /// What was measured.
     pub case: Case,
     /// Which part of it, where it has parts.
-    pub phase: Option<&'static str>,
+    pub phase: Phase,
     /// In the order of the contestants.
     pub results: Vec<Outcome>,
 }
@@ -90,7 +91,7 @@ pub fn compare(
     rounds: usize,
     progress: &mut dyn FnMut(usize),
 ) -> Vec<Comparison> {
-    let cases = quarry_suite::plan(threads, settings);
+    let cases = quarry_suite::plan::<Quarry>(threads, settings);
     let mut rows: Vec<Vec<Comparison>> = cases.iter().map(|case| blank(*case, contestants.len())).collect();
     for round in 0..rounds {
         progress(round);
@@ -165,8 +166,8 @@ mod tests {
     fn the_settings_of_a_case_plan_that_case() {
         let threads = Threads::new(2);
         let settings = Settings { effort: Effort::Fixed, ..Settings::default() };
-        for case in quarry_suite::plan(threads, &settings) {
-            assert_eq!(quarry_suite::plan(threads, &only(&case, &settings, 3)), [case]);
+        for case in quarry_suite::plan::<Quarry>(threads, &settings) {
+            assert_eq!(quarry_suite::plan::<Quarry>(threads, &only(&case, &settings, 3)), [case]);
         }
     }
 
@@ -174,8 +175,8 @@ mod tests {
     fn the_first_is_compared_with_the_best_of_the_others() {
         let outcome = |samples: &[f64]| Outcome { samples: samples.to_vec(), ..Outcome::default() };
         let comparison = Comparison {
-            case: Case { workload: Workload::Mix, extent: Extent::Mixed, placement: None, cpus: 1 },
-            phase: None,
+            case: Case { workload: Workload::Mix, extent: Extent::Mixed, variant: None, cpus: 1 },
+            phase: Phase::Whole,
             results: vec![outcome(&[6.0]), outcome(&[9.0, 1.0, 5.0]), outcome(&[4.0])],
         };
         assert_eq!(comparison.best_peer(Statistic::Median), Some((2, 1.5)));
@@ -184,8 +185,8 @@ mod tests {
 
     #[test]
     fn alone_there_is_no_best_peer() {
-        let case = Case { workload: Workload::Mix, extent: Extent::Mixed, placement: None, cpus: 1 };
-        let comparison = Comparison { case, phase: None, results: vec![Outcome::default()] };
+        let case = Case { workload: Workload::Mix, extent: Extent::Mixed, variant: None, cpus: 1 };
+        let comparison = Comparison { case, phase: Phase::Whole, results: vec![Outcome::default()] };
         assert_eq!(comparison.best_peer(Statistic::Median), None);
     }
 }

@@ -36,7 +36,7 @@ impl Contestant {
 
     /// The contestant of a subject, whose default is to be the allocator, started.
     pub fn new<S: Subject + Default>(package: Option<&'static str>) -> Self {
-        Self { name: S::NAME, package, run: |threads, settings, sink| run(threads, S::default(), settings, sink) }
+        Self { name: S::NAME, package, run: |threads, settings, sink| run(threads, &S::default(), settings, sink) }
     }
 
     /// Measures and checks every case of the plan over this allocator: [`quarry_suite::run`].

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use quarry_suite::Subject;
+use quarry_suite::{Empty, Feature, Subject};
 use quarry_topology::NodeId;
 
 use crate::memory::{Memory, malloc_alignment};
@@ -151,8 +151,11 @@ impl<M> Default for MallocSubject<M> {
 
 impl<M: Malloc> Subject for MallocSubject<M> {
     type Block = Memory;
+    type Objects = Empty;
 
     const NAME: &'static str = M::NAME;
+
+    const FEATURES: &'static [Feature] = &[Feature::Inlined, Feature::Nodes, Feature::Pages];
 
     #[inline(always)]
     fn allocate(&self, size: usize) -> Option<Memory> {
@@ -203,6 +206,11 @@ impl<M: Malloc> Subject for MallocSubject<M> {
     fn check(&self, block: &Memory, length: usize, seed: u64) -> bool {
         // SAFETY: as for `fill`, and the suite filled the bytes before it checks them.
         unsafe { block.check(length, seed) }
+    }
+
+    fn is_zero(&self, block: &Memory, length: usize) -> bool {
+        // SAFETY: as for `check`.
+        unsafe { block.is_zero(length) }
     }
 
     fn alignment(&self, size: usize) -> usize {

@@ -51,6 +51,14 @@ impl Memory {
         let bytes = unsafe { slice::from_raw_parts(self.0.as_ptr(), length) };
         pattern::check(bytes, seed)
     }
+
+    /// # Safety
+    ///
+    /// At least `length` bytes were asked for, and are initialised.
+    pub(crate) unsafe fn is_zero(&self, length: usize) -> bool {
+        // SAFETY: so many bytes are this token's, and initialised.
+        pattern::is_zero(unsafe { slice::from_raw_parts(self.0.as_ptr(), length) })
+    }
 }
 
 /// The alignment the peers promise: that of C's `max_align_t`, and 8 for what is smaller.

@@ -2,7 +2,7 @@
 
 use quarry_memory::hosted::Hosted;
 use quarry_memory::{Gfp, NodeId, Order};
-use quarry_suite::Subject;
+use quarry_suite::{Empty, Feature, Subject};
 
 use crate::memory::Memory;
 
@@ -14,8 +14,11 @@ pub struct Quarry;
 
 impl Subject for Quarry {
     type Block = Memory;
+    type Objects = Empty;
 
     const NAME: &'static str = "quarry";
+
+    const FEATURES: &'static [Feature] = &[Feature::Inlined, Feature::Nodes, Feature::Pages];
 
     #[inline(never)]
     fn allocate(&self, size: usize) -> Option<Memory> {
@@ -70,6 +73,11 @@ impl Subject for Quarry {
     fn check(&self, block: &Memory, length: usize, seed: u64) -> bool {
         // SAFETY: as for `fill`, and the suite filled the bytes before it checks them.
         unsafe { block.check(length, seed) }
+    }
+
+    fn is_zero(&self, block: &Memory, length: usize) -> bool {
+        // SAFETY: as for `check`.
+        unsafe { block.is_zero(length) }
     }
 
     fn in_use(&self) -> Option<u64> {

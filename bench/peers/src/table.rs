@@ -56,10 +56,15 @@ fn header(before: &[&str], middle: &[&str], after: &[&str]) -> Vec<String> {
     [before, middle, after].concat().into_iter().map(str::to_owned).collect()
 }
 
-/// Workload and phase.
+/// Workload, variant and phase.
 fn name(comparison: &Comparison) -> String {
-    let workload = comparison.case.workload;
-    comparison.phase.map_or_else(|| workload.to_string(), |phase| format!("{workload} {phase}"))
+    let mut name = comparison.case.workload.to_string();
+    let variant = comparison.case.variant.map(|variant| variant.to_string());
+    for part in variant.as_deref().into_iter().chain(comparison.phase.name()) {
+        name.push(' ');
+        name.push_str(part);
+    }
+    name
 }
 
 fn extent(extent: Extent) -> String {
@@ -93,20 +98,20 @@ fn aligned(lines: &[Vec<String>], left: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quarry_suite::{Case, Workload};
+    use quarry_suite::{Case, Phase, Workload};
 
-    fn comparison(workload: Workload, extent: Extent, phase: Option<&'static str>, medians: &[f64]) -> Comparison {
+    fn comparison(workload: Workload, extent: Extent, phase: Phase, medians: &[f64]) -> Comparison {
         let outcome = |&median: &f64| Outcome { samples: vec![median], empty: vec![1.0], ..Outcome::default() };
-        let case = Case { workload, extent, placement: None, cpus: 1 };
+        let case = Case { workload, extent, variant: None, cpus: 1 };
         Comparison { case, phase, results: medians.iter().map(outcome).collect() }
     }
 
     fn sample() -> Vec<Comparison> {
         vec![
-            comparison(Workload::Pair, Extent::Size(8), None, &[4.0, 8.0, 16.0]),
-            comparison(Workload::Pair, Extent::Size(1024), None, &[4.0, 2.0, 16.0]),
-            comparison(Workload::Batch, Extent::Size(8), Some("allocate"), &[30.0, 20.0, 10.0]),
-            comparison(Workload::Page, Extent::Order(9), None, &[100.0, 2000.0, 100.0]),
+            comparison(Workload::Pair, Extent::Size(8), Phase::Whole, &[4.0, 8.0, 16.0]),
+            comparison(Workload::Pair, Extent::Size(1024), Phase::Whole, &[4.0, 2.0, 16.0]),
+            comparison(Workload::Batch, Extent::Size(8), Phase::Allocate, &[30.0, 20.0, 10.0]),
+            comparison(Workload::Page, Extent::Order(9), Phase::Whole, &[100.0, 2000.0, 100.0]),
         ]
     }
 

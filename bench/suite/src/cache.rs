@@ -16,14 +16,14 @@ use crate::subject::Subject;
 /// Blocks in the order they were used, on shelves by node. Takes no memory after it is made.
 ///
 /// A shelf's lock guards it; nothing is allocated, freed or waited for under it.
-pub struct Cache<S: Subject> {
+pub struct Cache<S: Subject + Copy> {
     subject: S,
     shelves: Vec<Mutex<VecDeque<Owned<S::Block>>>>,
     given_up: AtomicU64,
     errors: AtomicU64,
 }
 
-impl<S: Subject> Cache<S> {
+impl<S: Subject + Copy> Cache<S> {
     /// An empty one for that many nodes, each with room for `capacity` blocks.
     pub fn new(subject: S, nodes: usize, capacity: usize) -> Self {
         let shelf = || Mutex::new(VecDeque::with_capacity(capacity));
@@ -84,7 +84,7 @@ impl<S: Subject> Cache<S> {
     fn free_oldest(&self, node: usize) -> bool {
         let Some(owned) = self.shelves.get(node).and_then(|shelf| shelf.lock().pop_front()) else { return false };
         let mut errors = 0;
-        owned.give_back(self.subject, &mut errors);
+        owned.give_back(&self.subject, &mut errors);
         self.errors.fetch_add(errors, Relaxed);
         true
     }

@@ -5,6 +5,7 @@ use core::fmt;
 use core::str::FromStr;
 
 use crate::sizes::SIZES;
+use crate::subject::Feature;
 
 /// Orders `page` is measured at: 4 KiB to 2 MiB.
 pub const ORDERS: core::ops::RangeInclusive<u32> = 0..=9;
@@ -12,41 +13,93 @@ pub const ORDERS: core::ops::RangeInclusive<u32> = 0..=9;
 /// Sizes `node` is measured at when none are asked for.
 const NODE_SIZES: [usize; 3] = [64, 1024, 4096];
 
-/// The way memory is asked for and given back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Workload {
+macro_rules! workloads {
+    ($($(#[$doc:meta])* $workload:ident = $name:literal,)*) => {
+        /// The way memory is asked for and given back. [`quarry_record::catalogue`] says more of each.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Workload {
+            $($(#[$doc])* $workload,)*
+        }
+
+        impl Workload {
+            /// All of them, in the order they run.
+            pub const ALL: &'static [Self] = &[$(Self::$workload),*];
+
+            /// Its name on command lines and in records.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$workload => $name,)*
+                }
+            }
+        }
+    };
+}
+
+workloads! {
     /// One allocation and its free, over and over; called, the size in a register.
-    Pair,
+    Pair = "pair",
     /// The same, inlined, the size known at compile time.
-    PairInlined,
+    PairInlined = "pair-inlined",
     /// Many allocations, then their frees, first in, first out. Two rows.
-    Batch,
+    Batch = "batch",
     /// As `Batch`, but every batch is freed on the next CPU (on one CPU: the same). Two rows.
-    Remote,
+    Remote = "remote",
     /// Random sizes over slots replaced at random.
-    Mix,
+    Mix = "mix",
     /// Pairs on a node that is asked for: the local one, a remote one, and both in turn.
-    Node,
+    Node = "node",
     /// Pairs of page blocks, by order.
-    Page,
+    Page = "page",
 }
 
 impl Workload {
-    /// All of them, in the order they run.
-    pub const ALL: [Self; 7] =
-        [Self::Pair, Self::PairInlined, Self::Batch, Self::Remote, Self::Mix, Self::Node, Self::Page];
-
-    /// Its name on command lines and in records.
-    pub const fn name(self) -> &'static str {
+    /// Its cases, and what they need.
+    const fn shape(self) -> Shape {
         match self {
-            Self::Pair => "pair",
-            Self::PairInlined => "pair-inlined",
-            Self::Batch => "batch",
-            Self::Remote => "remote",
-            Self::Mix => "mix",
-            Self::Node => "node",
-            Self::Page => "page",
+            Self::Pair | Self::Batch | Self::Remote => Shape::of_sizes(&SIZES),
+            Self::PairInlined => Shape { only_known: true, ..Shape::of_sizes(&SIZES).needing(Feature::Inlined) },
+            Self::Mix => Shape::MIXED,
+            Self::Node => {
+                let variants = &[Variant::Local, Variant::Remote, Variant::Alternating];
+                Shape { variants, ..Shape::of_sizes(&NODE_SIZES).needing(Feature::Nodes) }
+            }
+            Self::Page => Shape::ORDERS.needing(Feature::Pages),
         }
+    }
+}
+
+/// Over what the cases of a workload range, and what they need.
+#[derive(Clone, Copy)]
+struct Shape {
+    extents: Extents,
+    /// Sizes other than [`SIZES`] have no code.
+    only_known: bool,
+    /// One case for each; for none, one that has no variant.
+    variants: &'static [Variant],
+    needs: Option<Feature>,
+    /// CPUs without which it has no meaning.
+    least_cpus: usize,
+}
+
+/// How large blocks are by default.
+#[derive(Clone, Copy)]
+enum Extents {
+    Sizes(&'static [usize]),
+    Orders,
+    Mixed,
+}
+
+impl Shape {
+    const MIXED: Self = Self { extents: Extents::Mixed, only_known: false, variants: &[], needs: None, least_cpus: 1 };
+
+    const ORDERS: Self = Self { extents: Extents::Orders, ..Self::MIXED };
+
+    const fn of_sizes(sizes: &'static [usize]) -> Self {
+        Self { extents: Extents::Sizes(sizes), ..Self::MIXED }
+    }
+
+    const fn needing(self, feature: Feature) -> Self {
+        Self { needs: Some(feature), ..self }
     }
 }
 
@@ -76,7 +129,7 @@ impl FromStr for Workload {
     type Err = UnknownWorkload;
 
     fn from_str(name: &str) -> Result<Self, UnknownWorkload> {
-        Self::ALL.into_iter().find(|workload| workload.name() == name).ok_or(UnknownWorkload)
+        Self::ALL.iter().copied().find(|workload| workload.name() == name).ok_or(UnknownWorkload)
     }
 }
 
@@ -91,15 +144,25 @@ pub enum Extent {
     Mixed,
 }
 
-/// Which node a case of [`Workload::Node`] asks for.
+/// What tells cases of a workload apart beside their extent and their CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Placement {
-    /// The nearest with memory.
+pub enum Variant {
+    /// Memory of the nearest node that has some.
     Local,
-    /// The farthest with memory.
+    /// Memory of the farthest.
     Remote,
     /// Local and remote in turn.
     Alternating,
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "local",
+            Self::Remote => "remote",
+            Self::Alternating => "alternating",
+        })
+    }
 }
 
 /// One measurement: a workload on some CPUs. Has one row of results for each of its [phases](Self::phases).
@@ -109,21 +172,40 @@ pub struct Case {
     pub workload: Workload,
     /// To blocks of which size.
     pub extent: Extent,
-    /// On which node; `None` where the workload does not ask for one.
-    pub placement: Option<Placement>,
+    /// In which of its variants, where it has some.
+    pub variant: Option<Variant>,
     /// On how many CPUs at once: the first so many.
     pub cpus: usize,
 }
 
+/// A part of a workload that is measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// All there is.
+    Whole,
+    /// Allocations.
+    Allocate,
+    /// Frees.
+    Free,
+}
+
+impl Phase {
+    /// Its name, unless the workload is measured as a whole.
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Whole => None,
+            Self::Allocate => Some("allocate"),
+            Self::Free => Some("free"),
+        }
+    }
+}
+
 impl Case {
-    /// Names of its rows; one without a name when the workload is measured as a whole.
-    pub fn phases(&self) -> &'static [Option<&'static str>] {
-        match (self.workload, self.placement) {
-            (Workload::Batch | Workload::Remote, _) => &[Some("allocate"), Some("free")],
-            (_, None) => &[None],
-            (_, Some(Placement::Local)) => &[Some("local")],
-            (_, Some(Placement::Remote)) => &[Some("remote")],
-            (_, Some(Placement::Alternating)) => &[Some("alternating")],
+    /// Its rows.
+    pub fn phases(&self) -> &'static [Phase] {
+        match self.workload {
+            Workload::Batch | Workload::Remote => &[Phase::Allocate, Phase::Free],
+            _ => &[Phase::Whole],
         }
     }
 }
@@ -136,8 +218,8 @@ impl fmt::Display for Case {
             Extent::Order(order) => write!(f, ", order {order}")?,
             Extent::Mixed => {}
         }
-        if let Some(placement) = self.placement {
-            write!(f, ", {placement:?}")?;
+        if let Some(variant) = self.variant {
+            write!(f, ", {variant}")?;
         }
         write!(f, ", CPUs {}", self.cpus)
     }
@@ -167,8 +249,19 @@ pub struct Settings {
     pub samples: usize,
     /// How long a sample is.
     pub effort: Effort,
+    /// Whether single calls are timed, in a pass of its own.
+    pub latencies: bool,
     /// Where the random numbers start.
     pub seed: u64,
+}
+
+/// What cases can be, over an allocator on a machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Means {
+    pub(crate) cpus: usize,
+    /// Whether there is a second node with memory.
+    pub(crate) several_nodes: bool,
+    pub(crate) features: &'static [Feature],
 }
 
 impl Default for Settings {
@@ -180,20 +273,26 @@ impl Default for Settings {
             cpus: Vec::new(),
             samples: 101,
             effort: Effort::Microseconds(1000),
+            latencies: true,
             seed: 1,
         }
     }
 }
 
 impl Settings {
-    /// The cases, in the order they run, on a machine with so many CPUs, with or without a second node with memory.
-    pub fn plan(&self, cpu_count: usize, several_nodes: bool) -> Vec<Case> {
-        let workloads = if self.workloads.is_empty() { &Workload::ALL[..] } else { &self.workloads };
-        let cpu_counts = self.cpu_counts(cpu_count);
+    /// The cases, in the order they run.
+    pub(crate) fn plan(&self, means: &Means) -> Vec<Case> {
+        let workloads = if self.workloads.is_empty() { Workload::ALL } else { &self.workloads };
+        let cpu_counts = self.cpu_counts(means.cpus);
         let mut cases = Vec::new();
         for &workload in workloads {
-            for (extent, placement) in self.variants(workload, several_nodes) {
-                cases.extend(cpu_counts.iter().map(|&cpus| Case { workload, extent, placement, cpus }));
+            let shape = workload.shape();
+            if shape.needs.is_some_and(|feature| !means.features.contains(&feature)) {
+                continue;
+            }
+            let cpu_counts = cpu_counts.iter().filter(|cpus| **cpus >= shape.least_cpus);
+            for (extent, variant) in self.variants(&shape, means) {
+                cases.extend(cpu_counts.clone().map(|&cpus| Case { workload, extent, variant, cpus }));
             }
         }
         cases
@@ -209,26 +308,28 @@ impl Settings {
         counts
     }
 
-    fn variants(&self, workload: Workload, several_nodes: bool) -> Vec<(Extent, Option<Placement>)> {
-        let sizes =
-            |default: &'static [usize]| if self.sizes.is_empty() { default.to_vec() } else { self.sizes.clone() };
-        match workload {
-            Workload::Pair | Workload::Batch | Workload::Remote => {
-                sizes(&SIZES).into_iter().map(|size| (Extent::Size(size), None)).collect()
+    fn variants(&self, shape: &Shape, means: &Means) -> Vec<(Extent, Option<Variant>)> {
+        let variants: Vec<Option<Variant>> = if shape.variants.is_empty() {
+            [None].into()
+        } else {
+            let remote = |variant: &Variant| matches!(variant, Variant::Remote | Variant::Alternating);
+            let possible = shape.variants.iter().filter(|variant| means.several_nodes || !remote(variant));
+            possible.copied().map(Some).collect()
+        };
+        let with_variants = |extent| variants.iter().map(move |&variant| (extent, variant));
+        self.extents(shape).into_iter().flat_map(with_variants).collect()
+    }
+
+    fn extents(&self, shape: &Shape) -> Vec<Extent> {
+        match shape.extents {
+            Extents::Mixed => [Extent::Mixed].into(),
+            Extents::Orders if self.orders.is_empty() => ORDERS.map(Extent::Order).collect(),
+            Extents::Orders => self.orders.iter().copied().map(Extent::Order).collect(),
+            Extents::Sizes(default) => {
+                let sizes = if self.sizes.is_empty() { default } else { &self.sizes };
+                let sizes = sizes.iter().filter(|size| !shape.only_known || SIZES.contains(size));
+                sizes.copied().map(Extent::Size).collect()
             }
-            Workload::PairInlined => {
-                let known = sizes(&SIZES).into_iter().filter(|size| SIZES.contains(size));
-                known.map(|size| (Extent::Size(size), None)).collect()
-            }
-            Workload::Mix => [(Extent::Mixed, None)].into(),
-            Workload::Node => {
-                let all = [Placement::Local, Placement::Remote, Placement::Alternating];
-                let placements = if several_nodes { &all[..] } else { &all[..1] };
-                let with_placements = |size| placements.iter().map(move |place| (Extent::Size(size), Some(*place)));
-                sizes(&NODE_SIZES).into_iter().flat_map(with_placements).collect()
-            }
-            Workload::Page if self.orders.is_empty() => ORDERS.map(|order| (Extent::Order(order), None)).collect(),
-            Workload::Page => self.orders.iter().map(|&order| (Extent::Order(order), None)).collect(),
         }
     }
 }
@@ -237,27 +338,38 @@ impl Settings {
 mod tests {
     use super::*;
     use alloc::string::ToString;
-    use alloc::vec;
+    use alloc::{format, vec};
+    use quarry_record::catalogue;
 
     #[test]
     fn every_workload_is_found_by_its_name() {
         for workload in Workload::ALL {
-            assert_eq!(workload.name().parse(), Ok(workload));
+            assert_eq!(workload.name().parse(), Ok(*workload));
         }
+    }
+
+    #[test]
+    fn the_catalogue_describes_every_workload() {
+        let described: Vec<&str> = catalogue::WORKLOADS.iter().map(|workload| workload.name).collect();
+        let names: Vec<&str> = Workload::ALL.iter().map(|workload| workload.name()).collect();
+        assert_eq!(described, names);
     }
 
     #[test]
     fn an_unknown_workload_is_answered_with_the_known_ones() {
         let error = "pairs".parse::<Workload>().expect_err("there is none of that name");
-        assert_eq!(
-            error.to_string(),
-            "there is no such workload; choose from pair, pair-inlined, batch, remote, mix, node, page"
-        );
+        let names: Vec<&str> = Workload::ALL.iter().map(|workload| workload.name()).collect();
+        assert_eq!(error.to_string(), format!("there is no such workload; choose from {}", names.join(", ")));
+    }
+
+    /// An allocator that can do everything, on a machine of so many CPUs.
+    fn means(cpus: usize, several_nodes: bool) -> Means {
+        Means { cpus, several_nodes, features: Feature::ALL }
     }
 
     fn cpu_counts(cpu_count: usize) -> Vec<usize> {
         let settings = Settings { workloads: vec![Workload::Mix], ..Settings::default() };
-        settings.plan(cpu_count, false).iter().map(|case| case.cpus).collect()
+        settings.plan(&means(cpu_count, false)).iter().map(|case| case.cpus).collect()
     }
 
     #[test]
@@ -270,28 +382,37 @@ mod tests {
     #[test]
     fn cpu_counts_beyond_the_machine_are_left_out() {
         let settings = Settings { workloads: vec![Workload::Mix], cpus: vec![2, 8, 0], ..Settings::default() };
-        assert_eq!(settings.plan(4, false).len(), 1);
+        assert_eq!(settings.plan(&means(4, false)).len(), 1);
     }
 
     #[test]
     fn inlined_pairs_leave_out_sizes_without_code() {
         let settings = Settings { workloads: vec![Workload::PairInlined], sizes: vec![64, 100], ..Settings::default() };
-        let extents: Vec<Extent> = settings.plan(1, false).iter().map(|case| case.extent).collect();
+        let extents: Vec<Extent> = settings.plan(&means(1, false)).iter().map(|case| case.extent).collect();
         assert_eq!(extents, [Extent::Size(64)]);
     }
 
     #[test]
     fn one_node_has_no_remote_rows() {
         let settings = Settings { workloads: vec![Workload::Node], sizes: vec![64], ..Settings::default() };
-        let placements = |several| -> Vec<_> { settings.plan(1, several).iter().map(|case| case.placement).collect() };
-        assert_eq!(placements(false), [Some(Placement::Local)]);
-        assert_eq!(placements(true), [Some(Placement::Local), Some(Placement::Remote), Some(Placement::Alternating)]);
+        let variants =
+            |several| -> Vec<_> { settings.plan(&means(1, several)).iter().map(|case| case.variant).collect() };
+        assert_eq!(variants(false), [Some(Variant::Local)]);
+        assert_eq!(variants(true), [Some(Variant::Local), Some(Variant::Remote), Some(Variant::Alternating)]);
+    }
+
+    #[test]
+    fn what_an_allocator_cannot_do_is_left_out() {
+        let plan = Settings::default().plan(&Means { features: &[], ..means(1, true) });
+        assert!(plan.iter().any(|case| case.workload == Workload::Pair));
+        let more = [Workload::PairInlined, Workload::Node, Workload::Page];
+        assert!(plan.iter().all(|case| !more.contains(&case.workload)));
     }
 
     #[test]
     fn a_plan_is_ordered_by_workload_then_extent_then_cpus() {
         let settings = Settings { workloads: vec![Workload::Pair], sizes: vec![8, 16], ..Settings::default() };
-        let plan: Vec<_> = settings.plan(2, true).iter().map(ToString::to_string).collect();
+        let plan: Vec<_> = settings.plan(&means(2, true)).iter().map(ToString::to_string).collect();
         assert_eq!(
             plan,
             ["pair, size 8, CPUs 1", "pair, size 8, CPUs 2", "pair, size 16, CPUs 1", "pair, size 16, CPUs 2"]

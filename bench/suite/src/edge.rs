@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use spin::Mutex;
 
 use crate::cache::Cache;
-use crate::check::Held;
+use crate::checked::Held;
 use crate::platform::Threads;
 use crate::random::{Random, log_uniform};
 use crate::stress::{Limit, Owned};
@@ -137,7 +137,12 @@ impl EdgeReport {
 }
 
 /// Runs it. The allocator is to ask `cache` for memory while this runs; the cache is empty when it returns.
-pub fn edge<P: Threads, S: Pressed>(platform: P, subject: S, edge: Edge, cache: &'static Cache<S>) -> EdgeReport {
+pub fn edge<P: Threads, S: Pressed + Copy>(
+    platform: P,
+    subject: S,
+    edge: Edge,
+    cache: &'static Cache<S>,
+) -> EdgeReport {
     let before = subject.in_use();
     let worker = |thread| Mutex::new(Some(Worker::new(platform, subject, edge, thread, cache)));
     let workers: Vec<_> = (0..edge.threads()).map(worker).collect();
@@ -183,7 +188,7 @@ impl Gate {
     }
 }
 
-struct Worker<P, S: Pressed> {
+struct Worker<P, S: Pressed + Copy> {
     platform: P,
     subject: S,
     edge: Edge,
@@ -200,7 +205,7 @@ struct Worker<P, S: Pressed> {
     report: EdgeReport,
 }
 
-impl<P: Threads, S: Pressed> Worker<P, S> {
+impl<P: Threads, S: Pressed + Copy> Worker<P, S> {
     fn new(platform: P, subject: S, edge: Edge, thread: usize, cache: &'static Cache<S>) -> Self {
         let way = CREW[thread / edge.cpus];
         let others = CREW.iter().filter(|&&other| other == way).count() * edge.cpus;
@@ -363,7 +368,7 @@ impl<P: Threads, S: Pressed> Worker<P, S> {
         let seed = self.random.next_u64();
         self.held_bytes += length;
         self.taken_this_turn += length;
-        let held = Held::fill(subject, block, length, seed, &mut self.report.errors);
+        let held = Held::fill(&subject, block, length, seed, &mut self.report.errors);
         self.blocks.push(Owned { held, order });
         true
     }
@@ -376,7 +381,7 @@ impl<P: Threads, S: Pressed> Worker<P, S> {
         let place = self.random.below(self.blocks.len() as u64) as usize;
         let owned = self.blocks.swap_remove(place);
         self.held_bytes -= owned.held.length;
-        owned.give_back(self.subject, &mut self.report.errors);
+        owned.give_back(&self.subject, &mut self.report.errors);
         true
     }
 }

@@ -1,21 +1,23 @@
 //! Allocator workloads, generic over the allocator measured ([`Subject`]) and the machine ([`Platform`]).
 //!
 //! The guest image runs them over the kernel's memory service, the tests over an arena. A workload runs on 1, 2, ... N
-//! CPUs that start together. What is timed and what is checked are two passes: the timed loops ([`loops`]) are bare,
-//! and a pass of its own ([`check`]) writes and reads every byte of every block. An empty loop is timed beside each and
-//! reported in a field of its own, so all figures are gross.
+//! CPUs that start together. What is timed and what is checked are passes of their own over the same loops
+//! ([`workloads`]): bare for the figures, over [`checked`] to write and read every byte of every block, over
+//! [`stamped`] to time every call. An empty loop is timed beside each and reported in a field of its own, so all
+//! figures are gross.
 //!
 //! Layers, each using only those below it:
 //! ```text
 //! report, options     rows as records; the command line
 //! suite               every case of a plan measured and checked
 //! edge, cache         more wanted than there is, and what can be given up
-//! stress, check       every byte looked at
+//! stress              every byte looked at
+//! workloads           what is timed
 //! measure             samples: calibration, barriers, clock
-//! loops               what is timed
+//! checked, stamped    an allocator that is not trusted, and one whose calls are timed
 //! case                what there is to measure, and the plan
 //! subject, platform   what is asked of allocator and machine
-//! random, pattern, sizes, statistics
+//! exchange, histogram, random, pattern, sizes, statistics
 //! ```
 
 #![no_std]
@@ -25,27 +27,31 @@ extern crate alloc;
 
 mod cache;
 mod case;
-mod check;
+mod checked;
 mod edge;
-mod loops;
+mod exchange;
+mod histogram;
 mod measure;
 mod options;
 pub mod pattern;
 mod platform;
 pub mod random;
 mod sizes;
+mod stamped;
 mod statistics;
 mod stress;
 mod subject;
 mod suite;
+mod workloads;
 
 pub use cache::Cache;
-pub use case::{Case, Effort, Extent, ORDERS, Placement, Settings, UnknownWorkload, Workload};
+pub use case::{Case, Effort, Extent, ORDERS, Phase, Settings, UnknownWorkload, Variant, Workload};
 pub use edge::{Calls, Edge, EdgeReport, edge};
+pub use histogram::Histogram;
 pub use options::{Mode, OptionError, Options};
 pub use platform::{Platform, Threads};
 pub use sizes::SIZES;
 pub use statistics::Summary;
 pub use stress::{Limit, Stress, StressReport, stress};
-pub use subject::{Empty, EmptyBlock, Pressed, Subject, Way};
-pub use suite::{Row, plan, row_count, run};
+pub use subject::{Empty, EmptyBlock, Feature, Pressed, Subject, Way};
+pub use suite::{Footprint, Latency, Row, plan, row_count, run};

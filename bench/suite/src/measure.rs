@@ -1,21 +1,15 @@
 //! Samples of one [`Case`]: CPUs started together, a loop timed between two barriers, over and over.
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::case::{Case, Effort, Extent, Placement, Workload};
-use crate::loops::{Batch, Body, Exchange, MIX_SLOTS, Mix, OnNode, Page, Pair, PairInlined};
+use crate::case::{Case, Variant};
 use crate::platform::{Barrier, Platform};
-use crate::random::Random;
-use crate::sizes::{WithSize, dispatch};
 use crate::subject::Subject;
+use crate::workloads::Body;
 
-/// Objects in a batch, memory permitting: many times what the allocators' per-CPU caches hold.
-const BATCH: usize = 4096;
-
-/// Operations of a sample under [`Effort::Fixed`].
-const FIXED_OPERATIONS: u64 = 10_000;
+/// Operations of a sample while their number is being found: the first try.
+const FIRST_TRY: u64 = 64;
 
 /// How often a sample of a workload of fixed length is run before the first that counts.
 const WARM_UPS: usize = 3;
@@ -24,18 +18,40 @@ const WARM_UPS: usize = 3;
 #[derive(Clone, Copy)]
 pub(crate) struct Sampling {
     pub(crate) samples: usize,
-    pub(crate) effort: Effort,
+    pub(crate) length: Length,
+    /// Bytes each CPU may hold.
+    pub(crate) most_bytes: u64,
     pub(crate) seed: u64,
+}
+
+/// How long a sample is, unless the workload decides.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// As long as takes about this.
+    Microseconds(u64),
+    /// So many operations.
+    Operations(u64),
+    /// The same, by a clock that counts the instructions of all CPUs together.
+    Counted(u64),
 }
 
 /// What was measured of one case.
 pub(crate) struct Samples {
     /// Operations of one CPU in one sample.
     pub(crate) operations: u64,
-    /// For each phase the samples, in ticks per operation.
-    pub(crate) phases: Vec<Vec<f64>>,
+    pub(crate) phases: Vec<PhaseSamples>,
     /// Allocations that failed.
     pub(crate) failures: u64,
+}
+
+/// The samples of one phase, one after another.
+pub(crate) struct PhaseSamples {
+    /// Ticks an operation took the CPU that did it: the mean over the CPUs.
+    pub(crate) costs: Vec<f64>,
+    /// Operations a tick, of all CPUs, from the first one's start to the last one's end.
+    pub(crate) throughputs: Vec<f64>,
+    /// Jain's index of the speeds of the CPUs.
+    pub(crate) fairness: Vec<f64>,
 }
 
 /// Two readings of the clock.
@@ -52,62 +68,23 @@ struct Yield {
     failures: u64,
 }
 
-/// Measures `case` over `subject`. `None` when the case cannot be: an inlined size without code.
-pub(crate) fn measure<P: Platform, S: Subject>(
-    platform: P,
-    subject: S,
-    case: Case,
-    sampling: Sampling,
-) -> Option<Samples> {
-    let run = Run { platform, case, sampling };
-    match (case.workload, case.extent) {
-        (Workload::Pair, Extent::Size(size)) => Some(run.sample(move |_| Pair { subject, size })),
-        (Workload::PairInlined, Extent::Size(size)) => dispatch(size, SampleInlined { run, subject }),
-        (Workload::Batch | Workload::Remote, Extent::Size(size)) => Some(run.sample_batch(subject, size)),
-        (Workload::Mix, Extent::Mixed) => {
-            let slots = run.mix_slots();
-            let seed = sampling.seed;
-            Some(run.sample(move |cpu| Mix::new(subject, Random::new(seed, cpu as u64), slots)))
-        }
-        (Workload::Node, Extent::Size(size)) => {
-            let placement = case.placement?;
-            Some(run.sample(move |cpu| OnNode { subject, size, nodes: nodes(platform, cpu, placement) }))
-        }
-        (Workload::Page, Extent::Order(order)) => Some(run.sample(move |_| Page { subject, order })),
-        _ => None,
-    }
-}
-
-/// The two nodes asked for in turn. On a machine with one, every placement is local.
-pub(crate) fn nodes(platform: impl Platform, cpu: usize, placement: Placement) -> [quarry_topology::NodeId; 2] {
+/// The two nodes asked for in turn. On a machine with one, all is local.
+pub(crate) fn nodes(platform: impl Platform, cpu: usize, variant: Variant) -> [quarry_topology::NodeId; 2] {
     let local = platform.local_node(cpu);
     let remote = platform.remote_node(cpu).unwrap_or(local);
-    match placement {
-        Placement::Local => [local, local],
-        Placement::Remote => [remote, remote],
-        Placement::Alternating => [local, remote],
+    match variant {
+        Variant::Local => [local, local],
+        Variant::Remote => [remote, remote],
+        Variant::Alternating => [local, remote],
     }
 }
 
+/// A case about to be measured.
 #[derive(Clone, Copy)]
-struct Run<P> {
-    platform: P,
-    case: Case,
-    sampling: Sampling,
-}
-
-struct SampleInlined<P, S> {
-    run: Run<P>,
-    subject: S,
-}
-
-impl<P: Platform, S: Subject> WithSize for SampleInlined<P, S> {
-    type Output = Samples;
-
-    fn with<const SIZE: usize>(self) -> Samples {
-        let subject = self.subject;
-        self.run.sample(move |_| PairInlined::<S, SIZE> { subject })
-    }
+pub(crate) struct Run<P> {
+    pub(crate) platform: P,
+    pub(crate) case: Case,
+    pub(crate) sampling: Sampling,
 }
 
 /// What the CPUs of a case share.
@@ -120,35 +97,23 @@ struct Team {
 }
 
 impl<P: Platform> Run<P> {
-    fn sample_batch<S: Subject>(self, subject: S, size: usize) -> Samples {
-        let Self { platform, case, .. } = self;
-        let share = (platform.memory() / case.cpus as u64 / size as u64) as usize;
-        let length = BATCH.min(share).max(1);
-        let exchange = (case.workload == Workload::Remote).then(|| Arc::new(Exchange::new(case.cpus)));
-        self.sample(move |cpu| Batch {
-            subject,
-            platform,
-            size,
-            cpu,
-            blocks: (0..length).map(|_| None).collect(),
-            exchange: exchange.clone(),
-        })
+    /// So many blocks of that size, or as many as a CPU may hold; at least 2.
+    pub(crate) fn blocks(&self, wanted: usize, size: usize) -> usize {
+        wanted.min((self.sampling.most_bytes / size as u64) as usize).max(2)
     }
 
-    fn mix_slots(self) -> usize {
-        let share = (self.platform.memory() / self.case.cpus as u64 / 4096) as usize;
-        if share >= MIX_SLOTS { MIX_SLOTS } else { share.next_power_of_two().max(2) / 2 }
-    }
-
-    fn sample<B: Body>(self, make: impl Fn(usize) -> B + Send + Sync + 'static) -> Samples {
+    /// Has every CPU do what `make` makes for it, sample after sample.
+    pub(crate) fn sample<S: Subject, B: Body>(
+        self,
+        subject: &S,
+        make: impl Fn(S, usize) -> B + Send + Sync + 'static,
+    ) -> Samples {
         let cpus = self.case.cpus;
-        let team = Team {
-            barrier: Barrier::new(cpus),
-            operations: AtomicU64::new(64),
-            calibrated: AtomicU64::new(u64::from(self.sampling.effort == Effort::Fixed)),
-        };
+        let team =
+            Team { barrier: Barrier::new(cpus), operations: AtomicU64::new(FIRST_TRY), calibrated: AtomicU64::new(0) };
+        let subject = subject.clone();
         let yields = self.platform.on_cpus(cpus, move |cpu| {
-            let mut body = make(cpu);
+            let mut body = make(subject.for_cpu(cpu), cpu);
             let result = self.work(&team, cpu, &mut body);
             body.finish();
             result
@@ -182,9 +147,14 @@ impl<P: Platform> Run<P> {
 
     /// Warms up and finds how many operations make a sample: CPU 0 judges, all do the same.
     fn find_operations(self, team: &Team, cpu: usize, body: &mut impl Body, failures: &mut u64) -> u64 {
-        let fixed = body.fixed_operations();
-        if let Some(operations) = fixed.or((self.sampling.effort == Effort::Fixed).then_some(FIXED_OPERATIONS)) {
-            for _ in 0..WARM_UPS {
+        let given = match self.sampling.length {
+            Length::Microseconds(_) => None,
+            Length::Operations(operations) | Length::Counted(operations) => Some(operations),
+        };
+        if let Some(operations) = body.fixed_operations().or(given) {
+            // What is only checked may be cold.
+            let warm_ups = if matches!(self.sampling.length, Length::Operations(_)) { 0 } else { WARM_UPS };
+            for _ in 0..warm_ups {
                 for phase in 0..self.case.phases().len() {
                     self.timed(team, body, phase, operations, failures);
                 }
@@ -206,7 +176,7 @@ impl<P: Platform> Run<P> {
     }
 
     fn judge(self, team: &Team, operations: u64, span: Span) {
-        let Effort::Microseconds(target) = self.sampling.effort else { return };
+        let Length::Microseconds(target) = self.sampling.length else { return };
         let target = (u128::from(target) * u128::from(self.platform.ticks_per_second()) / 1_000_000) as u64;
         let elapsed = span.end.saturating_sub(span.start).max(1);
         if elapsed.saturating_mul(2) >= target {
@@ -217,29 +187,88 @@ impl<P: Platform> Run<P> {
         team.operations.store(((operations as f64 * factor) as u64).max(16), Ordering::Relaxed);
     }
 
-    /// Turns the spans of all CPUs into costs per operation.
+    /// Turns the spans of all CPUs into samples.
     fn gather(self, yields: &[Yield]) -> Samples {
         let phases = self.case.phases().len();
         let operations = yields.first().map_or(0, |first| first.operations);
-        let cost = |index: usize| {
-            let spans = yields.iter().map(|one| one.spans[index]);
-            let total = match self.sampling.effort {
-                // What an operation takes the CPU that does it, on the mean over CPUs.
-                Effort::Microseconds(_) => spans.map(|span| span.end.saturating_sub(span.start)).sum::<u64>(),
-                // All CPUs share one clock that stands for their instructions, so only the whole can be divided.
-                Effort::Fixed => {
-                    let start = spans.clone().map(|span| span.start).min().unwrap_or(0);
-                    spans.map(|span| span.end).max().unwrap_or(0).saturating_sub(start)
-                }
-            };
-            total as f64 / (operations * yields.len() as u64) as f64
+        let all_operations = (operations * yields.len() as u64) as f64;
+        let of_phase = |phase: usize| {
+            let mut samples = PhaseSamples { costs: Vec::new(), throughputs: Vec::new(), fairness: Vec::new() };
+            for sample in 0..self.sampling.samples {
+                let spans = Spans { yields, index: sample * phases + phase };
+                let total = match self.sampling.length {
+                    // What an operation takes the CPU that does it, on the mean over CPUs.
+                    Length::Microseconds(_) | Length::Operations(_) => spans.each().sum::<u64>(),
+                    // All CPUs share one clock that stands for their instructions, so only the whole can be divided.
+                    Length::Counted(_) => spans.whole(),
+                };
+                samples.costs.push(total as f64 / all_operations);
+                samples.throughputs.push(all_operations / spans.whole().max(1) as f64);
+                samples.fairness.push(spans.fairness());
+            }
+            samples
         };
         Samples {
             operations,
-            phases: (0..phases)
-                .map(|phase| (0..self.sampling.samples).map(|sample| cost(sample * phases + phase)).collect())
-                .collect(),
+            phases: (0..phases).map(of_phase).collect(),
             failures: yields.iter().map(|one| one.failures).sum(),
         }
+    }
+}
+
+/// What all CPUs did at once.
+#[derive(Clone, Copy)]
+struct Spans<'a> {
+    yields: &'a [Yield],
+    index: usize,
+}
+
+impl<'a> Spans<'a> {
+    fn all(self) -> impl Iterator<Item = Span> + Clone + 'a {
+        self.yields.iter().map(move |one| one.spans[self.index])
+    }
+
+    /// Ticks each took.
+    fn each(self) -> impl Iterator<Item = u64> + 'a {
+        self.all().map(|span| span.end.saturating_sub(span.start))
+    }
+
+    /// Ticks from the first one's start to the last one's end.
+    fn whole(self) -> u64 {
+        let start = self.all().map(|span| span.start).min().unwrap_or(0);
+        self.all().map(|span| span.end).max().unwrap_or(0).saturating_sub(start)
+    }
+
+    /// Jain's index of their speeds (Jain, Chiu and Hawe, "A quantitative measure of fairness", 1984).
+    fn fairness(self) -> f64 {
+        let speeds = self.each().map(|ticks| 1.0 / ticks.max(1) as f64);
+        let (sum, squares, count) = speeds
+            .fold((0.0, 0.0, 0.0), |(sum, squares, count), speed| (sum + speed, squares + speed * speed, count + 1.0));
+        sum * sum / (count * squares)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spans(spans: &[(u64, u64)]) -> Vec<Yield> {
+        let one =
+            |&(start, end): &(u64, u64)| Yield { operations: 1, spans: [Span { start, end }].into(), failures: 0 };
+        spans.iter().map(one).collect()
+    }
+
+    #[test]
+    fn equally_fast_cpus_are_treated_fairly() {
+        let yields = spans(&[(0, 10), (5, 15), (7, 17)]);
+        let spans = Spans { yields: &yields, index: 0 };
+        assert!((spans.fairness() - 1.0).abs() < 1e-12);
+        assert_eq!(spans.whole(), 17);
+    }
+
+    #[test]
+    fn one_cpu_that_does_next_to_everything_halves_the_fairness_of_two() {
+        let yields = spans(&[(0, 1), (0, 1_000_000)]);
+        assert!((Spans { yields: &yields, index: 0 }.fairness() - 0.5).abs() < 1e-5);
     }
 }

@@ -31,6 +31,12 @@ pub fn check(bytes: &[u8], seed: u64) -> bool {
         && *tail == word(seed, words.len()).to_le_bytes()[..tail.len()]
 }
 
+/// Whether all of `bytes` are 0.
+pub fn is_zero(bytes: &[u8]) -> bool {
+    let (words, tail) = bytes.as_chunks::<8>();
+    words.iter().all(|word| *word == [0; 8]) && tail.iter().all(|byte| *byte == 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,6 +53,14 @@ mod tests {
             prop_assert!(check(&bytes, seed));
             bytes[place.index(length)] ^= change;
             prop_assert!(!check(&bytes, seed));
+        }
+
+        #[test]
+        fn one_byte_that_is_not_zero_is_found(length in 1_usize..200, place: prop::sample::Index, change in 1_u8..) {
+            let mut bytes = alloc::vec![0; length];
+            prop_assert!(is_zero(&bytes));
+            bytes[place.index(length)] = change;
+            prop_assert!(!is_zero(&bytes));
         }
 
         #[test]

@@ -10,7 +10,7 @@ use core::mem;
 
 use spin::Mutex;
 
-use crate::check::{Held, Range, overlaps};
+use crate::checked::{Held, Range, overlaps};
 use crate::platform::{Barrier, Platform};
 use crate::random::{Random, log_uniform, log_uniform_size};
 use crate::subject::Subject;
@@ -64,7 +64,7 @@ impl StressReport {
 }
 
 /// Runs the stress.
-pub fn stress<P: Platform, S: Subject>(platform: P, subject: S, stress: Stress) -> StressReport {
+pub fn stress<P: Platform, S: Subject + Copy>(platform: P, subject: S, stress: Stress) -> StressReport {
     let before = subject.in_use();
     let team: Arc<Team<S>> = Arc::new(Team {
         barrier: Barrier::new(stress.cpus),
@@ -94,7 +94,7 @@ pub(crate) struct Owned<B> {
 
 impl<B> Owned<B> {
     /// Compares it and gives it back; counts an error when its contents changed.
-    pub(crate) fn give_back<S: Subject<Block = B>>(self, subject: S, errors: &mut u64) {
+    pub(crate) fn give_back<S: Subject<Block = B>>(self, subject: &S, errors: &mut u64) {
         self.held.verify(subject, errors);
         match self.order {
             Some(order) => subject.free_pages(self.held.block, order),
@@ -104,13 +104,13 @@ impl<B> Owned<B> {
 }
 
 /// A CPU's lock guards its inbox; nothing else is done under it.
-struct Team<S: Subject> {
+struct Team<S: Subject + Copy> {
     barrier: Barrier,
     inboxes: Vec<Mutex<Vec<Owned<S::Block>>>>,
     ranges: Mutex<Vec<Range>>,
 }
 
-struct Worker<'a, P, S: Subject> {
+struct Worker<'a, P, S: Subject + Copy> {
     platform: P,
     subject: S,
     stress: Stress,
@@ -123,7 +123,7 @@ struct Worker<'a, P, S: Subject> {
     report: StressReport,
 }
 
-impl<'a, P: Platform, S: Subject> Worker<'a, P, S> {
+impl<'a, P: Platform, S: Subject + Copy> Worker<'a, P, S> {
     fn new(platform: P, subject: S, stress: Stress, cpu: usize, team: &'a Team<S>) -> Self {
         Self {
             platform,
@@ -171,7 +171,7 @@ impl<'a, P: Platform, S: Subject> Worker<'a, P, S> {
             13..=14 => self.read_inbox(),
             _ => {
                 if let Some(owned) = &self.slots[place] {
-                    owned.held.verify(self.subject, &mut self.report.errors);
+                    owned.held.verify(&self.subject, &mut self.report.errors);
                 }
             }
         }
@@ -205,12 +205,12 @@ impl<'a, P: Platform, S: Subject> Worker<'a, P, S> {
             return None;
         };
         self.held_bytes += length;
-        Some(Owned { held: Held::fill(subject, block, length, seed, &mut self.report.errors), order })
+        Some(Owned { held: Held::fill(&subject, block, length, seed, &mut self.report.errors), order })
     }
 
     fn give_back(&mut self, owned: Owned<S::Block>) {
         self.held_bytes -= owned.held.length;
-        owned.give_back(self.subject, &mut self.report.errors);
+        owned.give_back(&self.subject, &mut self.report.errors);
     }
 
     fn hand_on(&mut self, place: usize) {
@@ -232,7 +232,7 @@ impl<'a, P: Platform, S: Subject> Worker<'a, P, S> {
         loop {
             let Some(owned) = self.team.inboxes[self.cpu].lock().pop() else { return };
             self.held_bytes += owned.held.length;
-            owned.held.verify(self.subject, &mut self.report.errors);
+            owned.held.verify(&self.subject, &mut self.report.errors);
             let place = self.random.below(SLOTS as u64) as usize;
             if let Some(old) = self.slots[place].replace(owned) {
                 self.give_back(old);
@@ -246,7 +246,7 @@ impl<'a, P: Platform, S: Subject> Worker<'a, P, S> {
         // Nothing is handed on after this.
         team.barrier.wait(platform);
         self.read_inbox();
-        team.ranges.lock().extend(self.slots.iter().flatten().map(|owned| owned.held.range(subject)));
+        team.ranges.lock().extend(self.slots.iter().flatten().map(|owned| owned.held.range(&subject)));
         team.barrier.wait(platform);
         if self.cpu == 0 {
             self.report.errors += overlaps(&mut mem::take(&mut *team.ranges.lock()));

@@ -7,19 +7,25 @@ use core::hint::black_box;
 
 use quarry_topology::NodeId;
 
-/// A handle on the allocator being measured. Cheap to copy: every CPU has its own.
+/// A handle on the allocator being measured. Cheap to clone: every CPU has its own ([`Self::for_cpu`]).
 ///
 /// A block is a token that stands for memory: it is not `Copy`, so that safe code can neither free one twice nor write
 /// to one it gave back, and it should be one pointer wide and have no `Drop`, so that the timed loops stay bare.
 /// Whether a call is inlined is the implementor's choice per method: `allocate` and `free` should be real calls with
 /// the size in a register, as an allocator in another crate or behind a shared library is called; the `_inlined` pair
 /// should be open to the optimiser.
-pub trait Subject: Copy + Send + Sync + 'static {
+pub trait Subject: Clone + Send + Sync + 'static {
     /// Memory handed out, to be given back by exactly one `free`.
     type Block: Send + 'static;
 
+    /// The same allocator, handing out objects of one size from a cache of their own. [`Empty`] where it has none.
+    type Objects: Subject;
+
     /// Name of the allocator in the results.
     const NAME: &'static str;
+
+    /// What it can do beyond `allocate` and `free`. Workloads that need more are left out.
+    const FEATURES: &'static [Feature];
 
     /// At least `size` bytes (`size` > 0), or `None` when there are none. Called.
     fn allocate(&self, size: usize) -> Option<Self::Block>;
@@ -43,6 +49,43 @@ pub trait Subject: Copy + Send + Sync + 'static {
     /// Gives back a block that came from [`Self::allocate_pages`] with the same `order`.
     fn free_pages(&self, block: Self::Block, order: u32);
 
+    /// Like [`Self::allocate`], and the first `size` bytes are 0. With [`Feature::Zeroed`].
+    fn allocate_zeroed(&self, _size: usize) -> Option<Self::Block> {
+        None
+    }
+
+    /// Fills every place of `blocks`, all of which are empty, or none; tells which. With [`Feature::Bulk`].
+    fn allocate_bulk(&self, size: usize, blocks: &mut [Option<Self::Block>]) -> bool {
+        for place in &mut *blocks {
+            *place = self.allocate(size);
+        }
+        let complete = blocks.iter().all(Option::is_some);
+        if !complete {
+            self.free_bulk(blocks);
+        }
+        complete
+    }
+
+    /// Gives back all blocks there are and empties their places. With [`Feature::Bulk`].
+    fn free_bulk(&self, blocks: &mut [Option<Self::Block>]) {
+        for place in blocks {
+            if let Some(block) = place.take() {
+                self.free(block);
+            }
+        }
+    }
+
+    /// A cache of objects of `size` bytes, which ends with the last handle on it. With [`Feature::Caches`].
+    fn objects(&self, _size: usize) -> Option<Self::Objects> {
+        None
+    }
+
+    /// The handle of one CPU, which calls this before anything else.
+    #[must_use]
+    fn for_cpu(&self, _cpu: usize) -> Self {
+        self.clone()
+    }
+
     /// Address of the block's first byte.
     fn address(&self, block: &Self::Block) -> usize;
 
@@ -52,6 +95,9 @@ pub trait Subject: Copy + Send + Sync + 'static {
 
     /// Whether the first `length` bytes still hold the pattern of `seed`.
     fn check(&self, block: &Self::Block, length: usize, seed: u64) -> bool;
+
+    /// Whether the first `length` bytes are 0.
+    fn is_zero(&self, block: &Self::Block, length: usize) -> bool;
 
     /// The alignment promised for a block of `size` bytes. As Linux's `kmalloc`: a power of two is naturally
     /// aligned, everything else to 8 bytes.
@@ -69,6 +115,36 @@ pub trait Subject: Copy + Send + Sync + 'static {
     fn in_use(&self) -> Option<u64> {
         None
     }
+
+    /// Bytes of memory the allocator has taken for itself and its blocks, caches included, where that is known.
+    fn held(&self) -> Option<u64> {
+        None
+    }
+
+    /// Gives back what it only caches, as far as it can: so that [`Self::held`] begins low.
+    fn trim(&self) {}
+}
+
+/// Something not every allocator can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    /// Pairs inlined into a loop, with a size known at compile time.
+    Inlined,
+    /// Memory of a node that is asked for.
+    Nodes,
+    /// Blocks of pages.
+    Pages,
+    /// Zeroed memory.
+    Zeroed,
+    /// Many objects in one call.
+    Bulk,
+    /// Caches of objects of one size.
+    Caches,
+}
+
+impl Feature {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[Self::Inlined, Self::Nodes, Self::Pages, Self::Zeroed, Self::Bulk, Self::Caches];
 }
 
 /// In which way memory is asked for, when there may be none.
@@ -125,8 +201,11 @@ impl EmptyBlock {
 
 impl Subject for Empty {
     type Block = EmptyBlock;
+    type Objects = Self;
 
     const NAME: &'static str = "empty";
+
+    const FEATURES: &'static [Feature] = Feature::ALL;
 
     #[inline(always)]
     fn allocate(&self, size: usize) -> Option<EmptyBlock> {
@@ -164,8 +243,33 @@ impl Subject for Empty {
         black_box(block);
     }
 
+    #[inline(always)]
+    fn allocate_zeroed(&self, size: usize) -> Option<EmptyBlock> {
+        EmptyBlock::new(size)
+    }
+
+    /// Nothing: a bulk call has no loop of the workload's.
+    #[inline(always)]
+    fn allocate_bulk(&self, size: usize, blocks: &mut [Option<EmptyBlock>]) -> bool {
+        black_box((size, blocks));
+        true
+    }
+
+    #[inline(always)]
+    fn free_bulk(&self, blocks: &mut [Option<EmptyBlock>]) {
+        black_box(blocks);
+    }
+
+    fn objects(&self, _size: usize) -> Option<Self> {
+        Some(Self)
+    }
+
     fn address(&self, block: &EmptyBlock) -> usize {
         block.0.get()
+    }
+
+    fn is_zero(&self, _block: &EmptyBlock, _length: usize) -> bool {
+        true
     }
 
     fn fill(&self, _block: &mut EmptyBlock, _length: usize, _seed: u64) {}

@@ -1,16 +1,39 @@
 //! The whole suite: every case of a plan measured, checked, and handed to whoever asked, row by row.
+//!
+//! A case takes up to four passes over the same loops: one over [`Checked`], which finds errors and weighs memory; the
+//! bare one, which is what is measured; one over [`Empty`], which is what the loop costs; and one over [`Stamped`],
+//! which times single calls.
 
 use alloc::vec::Vec;
 
-use crate::case::{Case, Settings, Workload};
-use crate::check::check;
-use crate::measure::{Sampling, measure};
+use crate::case::{Case, Effort, Extent, Means, Phase, Settings, Variant, Workload};
+use crate::checked::{Checked, Findings};
+use crate::histogram::Histogram;
+use crate::measure::{Length, Run, Samples, Sampling};
 use crate::platform::Platform;
+use crate::random::MIX_MAXIMUM;
+use crate::stamped::{Stamped, clock_cost};
 use crate::statistics::Summary;
 use crate::subject::{Empty, Subject};
+use crate::workloads;
+
+/// Operations of a sample under [`Effort::Fixed`].
+const FIXED_OPERATIONS: u64 = 10_000;
 
 /// Samples of an empty loop.
 const EMPTY_SAMPLES: usize = 21;
+
+/// Samples of the pass that times single calls.
+const LATENCY_SAMPLES: usize = 5;
+
+/// Samples of the pass that checks: the second is of used blocks.
+const CHECKED_SAMPLES: usize = 2;
+
+/// Most operations of a checked sample.
+const CHECKED_OPERATIONS: u64 = 512;
+
+/// Most bytes a CPU holds, and about the most it fills in a sample, while blocks are checked.
+const CHECKED_BYTES: u64 = 256 << 10;
 
 /// One row of results.
 #[derive(Clone, Debug)]
@@ -18,7 +41,7 @@ pub struct Row {
     /// What was measured.
     pub case: Case,
     /// Which part of it, where it has parts.
-    pub phase: Option<&'static str>,
+    pub phase: Phase,
     /// Operations of all samples and CPUs together. A pair is one; in a batch each allocation and each free is one.
     pub operations: u64,
     /// What an operation cost the CPU that did it, in ticks of the platform's clock, sample by sample as they were
@@ -28,9 +51,39 @@ pub struct Row {
     pub ticks: Summary,
     /// What the loop costs when it allocates nothing, in ticks per operation: the median on one CPU.
     pub empty_ticks: f64,
+    /// Operations a tick, of all CPUs together.
+    pub operations_per_tick: Summary,
+    /// How evenly the CPUs got on: Jain's index of their speeds, the median. `None` on one CPU.
+    pub fairness: Option<f64>,
+    /// Of all frees, those on another CPU than the one that allocated.
+    pub remote_frees: f64,
+    /// What single calls took, in ticks.
+    pub latency: Option<Latency>,
+    /// What memory was held.
+    pub footprint: Option<Footprint>,
     /// What went wrong in the timed loops (failed allocations) and in the checking pass of the case (anything), counted
     /// with the first row of the case.
     pub errors: u64,
+}
+
+/// What single calls took. Ticks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Latency {
+    /// The calls of the phase. Reading the clock is in each.
+    pub calls: Histogram,
+    /// What no call at all takes: the median.
+    pub clock: u64,
+}
+
+/// What memory the allocator held beyond what it did before. Bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Asked for and not given back, when that was most.
+    pub peak_live: u64,
+    /// Held then.
+    pub peak_held: u64,
+    /// Still held when all was given back.
+    pub end_held: u64,
 }
 
 /// Whether there is a second node to ask for.
@@ -38,9 +91,10 @@ fn several_nodes(platform: impl Platform) -> bool {
     (0..platform.cpu_count()).any(|cpu| platform.remote_node(cpu).is_some())
 }
 
-/// The cases [`run`] will measure, in order.
-pub fn plan(platform: impl Platform, settings: &Settings) -> Vec<Case> {
-    settings.plan(platform.cpu_count(), several_nodes(platform))
+/// The cases [`run`] will measure over an allocator, in order.
+pub fn plan<S: Subject>(platform: impl Platform, settings: &Settings) -> Vec<Case> {
+    let several_nodes = several_nodes(platform);
+    settings.plan(&Means { cpus: platform.cpu_count(), several_nodes, features: S::FEATURES })
 }
 
 /// How many rows the cases of a plan have together.
@@ -48,48 +102,154 @@ pub fn row_count(plan: &[Case]) -> usize {
     plan.iter().map(|case| case.phases().len()).sum()
 }
 
-/// Measures and checks every case of the plan; `sink` gets each row as soon as it is known.
-pub fn run<P: Platform, S: Subject>(platform: P, subject: S, settings: &Settings, sink: &mut dyn FnMut(&Row)) {
-    let sampling = Sampling { samples: settings.samples.max(1), effort: settings.effort, seed: settings.seed };
-    let mut baselines = Baselines { platform, sampling, known: Vec::new() };
-    for case in plan(platform, settings) {
-        let errors = check(platform, subject, case, settings.seed);
-        let Some(measured) = measure(platform, subject, case, sampling) else { continue };
-        let mut errors = errors + measured.failures;
+/// Measures and checks every case of the plan over `subject`, and hands each row to `sink` when it is there.
+pub fn run<P: Platform, S: Subject>(platform: P, subject: &S, settings: &Settings, sink: &mut dyn FnMut(&Row)) {
+    let clock = clock_cost(platform);
+    let mut baselines = Baselines { known: Vec::new() };
+    for case in plan::<S>(platform, settings) {
+        let passes = Passes { platform, settings, case };
+        let Some((findings, footprint)) = passes.checked(subject) else { continue };
+        let Some(measured) = passes.measured(subject) else { continue };
+        let stamped = settings.latencies.then(|| passes.stamped(subject)).flatten();
+        let mut errors = findings.errors + measured.failures;
         for (index, (&phase, samples)) in case.phases().iter().zip(measured.phases).enumerate() {
-            let Some(ticks) = Summary::of(&mut samples.clone()) else { continue };
+            let Some(ticks) = Summary::of(&mut samples.costs.clone()) else { continue };
+            let calls = stamped.as_ref().map(|stamped| stamped.of(phase));
             sink(&Row {
                 case,
                 phase,
-                operations: measured.operations * (case.cpus * samples.len()) as u64,
-                samples,
+                operations: measured.operations * (case.cpus * samples.costs.len()) as u64,
                 ticks,
-                empty_ticks: baselines.of(case, index),
+                samples: samples.costs,
+                empty_ticks: baselines.of(passes, index),
+                operations_per_tick: Summary::of(&mut samples.throughputs.clone()).unwrap_or_default(),
+                fairness: (case.cpus > 1)
+                    .then(|| Summary::of(&mut samples.fairness.clone()).unwrap_or_default().median),
+                remote_frees: findings.remote_frees,
+                latency: calls.filter(|calls| calls.count() > 0).map(|calls| Latency { calls, clock }),
+                footprint,
                 errors: core::mem::take(&mut errors),
             });
         }
     }
 }
 
-/// What the loops cost by themselves: measured once each, for it depends neither on the size nor on other CPUs.
-struct Baselines<P> {
+/// The passes a case takes.
+#[derive(Clone, Copy)]
+struct Passes<'a, P> {
     platform: P,
-    sampling: Sampling,
-    known: Vec<(Workload, Vec<f64>)>,
+    settings: &'a Settings,
+    case: Case,
 }
 
-impl<P: Platform> Baselines<P> {
-    fn of(&mut self, case: Case, phase: usize) -> f64 {
-        if !self.known.iter().any(|(workload, _)| *workload == case.workload) {
-            let sampling = Sampling { samples: self.sampling.samples.min(EMPTY_SAMPLES), ..self.sampling };
-            let measured = measure(self.platform, Empty, Case { cpus: 1, ..case }, sampling);
-            let medians = measured.into_iter().flat_map(|measured| measured.phases).map(|mut samples| {
-                // `measure` takes at least one sample.
-                Summary::of(&mut samples).unwrap_or_default().median
-            });
-            self.known.push((case.workload, medians.collect()));
+impl<P: Platform> Passes<'_, P> {
+    fn sampling(&self) -> Sampling {
+        let length = match self.settings.effort {
+            Effort::Microseconds(microseconds) => Length::Microseconds(microseconds),
+            Effort::Fixed => Length::Counted(FIXED_OPERATIONS),
+        };
+        Sampling {
+            samples: self.settings.samples.max(1),
+            length,
+            most_bytes: self.platform.memory() / self.case.cpus as u64,
+            seed: self.settings.seed,
         }
-        let known = self.known.iter().find(|(workload, _)| *workload == case.workload);
+    }
+
+    fn run(&self, sampling: Sampling) -> Run<P> {
+        Run { platform: self.platform, case: self.case, sampling }
+    }
+
+    fn measured(&self, subject: &impl Subject) -> Option<Samples> {
+        workloads::sample(self.run(self.sampling()), subject)
+    }
+
+    /// Finds errors and weighs memory.
+    fn checked<S: Subject>(&self, subject: &S) -> Option<(Findings, Option<Footprint>)> {
+        let length = match self.case.extent {
+            Extent::Size(size) => size,
+            Extent::Order(order) => 4096 << order,
+            Extent::Mixed => MIX_MAXIMUM,
+        };
+        let most_bytes = CHECKED_BYTES.min(self.platform.memory() / self.case.cpus as u64);
+        let operations = (CHECKED_BYTES / length as u64).clamp(8, CHECKED_OPERATIONS);
+        let sampling = Sampling {
+            samples: CHECKED_SAMPLES,
+            length: Length::Operations(operations),
+            most_bytes,
+            seed: self.settings.seed,
+        };
+        subject.trim();
+        let held_before = subject.held();
+        let in_use_before = subject.in_use();
+        let checked = Checked::new(subject.clone(), self.case.cpus);
+        let tally = checked.tally();
+        let failures = workloads::sample(self.run(sampling), &checked)?.failures;
+        drop(checked);
+        let mut findings = tally.findings();
+        // Where the subject is everybody's allocator, what the pass kept for itself must be gone before it is asked.
+        drop(tally);
+        findings.errors += failures + u64::from(in_use_before.is_some_and(|before| subject.in_use() != Some(before)));
+        let footprint = held_before.zip(findings.peak).zip(subject.held()).map(|((before, peak), after)| Footprint {
+            peak_live: peak.0,
+            peak_held: peak.1.saturating_sub(before),
+            end_held: after.saturating_sub(before),
+        });
+        Some((findings, footprint))
+    }
+
+    fn stamped<S: Subject>(&self, subject: &S) -> Option<Calls> {
+        // By a clock that counts instructions single calls have no latency.
+        if self.settings.effort == Effort::Fixed {
+            return None;
+        }
+        let sampling = self.sampling();
+        let stamped = Stamped::new(subject.clone(), self.platform, self.case.cpus);
+        let samples = sampling.samples.min(LATENCY_SAMPLES);
+        workloads::sample(self.run(Sampling { samples, ..sampling }), &stamped)?;
+        Some(Calls { allocations: stamped.allocations(), frees: stamped.frees() })
+    }
+}
+
+/// What single calls took.
+struct Calls {
+    allocations: Histogram,
+    frees: Histogram,
+}
+
+impl Calls {
+    fn of(&self, phase: Phase) -> Histogram {
+        match phase {
+            Phase::Allocate => self.allocations.clone(),
+            Phase::Free => self.frees.clone(),
+            Phase::Whole => self.allocations.merged(&self.frees),
+        }
+    }
+}
+
+/// What the loops cost by themselves: measured once each, for it depends neither on the size nor on other CPUs.
+struct Baselines {
+    known: Vec<(Loop, Vec<f64>)>,
+}
+
+/// What a loop is told apart by.
+type Loop = (Workload, Option<Variant>);
+
+impl Baselines {
+    fn of<P: Platform>(&mut self, passes: Passes<'_, P>, phase: usize) -> f64 {
+        let name = (passes.case.workload, passes.case.variant);
+        if !self.known.iter().any(|(known, _)| *known == name) {
+            let alone = Passes { case: Case { cpus: 1, ..passes.case }, ..passes };
+            let sampling = alone.sampling();
+            let sampling = Sampling { samples: sampling.samples.min(EMPTY_SAMPLES), ..sampling };
+            let measured = workloads::sample(alone.run(sampling), &Empty);
+            let medians = measured.into_iter().flat_map(|measured| measured.phases).map(|mut samples| {
+                // At least one sample is taken.
+                Summary::of(&mut samples.costs).unwrap_or_default().median
+            });
+            self.known.push((name, medians.collect()));
+        }
+        let known = self.known.iter().find(|(known, _)| *known == name);
         known.and_then(|(_, medians)| medians.get(phase)).copied().unwrap_or_default()
     }
 }

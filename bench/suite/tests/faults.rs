@@ -3,7 +3,7 @@
 
 mod support;
 
-use quarry_suite::{Effort, Limit, Row, Settings, Stress, Workload, run, stress};
+use quarry_suite::{Effort, Limit, Phase, Row, Settings, Stress, Workload, run, stress};
 use support::{Arena, Fault, Threads};
 
 fn rows(workload: Workload, fault: Fault, cpus: usize) -> Vec<Row> {
@@ -14,16 +14,17 @@ fn rows(workload: Workload, fault: Fault, cpus: usize) -> Vec<Row> {
         cpus: vec![cpus],
         samples: 1,
         effort: Effort::Microseconds(1),
+        latencies: false,
         seed: 1,
     };
     let mut rows = Vec::new();
-    run(Threads(2), Arena::new(fault), &settings, &mut |row| rows.push(row.clone()));
+    run(Threads(2), &Arena::new(fault), &settings, &mut |row| rows.push(row.clone()));
     rows
 }
 
 fn every_workload_finds(fault: Fault) {
-    for workload in Workload::ALL {
-        for row in rows(workload, fault, 2).iter().filter(|row| row.phase != Some("free")) {
+    for &workload in Workload::ALL {
+        for row in rows(workload, fault, 2).iter().filter(|row| row.phase != Phase::Free) {
             assert_ne!(row.errors, 0, "{fault:?} went unnoticed by {}", row.case);
         }
     }
@@ -31,7 +32,7 @@ fn every_workload_finds(fault: Fault) {
 
 #[test]
 fn a_sound_allocator_has_no_errors() {
-    for workload in Workload::ALL {
+    for &workload in Workload::ALL {
         for cpus in [1, 2] {
             for row in rows(workload, Fault::None, cpus) {
                 assert_eq!(row.errors, 0, "{}", row.case);

@@ -6,7 +6,7 @@ use std::alloc::{Layout, alloc, dealloc};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-use quarry_suite::{Effort, Limit, Settings, Stress, Subject, pattern, plan, row_count, run, stress};
+use quarry_suite::{Effort, Empty, Feature, Limit, Settings, Stress, Subject, pattern, plan, row_count, run, stress};
 use quarry_topology::NodeId;
 use support::Threads;
 
@@ -34,8 +34,11 @@ impl System {
 
 impl Subject for System {
     type Block = Memory;
+    type Objects = Empty;
 
     const NAME: &'static str = "system";
+
+    const FEATURES: &'static [Feature] = &[Feature::Inlined, Feature::Nodes, Feature::Pages];
 
     fn allocate(&self, size: usize) -> Option<Memory> {
         self.take(size)
@@ -83,6 +86,12 @@ impl Subject for System {
         let bytes = unsafe { std::slice::from_raw_parts(block.address.as_ptr(), length) };
         pattern::check(bytes, seed)
     }
+
+    fn is_zero(&self, block: &Memory, length: usize) -> bool {
+        assert!(length <= block.layout.size());
+        // SAFETY: the block has that many bytes, and whoever asks has had them initialised.
+        pattern::is_zero(unsafe { std::slice::from_raw_parts(block.address.as_ptr(), length) })
+    }
 }
 
 #[test]
@@ -94,9 +103,9 @@ fn every_planned_row_arrives_in_order() {
         effort: Effort::Microseconds(20),
         ..Settings::default()
     };
-    let planned = plan(Threads(3), &settings);
+    let planned = plan::<System>(Threads(3), &settings);
     let mut rows = Vec::new();
-    run(Threads(3), System, &settings, &mut |row| rows.push(row.clone()));
+    run(Threads(3), &System, &settings, &mut |row| rows.push(row.clone()));
 
     assert_eq!(rows.len(), row_count(&planned));
     let expected: Vec<_> = planned.iter().flat_map(|case| case.phases().iter().map(|phase| (*case, *phase))).collect();
@@ -123,7 +132,7 @@ fn a_fixed_effort_does_the_same_number_of_operations_every_time() {
     };
     let operations = || {
         let mut operations = Vec::new();
-        run(Threads(1), System, &settings, &mut |row| operations.push(row.operations));
+        run(Threads(1), &System, &settings, &mut |row| operations.push(row.operations));
         operations
     };
     assert_eq!(operations(), operations());

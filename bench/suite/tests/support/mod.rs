@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
-use quarry_suite::{Platform, Subject, pattern};
+use quarry_suite::{Feature, Platform, Subject, pattern};
 use quarry_topology::NodeId;
 
 /// So many CPUs on two nodes, alternating.
@@ -79,6 +79,8 @@ pub(crate) enum Fault {
     Scribble,
     /// Ignores the node asked for.
     WrongNode,
+    /// Leaves a byte of zeroed memory as it was.
+    NotZero,
 }
 
 /// Every so many calls the fault happens.
@@ -163,8 +165,11 @@ impl Arena {
 
 impl Subject for Arena {
     type Block = Place;
+    type Objects = Self;
 
     const NAME: &'static str = "arena";
+
+    const FEATURES: &'static [Feature] = Feature::ALL;
 
     fn allocate(&self, size: usize) -> Option<Place> {
         self.place(size, NodeId(0))
@@ -204,6 +209,21 @@ impl Subject for Arena {
         self.free(block);
     }
 
+    fn allocate_zeroed(&self, size: usize) -> Option<Place> {
+        let block = self.allocate(size)?;
+        for byte in &self.0.bytes[block.start..][..size] {
+            byte.store(0, Ordering::Relaxed);
+        }
+        if self.strikes(Fault::NotZero) {
+            self.0.bytes[block.start + size / 2].store(1, Ordering::Relaxed);
+        }
+        Some(block)
+    }
+
+    fn objects(&self, _size: usize) -> Option<Self> {
+        Some(*self)
+    }
+
     fn address(&self, block: &Place) -> usize {
         BASE + block.start
     }
@@ -217,6 +237,10 @@ impl Subject for Arena {
     fn check(&self, block: &Place, length: usize, seed: u64) -> bool {
         let bytes = self.0.bytes[block.start..][..length].iter();
         pattern::check(&bytes.map(|byte| byte.load(Ordering::Relaxed)).collect::<Vec<u8>>(), seed)
+    }
+
+    fn is_zero(&self, block: &Place, length: usize) -> bool {
+        self.0.bytes[block.start..][..length].iter().all(|byte| byte.load(Ordering::Relaxed) == 0)
     }
 
     fn node_of(&self, block: &Place) -> Option<NodeId> {

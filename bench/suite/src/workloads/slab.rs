@@ -1,52 +1,92 @@
-//! The timed loops, one [`Body`] a workload.
+//! Kernel objects: pairs, batches, remote frees, a mix of sizes, nodes.
 //!
-//! Each `run` is what stands between two readings of the clock: nothing is checked there, nothing counted that need not
-//! be, and no function of the suite is called. The loops have the shape of those of Linux's `slab_test`, so that the
-//! figures compare; what the loop itself costs is measured by running it over [`Empty`](crate::Empty). A block passes
-//! through `black_box` between allocation and free: C compilers cannot see through a call of `kmalloc`, and here an
-//! inlined pair might otherwise cancel out.
+//! The loops have the shape of those of Linux's `slab_test`, so that the figures compare.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::hint::black_box;
-use core::mem;
 
 use quarry_topology::NodeId;
-use spin::Mutex;
 
-use crate::platform::{Barrier, Platform};
-use crate::random::{Random, log_uniform_size};
+use super::Body;
+use crate::case::{Extent, Workload};
+use crate::exchange::Exchange;
+use crate::measure::{Run, Samples, nodes};
+use crate::platform::Platform;
+use crate::random::{MIX_MAXIMUM, Random, log_uniform_size};
+use crate::sizes::{WithSize, dispatch};
 use crate::subject::Subject;
 
-/// The work of one CPU.
-pub(crate) trait Body {
-    /// How many operations a sample always has, for the workloads whose samples cannot be of any length.
-    fn fixed_operations(&self) -> Option<u64> {
-        None
+/// Objects in a batch, memory permitting: many times what the allocators' per-CPU caches hold.
+const BATCH: usize = 4096;
+
+/// Measures a case of one of these workloads.
+pub(super) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S) -> Option<Samples> {
+    let size = match run.case.extent {
+        Extent::Size(size) => size,
+        Extent::Order(_) => return None,
+        Extent::Mixed => MIX_MAXIMUM,
+    };
+    match run.case.workload {
+        Workload::Pair => Some(run.sample(subject, move |subject, _| Pair { subject, size })),
+        Workload::PairInlined => dispatch(size, SampleInlined { run, subject }),
+        Workload::Batch | Workload::Remote => Some(batch(run, subject, size)),
+        Workload::Mix => {
+            // A power of two, for the loop masks a random number.
+            let slots = run.blocks(MIX_SLOTS, size + 1);
+            let slots = if slots.is_power_of_two() { slots } else { slots.next_power_of_two() / 2 };
+            let seed = run.sampling.seed;
+            Some(run.sample(subject, move |subject, cpu| Mix::new(subject, Random::new(seed, cpu as u64), slots)))
+        }
+        Workload::Node => {
+            let (platform, variant) = (run.platform, run.case.variant?);
+            Some(run.sample(subject, move |subject, cpu| OnNode {
+                subject,
+                size,
+                nodes: nodes(platform, cpu, variant),
+            }))
+        }
+        Workload::Page => None,
     }
+}
 
-    /// Timed. Does `operations` operations of a phase; returns how many allocations failed, as far as it knows.
-    fn run(&mut self, phase: usize, operations: u64) -> u64;
+struct SampleInlined<'a, P, S> {
+    run: Run<P>,
+    subject: &'a S,
+}
 
-    /// Not timed: after `phase` and before the next one. All CPUs of the case come here. Returns failures found now.
-    fn after(&mut self, _phase: usize) -> u64 {
-        0
+impl<P: Platform, S: Subject> WithSize for SampleInlined<'_, P, S> {
+    type Output = Samples;
+
+    fn with<const SIZE: usize>(self) -> Samples {
+        self.run.sample(self.subject, |subject, _| PairInlined::<S, SIZE> { subject })
     }
+}
 
-    /// Gives back what is still held.
-    fn finish(&mut self) {}
+fn batch<P: Platform, S: Subject>(run: Run<P>, subject: &S, size: usize) -> Samples {
+    let (platform, cpus) = (run.platform, run.case.cpus);
+    let length = run.blocks(BATCH, size);
+    let exchange = (run.case.workload == Workload::Remote).then(|| Arc::new(Exchange::new(cpus)));
+    run.sample(subject, move |subject, cpu| Batch {
+        subject,
+        platform,
+        size,
+        cpu,
+        blocks: (0..length).map(|_| None).collect(),
+        exchange: exchange.clone(),
+    })
 }
 
 /// [`Workload::Pair`](crate::Workload::Pair).
-pub(crate) struct Pair<S> {
-    pub(crate) subject: S,
-    pub(crate) size: usize,
+struct Pair<S> {
+    subject: S,
+    size: usize,
 }
 
 impl<S: Subject> Body for Pair<S> {
     #[inline(never)]
     fn run(&mut self, _phase: usize, operations: u64) -> u64 {
-        let (subject, size) = (self.subject, black_box(self.size));
+        let (subject, size) = (self.subject.clone(), black_box(self.size));
         let mut failures = 0;
         for _ in 0..operations {
             match subject.allocate(size) {
@@ -59,14 +99,14 @@ impl<S: Subject> Body for Pair<S> {
 }
 
 /// [`Workload::PairInlined`](crate::Workload::PairInlined).
-pub(crate) struct PairInlined<S, const SIZE: usize> {
-    pub(crate) subject: S,
+struct PairInlined<S, const SIZE: usize> {
+    subject: S,
 }
 
 impl<S: Subject, const SIZE: usize> Body for PairInlined<S, SIZE> {
     #[inline(never)]
     fn run(&mut self, _phase: usize, operations: u64) -> u64 {
-        let subject = self.subject;
+        let subject = self.subject.clone();
         let mut failures = 0;
         for _ in 0..operations {
             match subject.allocate_inlined::<SIZE>() {
@@ -78,36 +118,14 @@ impl<S: Subject, const SIZE: usize> Body for PairInlined<S, SIZE> {
     }
 }
 
-/// Where the CPUs of a case leave what the next one takes.
-pub(crate) struct Exchange<T> {
-    mailboxes: Vec<Mutex<Vec<T>>>,
-    barrier: Barrier,
-}
-
-impl<T> Exchange<T> {
-    pub(crate) fn new(cpus: usize) -> Self {
-        let mailboxes = (0..cpus).map(|_| Mutex::new(Vec::new())).collect();
-        Self { mailboxes, barrier: Barrier::new(cpus) }
-    }
-
-    /// Every CPU gives `mail` to the one before it and gets that of the one after it; alone, it gets its own.
-    pub(crate) fn pass_on(&self, platform: impl Platform, cpu: usize, mail: &mut Vec<T>) {
-        mem::swap(&mut *self.mailboxes[cpu].lock(), mail);
-        self.barrier.wait(platform);
-        mem::swap(&mut *self.mailboxes[(cpu + 1) % self.mailboxes.len()].lock(), mail);
-        // Nobody may leave new mail in a box before its reader has been there.
-        self.barrier.wait(platform);
-    }
-}
-
 /// [`Workload::Batch`](crate::Workload::Batch) and, with an exchange, [`Workload::Remote`](crate::Workload::Remote).
-pub(crate) struct Batch<S: Subject, P> {
-    pub(crate) subject: S,
-    pub(crate) platform: P,
-    pub(crate) size: usize,
-    pub(crate) cpu: usize,
-    pub(crate) blocks: Vec<Option<S::Block>>,
-    pub(crate) exchange: Option<Arc<Exchange<Option<S::Block>>>>,
+struct Batch<S: Subject, P> {
+    subject: S,
+    platform: P,
+    size: usize,
+    cpu: usize,
+    blocks: Vec<Option<S::Block>>,
+    exchange: Option<Arc<Exchange<Option<S::Block>>>>,
 }
 
 /// The phases of [`Batch`].
@@ -116,7 +134,7 @@ const ALLOCATE: usize = 0;
 impl<S: Subject, P: Platform> Batch<S, P> {
     #[inline(never)]
     fn allocate(&mut self) {
-        let (subject, size) = (self.subject, black_box(self.size));
+        let (subject, size) = (self.subject.clone(), black_box(self.size));
         for slot in &mut self.blocks {
             *slot = subject.allocate(size);
         }
@@ -124,7 +142,7 @@ impl<S: Subject, P: Platform> Batch<S, P> {
 
     #[inline(never)]
     fn free(&mut self) {
-        let subject = self.subject;
+        let subject = self.subject.clone();
         for slot in &mut self.blocks {
             if let Some(block) = slot.take() {
                 subject.free(block);
@@ -161,10 +179,10 @@ impl<S: Subject, P: Platform> Body for Batch<S, P> {
 }
 
 /// Slots of [`Workload::Mix`](crate::Workload::Mix); a power of two.
-pub(crate) const MIX_SLOTS: usize = 4096;
+const MIX_SLOTS: usize = 4096;
 
 /// [`Workload::Mix`](crate::Workload::Mix).
-pub(crate) struct Mix<S: Subject> {
+struct Mix<S: Subject> {
     subject: S,
     random: Random,
     /// A power of two of them.
@@ -173,7 +191,7 @@ pub(crate) struct Mix<S: Subject> {
 
 impl<S: Subject> Mix<S> {
     /// With every slot filled; `slots` is a power of two.
-    pub(crate) fn new(subject: S, mut random: Random, slots: usize) -> Self {
+    fn new(subject: S, mut random: Random, slots: usize) -> Self {
         let slots = (0..slots).map(|_| subject.allocate(log_uniform_size(&mut random))).collect();
         Self { subject, random, slots }
     }
@@ -182,7 +200,7 @@ impl<S: Subject> Mix<S> {
 impl<S: Subject> Body for Mix<S> {
     #[inline(never)]
     fn run(&mut self, _phase: usize, operations: u64) -> u64 {
-        let subject = self.subject;
+        let subject = self.subject.clone();
         let slots = self.slots.as_mut_slice();
         let mut random = self.random.clone();
         let mut failures = 0;
@@ -207,41 +225,20 @@ impl<S: Subject> Body for Mix<S> {
 }
 
 /// [`Workload::Node`](crate::Workload::Node): the nodes asked for in turn.
-pub(crate) struct OnNode<S> {
-    pub(crate) subject: S,
-    pub(crate) size: usize,
-    pub(crate) nodes: [NodeId; 2],
+struct OnNode<S> {
+    subject: S,
+    size: usize,
+    nodes: [NodeId; 2],
 }
 
 impl<S: Subject> Body for OnNode<S> {
     #[inline(never)]
     fn run(&mut self, _phase: usize, operations: u64) -> u64 {
-        let (subject, size, nodes) = (self.subject, black_box(self.size), black_box(self.nodes));
+        let (subject, size, nodes) = (self.subject.clone(), black_box(self.size), black_box(self.nodes));
         let mut failures = 0;
         for index in 0..operations {
             match subject.allocate_on(size, nodes[index as usize & 1]) {
                 Some(block) => subject.free(black_box(block)),
-                None => failures += 1,
-            }
-        }
-        failures
-    }
-}
-
-/// [`Workload::Page`](crate::Workload::Page).
-pub(crate) struct Page<S> {
-    pub(crate) subject: S,
-    pub(crate) order: u32,
-}
-
-impl<S: Subject> Body for Page<S> {
-    #[inline(never)]
-    fn run(&mut self, _phase: usize, operations: u64) -> u64 {
-        let (subject, order) = (self.subject, black_box(self.order));
-        let mut failures = 0;
-        for _ in 0..operations {
-            match subject.allocate_pages(order) {
-                Some(block) => subject.free_pages(black_box(block), order),
                 None => failures += 1,
             }
         }

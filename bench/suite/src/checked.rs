@@ -1,0 +1,396 @@
+//! [`Checked`]: an allocator that is not trusted.
+//!
+//! A pass of its own runs a workload's loops over it, so whatever a workload does is checked as it does it: every block
+//! is filled when it comes and compared when it goes, wherever that is. Two blocks that overlap betray each other, for
+//! whoever is filled later overwrites the other's pattern; so do one that is too small, one given out twice, and one
+//! that was moved or cleared. Misaligned blocks, blocks on another node than asked for, zeroed ones that are not, and
+//! those that did not come back are counted as well.
+//!
+//! A block that lives alone cannot overlap another, and some workloads have but one at a time. So each allocation is made
+//! twice, and the other block joins a [`Company`] that lives on for a while.
+//!
+//! The same pass weighs: how many bytes live, how many the allocator holds for them, and how many frees are another CPU's.
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::mem;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use quarry_topology::NodeId;
+use spin::Mutex;
+
+use crate::subject::{Feature, Subject};
+
+/// A block filled with its pattern.
+pub(crate) struct Held<B> {
+    pub(crate) block: B,
+    pub(crate) length: usize,
+    pub(crate) seed: u64,
+}
+
+impl<B> Held<B> {
+    /// Fills a fresh block; counts an error when it is misaligned.
+    pub(crate) fn fill<S: Subject<Block = B>>(
+        subject: &S,
+        mut block: B,
+        length: usize,
+        seed: u64,
+        errors: &mut u64,
+    ) -> Self {
+        if !subject.address(&block).is_multiple_of(subject.alignment(length)) {
+            *errors += 1;
+        }
+        subject.fill(&mut block, length, seed);
+        Self { block, length, seed }
+    }
+
+    /// Counts an error when the block no longer holds its pattern.
+    pub(crate) fn verify<S: Subject<Block = B>>(&self, subject: &S, errors: &mut u64) {
+        if !subject.check(&self.block, self.length, self.seed) {
+            *errors += 1;
+        }
+    }
+
+    /// Where it lies.
+    pub(crate) fn range<S: Subject<Block = B>>(&self, subject: &S) -> Range {
+        let start = subject.address(&self.block);
+        (start, start.saturating_add(self.length))
+    }
+}
+
+/// First byte and one past the last.
+pub(crate) type Range = (usize, usize);
+
+/// How many ranges begin inside another.
+pub(crate) fn overlaps(ranges: &mut [Range]) -> u64 {
+    ranges.sort_unstable();
+    let mut end = 0;
+    let mut found = 0;
+    for range in ranges {
+        found += u64::from(range.0 < end);
+        end = end.max(range.1);
+    }
+    found
+}
+
+/// Most blocks of a CPU's company.
+const MOST_COMPANY: usize = 64;
+
+/// Most bytes of a CPU's company, if that is two blocks at least.
+const MOST_COMPANY_BYTES: usize = 64 << 10;
+
+/// Every block of `subject`, checked.
+#[derive(Clone)]
+pub(crate) struct Checked<S: Subject> {
+    subject: S,
+    cpu: usize,
+    company: Arc<Company<S>>,
+    tally: Arc<Tally>,
+}
+
+/// Blocks that live on beside those of the workload. The last to go gives them back.
+struct Company<S: Subject> {
+    subject: S,
+    /// Each CPU's, oldest first. The locks guard the lists, and only the last handle's drop takes another CPU's; nothing
+    /// is allocated or freed under them.
+    blocks: Vec<Mutex<Crowd<S::Block>>>,
+    tally: Arc<Tally>,
+}
+
+/// A CPU's part of a company.
+type Crowd<B> = VecDeque<(CheckedBlock<B>, Way)>;
+
+/// How a block is given back.
+#[derive(Clone, Copy)]
+enum Way {
+    Plain,
+    Inlined,
+    Pages(u32),
+}
+
+/// A block of [`Checked`], with the CPU that allocated it.
+pub(crate) struct CheckedBlock<B> {
+    held: Held<B>,
+    cpu: usize,
+}
+
+/// What is counted, by all CPUs. Everything is relaxed: counters that order nothing, read when all threads have ended.
+#[derive(Default)]
+pub(crate) struct Tally {
+    errors: AtomicU64,
+    /// Blocks so far: makes their patterns different.
+    blocks: AtomicU64,
+    frees: AtomicU64,
+    remote_frees: AtomicU64,
+    live_blocks: AtomicU64,
+    live_bytes: AtomicU64,
+    /// The most bytes that lived when the allocator was last asked what it holds.
+    peak_live: AtomicU64,
+    peak_held: AtomicU64,
+}
+
+/// What a pass over a [`Checked`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Findings {
+    pub(crate) errors: u64,
+    /// Of all frees, those on another CPU than the one that allocated.
+    pub(crate) remote_frees: f64,
+    /// The most bytes that lived, and what the allocator held then.
+    pub(crate) peak: Option<(u64, u64)>,
+}
+
+impl Tally {
+    /// What was found so far; blocks that live count as lost.
+    pub(crate) fn findings(&self) -> Findings {
+        let frees = self.frees.load(Relaxed);
+        let peak_held = self.peak_held.load(Relaxed);
+        Findings {
+            errors: self.errors.load(Relaxed) + self.live_blocks.load(Relaxed),
+            remote_frees: if frees == 0 { 0.0 } else { self.remote_frees.load(Relaxed) as f64 / frees as f64 },
+            peak: (peak_held > 0).then(|| (self.peak_live.load(Relaxed), peak_held)),
+        }
+    }
+
+    fn error_if(&self, wrong: bool) {
+        self.errors.fetch_add(u64::from(wrong), Relaxed);
+    }
+
+    /// A fresh block, filled.
+    fn take<S: Subject>(&self, subject: &S, cpu: usize, block: S::Block, length: usize) -> CheckedBlock<S::Block> {
+        let seed = self.blocks.fetch_add(1, Relaxed);
+        let mut errors = 0;
+        let held = Held::fill(subject, block, length, seed, &mut errors);
+        self.errors.fetch_add(errors, Relaxed);
+        self.live_blocks.fetch_add(1, Relaxed);
+        self.live_bytes.fetch_add(length as u64, Relaxed);
+        CheckedBlock { held, cpu }
+    }
+
+    /// A block about to be given back.
+    fn give<S: Subject>(&self, subject: &S, block: CheckedBlock<S::Block>) -> S::Block {
+        self.weigh(subject);
+        let mut errors = 0;
+        block.held.verify(subject, &mut errors);
+        self.errors.fetch_add(errors, Relaxed);
+        self.live_blocks.fetch_sub(1, Relaxed);
+        self.live_bytes.fetch_sub(block.held.length as u64, Relaxed);
+        block.held.block
+    }
+
+    /// Asks what the allocator holds when more lives than before, by 1 % at least.
+    fn weigh(&self, subject: &impl Subject) {
+        let (live, peak) = (self.live_bytes.load(Relaxed), self.peak_live.load(Relaxed));
+        if live > peak + peak / 100
+            && let Some(held) = subject.held()
+        {
+            self.peak_live.fetch_max(live, Relaxed);
+            self.peak_held.fetch_max(held, Relaxed);
+        }
+    }
+}
+
+impl<S: Subject> Company<S> {
+    fn new(subject: S, cpus: usize, tally: Arc<Tally>) -> Arc<Self> {
+        let blocks = (0..cpus).map(|_| Mutex::new(VecDeque::with_capacity(MOST_COMPANY + 1))).collect();
+        Arc::new(Self { subject, blocks, tally })
+    }
+
+    /// Takes one in; the oldest goes when there are too many.
+    fn join(&self, block: CheckedBlock<S::Block>, way: Way) {
+        let most = (MOST_COMPANY_BYTES / block.held.length).clamp(2, MOST_COMPANY);
+        let leaving = {
+            let mut blocks = self.blocks[block.cpu].lock();
+            blocks.push_back((block, way));
+            if blocks.len() > most { blocks.pop_front() } else { None }
+        };
+        if let Some((block, way)) = leaving {
+            self.release(block, way);
+        }
+    }
+
+    fn release(&self, block: CheckedBlock<S::Block>, way: Way) {
+        let block = self.tally.give(&self.subject, block);
+        match way {
+            Way::Plain => self.subject.free(block),
+            Way::Inlined => self.subject.free_inlined(block),
+            Way::Pages(order) => self.subject.free_pages(block, order),
+        }
+    }
+}
+
+impl<S: Subject> Drop for Company<S> {
+    fn drop(&mut self) {
+        for crowd in mem::take(&mut self.blocks) {
+            for (block, way) in crowd.into_inner() {
+                self.release(block, way);
+            }
+        }
+    }
+}
+
+impl<S: Subject> Checked<S> {
+    pub(crate) fn new(subject: S, cpus: usize) -> Self {
+        let tally: Arc<Tally> = Arc::default();
+        Self { subject: subject.clone(), cpu: 0, company: Company::new(subject, cpus, tally.clone()), tally }
+    }
+
+    /// Where it counts. What it says is complete when all handles on the subject are gone.
+    pub(crate) fn tally(&self) -> Arc<Tally> {
+        self.tally.clone()
+    }
+
+    /// A block by `allocate`, and one for the company.
+    fn take(
+        &self,
+        length: usize,
+        way: Way,
+        mut allocate: impl FnMut() -> Option<S::Block>,
+    ) -> Option<CheckedBlock<S::Block>> {
+        let block = self.tally.take(&self.subject, self.cpu, allocate()?, length);
+        if let Some(other) = allocate() {
+            self.company.join(self.tally.take(&self.subject, self.cpu, other, length), way);
+        }
+        Some(block)
+    }
+
+    /// A block about to be given back, by the workload.
+    fn give(&self, block: CheckedBlock<S::Block>) -> S::Block {
+        self.tally.frees.fetch_add(1, Relaxed);
+        self.tally.remote_frees.fetch_add(u64::from(block.cpu != self.cpu), Relaxed);
+        self.tally.give(&self.subject, block)
+    }
+}
+
+impl<S: Subject> Subject for Checked<S> {
+    type Block = CheckedBlock<S::Block>;
+    type Objects = Checked<S::Objects>;
+
+    const NAME: &'static str = S::NAME;
+
+    const FEATURES: &'static [Feature] = S::FEATURES;
+
+    fn allocate(&self, size: usize) -> Option<Self::Block> {
+        self.take(size, Way::Plain, || self.subject.allocate(size))
+    }
+
+    fn free(&self, block: Self::Block) {
+        self.subject.free(self.give(block));
+    }
+
+    fn allocate_inlined<const SIZE: usize>(&self) -> Option<Self::Block> {
+        self.take(SIZE, Way::Inlined, || self.subject.allocate_inlined::<SIZE>())
+    }
+
+    fn free_inlined(&self, block: Self::Block) {
+        self.subject.free_inlined(self.give(block));
+    }
+
+    fn allocate_on(&self, size: usize, node: NodeId) -> Option<Self::Block> {
+        self.take(size, Way::Plain, || {
+            let block = self.subject.allocate_on(size, node);
+            let found = block.as_ref().and_then(|block| self.subject.node_of(block));
+            self.tally.error_if(found.is_some_and(|found| found != node));
+            block
+        })
+    }
+
+    fn allocate_pages(&self, order: u32) -> Option<Self::Block> {
+        self.take(4096 << order, Way::Pages(order), || self.subject.allocate_pages(order))
+    }
+
+    fn free_pages(&self, block: Self::Block, order: u32) {
+        self.tally.error_if(block.held.length != 4096 << order);
+        self.subject.free_pages(self.give(block), order);
+    }
+
+    fn allocate_zeroed(&self, size: usize) -> Option<Self::Block> {
+        self.take(size, Way::Plain, || {
+            let block = self.subject.allocate_zeroed(size);
+            self.tally.error_if(block.as_ref().is_some_and(|block| !self.subject.is_zero(block, size)));
+            block
+        })
+    }
+
+    fn allocate_bulk(&self, size: usize, blocks: &mut [Option<Self::Block>]) -> bool {
+        let mut fresh: Vec<Option<S::Block>> = blocks.iter().map(|_| None).collect();
+        let complete = self.subject.allocate_bulk(size, &mut fresh);
+        self.tally.error_if(fresh.iter().any(|block| block.is_some() != complete));
+        for (place, block) in blocks.iter_mut().zip(fresh) {
+            *place = block.map(|block| self.tally.take(&self.subject, self.cpu, block, size));
+        }
+        if let Some(other) = self.subject.allocate(size) {
+            self.company.join(self.tally.take(&self.subject, self.cpu, other, size), Way::Plain);
+        }
+        complete
+    }
+
+    fn free_bulk(&self, blocks: &mut [Option<Self::Block>]) {
+        let mut blocks: Vec<Option<S::Block>> =
+            blocks.iter_mut().map(|place| place.take().map(|block| self.give(block))).collect();
+        self.subject.free_bulk(&mut blocks);
+        self.tally.error_if(blocks.iter().any(Option::is_some));
+    }
+
+    fn objects(&self, size: usize) -> Option<Self::Objects> {
+        let subject = self.subject.objects(size)?;
+        let company = Company::new(subject.clone(), self.company.blocks.len(), self.tally.clone());
+        Some(Checked { subject, cpu: self.cpu, company, tally: self.tally.clone() })
+    }
+
+    fn for_cpu(&self, cpu: usize) -> Self {
+        Self { subject: self.subject.for_cpu(cpu), cpu, ..self.clone() }
+    }
+
+    fn address(&self, block: &Self::Block) -> usize {
+        self.subject.address(&block.held.block)
+    }
+
+    fn fill(&self, block: &mut Self::Block, length: usize, seed: u64) {
+        self.subject.fill(&mut block.held.block, length, seed);
+    }
+
+    fn check(&self, block: &Self::Block, length: usize, seed: u64) -> bool {
+        self.subject.check(&block.held.block, length, seed)
+    }
+
+    fn is_zero(&self, block: &Self::Block, length: usize) -> bool {
+        self.subject.is_zero(&block.held.block, length)
+    }
+
+    fn alignment(&self, size: usize) -> usize {
+        self.subject.alignment(size)
+    }
+
+    fn node_of(&self, block: &Self::Block) -> Option<NodeId> {
+        self.subject.node_of(&block.held.block)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ranges_that_touch_do_not_overlap() {
+        assert_eq!(overlaps(&mut [(8, 16), (0, 8), (16, 17)]), 0);
+    }
+
+    #[test]
+    fn equal_ranges_overlap() {
+        assert_eq!(overlaps(&mut [(8, 16), (8, 16)]), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn overlap_is_found_exactly_where_some_byte_is_in_two_ranges(
+            ranges in proptest::collection::vec((0_usize..64, 1_usize..16), 0..12)
+        ) {
+            let mut ranges: Vec<Range> = ranges.into_iter().map(|(start, length)| (start, start + length)).collect();
+            let covered = |byte: usize| ranges.iter().filter(|range| (range.0..range.1).contains(&byte)).count();
+            let expected = (0..80).any(|byte| covered(byte) > 1);
+            prop_assert_eq!(overlaps(&mut ranges) > 0, expected);
+        }
+    }
+}

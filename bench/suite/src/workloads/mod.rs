@@ -1,0 +1,47 @@
+//! The timed loops: a [`Body`] for each workload, and how each is made for a case ([`sample`]).
+//!
+//! Each `run` is what stands between two readings of the clock: nothing is checked there, nothing counted that need not
+//! be, and no function of the suite is called. What the loop itself costs is measured by running it over
+//! [`Empty`](crate::Empty), and the same loops run over [`Checked`](crate::checked) and [`Stamped`](crate::stamped) for
+//! correctness and latencies. A block passes through `black_box` between allocation and free: C compilers cannot see
+//! through a call of `kmalloc`, and here an inlined pair might otherwise cancel out.
+
+mod page;
+mod slab;
+
+use crate::case::Workload;
+use crate::measure::{Run, Samples};
+use crate::platform::Platform;
+use crate::subject::Subject;
+
+/// The work of one CPU.
+pub(crate) trait Body {
+    /// How many operations a sample always has, for the workloads whose samples cannot be of any length.
+    fn fixed_operations(&self) -> Option<u64> {
+        None
+    }
+
+    /// Timed. Does `operations` operations of a phase; returns how many allocations failed, as far as it knows.
+    fn run(&mut self, phase: usize, operations: u64) -> u64;
+
+    /// Not timed: after `phase` and before the next one. All CPUs of the case come here. Returns failures found now.
+    fn after(&mut self, _phase: usize) -> u64 {
+        0
+    }
+
+    /// Gives back what is still held.
+    fn finish(&mut self) {}
+}
+
+/// Measures the case of `run` over `subject`. `None` when it cannot be: an inlined size without code, no cache.
+pub(crate) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S) -> Option<Samples> {
+    match run.case.workload {
+        Workload::Pair
+        | Workload::PairInlined
+        | Workload::Batch
+        | Workload::Remote
+        | Workload::Mix
+        | Workload::Node => slab::sample(run, subject),
+        Workload::Page => page::sample(run, subject),
+    }
+}
