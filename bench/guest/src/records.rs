@@ -50,6 +50,7 @@ pub(crate) fn measurement(row: &Row, counts_instructions: bool) -> Measurement {
             end_held: footprint.end_held,
         }),
         hand_overs: None,
+        series: Vec::new(),
         errors: row.errors,
     }
 }
