@@ -64,6 +64,7 @@ pub use boot::{boot_duration, topology, topology_warnings};
 pub use command_line::{command_line, option};
 pub use exit::{ExitCode, Termination, exit};
 pub use log;
+pub use logger::warnings;
 pub use paging::rights;
 pub use quarry_memory as memory_service;
 pub use quarry_topology as topology_model;

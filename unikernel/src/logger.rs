@@ -1,8 +1,18 @@
 //! The `log` crate's back end: a line on the console with the time, the CPU and the level.
 
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::{console, cpu_local, time};
+
+/// Relaxed wherever it is used: it orders nothing else.
+static WARNINGS: AtomicU64 = AtomicU64::new(0);
+
+/// How many warnings and errors there were since the start. One that the level of the log hides is none.
+pub fn warnings() -> u64 {
+    WARNINGS.load(Relaxed)
+}
 
 struct Console;
 
@@ -15,6 +25,7 @@ impl Log for Console {
         if !self.enabled(record.metadata()) {
             return;
         }
+        WARNINGS.fetch_add(u64::from(record.level() <= Level::Warn), Relaxed);
         let uptime = time::uptime();
         let (seconds, micros) = (uptime.as_secs(), uptime.subsec_micros());
         let cpu = cpu_local::current().id.0;

@@ -1,11 +1,12 @@
-//! Caches of objects on real CPUs: in handlers, across CPUs and nodes, constructed, and destroyed while others idle.
+//! Caches of objects on real CPUs: in handlers, across CPUs and nodes, constructed, as their flags say, and destroyed
+//! while others idle.
 
 use alloc::vec::Vec;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use quarry_unikernel::memory::service;
-use quarry_unikernel::memory_service::{Cache, FreeError, Gfp, KmemCache, SlabFlags};
+use quarry_unikernel::memory_service::{Cache, FreeError, Gfp, KmemCache, Mobility, SlabFlags};
 use quarry_unikernel::{cpus, topology};
 
 use crate::harness::Outcome;
@@ -165,6 +166,60 @@ fn objects_of_a_cache_for_dma_are_low() -> Outcome {
     Ok(())
 }
 
+fn slabs_of_a_reclaimable_cache_are_among_reclaimable_memory() -> Outcome {
+    for (flags, mobility) in
+        [(SlabFlags::RECLAIM_ACCOUNT, Mobility::Reclaimable), (SlabFlags::empty(), Mobility::Unmovable)]
+    {
+        let cache = create("guest-mobility", 200, flags)?;
+        let object = service().kmem_cache_alloc(&cache, Gfp::KERNEL);
+        let place = service().virt_to_page(object).and_then(|frame| service().mobility_of(frame));
+        // SAFETY: freed once; null is ignored.
+        unsafe { service().kmem_cache_free(&cache, object) };
+        destroy(cache)?;
+        check_equal!(place, Some(mobility), "mobility of the pageblock of an object with {flags:?}");
+    }
+    Ok(())
+}
+
+fn objects_straddle_no_more_cache_lines_than_they_must() -> Outcome {
+    for (size, align) in [(5, 8), (12, 16), (20, 32), (40, 64), (64, 64), (65, 128), (150, 64)] {
+        let cache = create("guest-lines", size, SlabFlags::HWCACHE_ALIGN)?;
+        let objects: Vec<_> = (0..100).map(|_| service().kmem_cache_alloc(&cache, Gfp::KERNEL)).collect();
+        let common = objects.iter().map(|object| object.addr().trailing_zeros()).min();
+        // SAFETY: each freed once.
+        unsafe { service().kmem_cache_free_bulk(&cache, &objects) };
+        destroy(cache)?;
+        check_equal!(common.map(|zeros| 1 << zeros), Some(align), "alignment of objects of {size} bytes");
+    }
+    Ok(())
+}
+
+fn caches_of_equal_shape_are_one_unless_told_otherwise() -> Outcome {
+    let create = |name, size, align, flags| {
+        service().kmem_cache_create(name, size, align, flags, None).map_err(|error| alloc::format!("{error}"))
+    };
+    let first = create("guest-first", 60, 0, SlabFlags::empty())?;
+    let same = create("guest-second", 64, 64, SlabFlags::empty())?;
+    let own = create("guest-own", 64, 64, SlabFlags::NO_MERGE)?;
+    check_equal!(alloc::format!("{}", own.name()), "guest-own", "the name of a cache of its own");
+    let object = service().kmem_cache_alloc(&first, Gfp::KERNEL);
+    // SAFETY: the first is refused, which is the test; the second frees it, once.
+    let frees = unsafe { [&own, &same].map(|cache| service().try_kmem_cache_free(cache, object)) };
+    check_equal!(frees, [Err(FreeError::WrongCache(object.addr())), Ok(())], "frees to another cache and to the same");
+    [first, same, own].into_iter().try_for_each(destroy)
+}
+
+fn a_cache_that_must_be_made_is_made() -> Outcome {
+    let cache = create("guest-must", 100, SlabFlags::PANIC)?;
+    let object = service().kmem_cache_alloc(&cache, Gfp::KERNEL);
+    check!(!object.is_null(), "no memory");
+    // SAFETY: freed once.
+    unsafe { service().kmem_cache_free(&cache, object) };
+    destroy(cache)?;
+    check!(create("guest-cannot", 0, SlabFlags::empty()).is_err(), "a cache of nothing is made");
+    Ok(())
+}
+
 fn a_prefilled_sheaf_has_what_it_promised() -> Outcome {
     let cache = create("guest-sheaf", 72, SlabFlags::empty())?;
     let mut sheaf = service().kmem_cache_prefill_sheaf(&cache, Gfp::KERNEL, 100).ok_or("no memory")?;
@@ -198,6 +253,10 @@ tests! { "cache":
     a_handler_allocates_and_frees,
     destroying_calls_in_what_idle_cpus_cache,
     objects_of_a_cache_for_dma_are_low,
+    slabs_of_a_reclaimable_cache_are_among_reclaimable_memory,
+    objects_straddle_no_more_cache_lines_than_they_must,
+    caches_of_equal_shape_are_one_unless_told_otherwise,
+    a_cache_that_must_be_made_is_made,
     a_prefilled_sheaf_has_what_it_promised,
     boxes_of_a_typed_cache_return_themselves,
 }

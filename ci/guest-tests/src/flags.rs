@@ -64,6 +64,14 @@ fn atomic_gets_part_of_the_reserve_in_a_handler_and_nothing_waits_there() -> Out
 }
 
 fn nofail_sleeps_until_another_cpu_frees() -> Outcome {
+    sleeps_until_another_cpu_frees(KERNEL | Gfp::NOFAIL)
+}
+
+fn nofail_wins_over_noretry() -> Outcome {
+    sleeps_until_another_cpu_frees(KERNEL | Gfp::NOFAIL | Gfp::NORETRY)
+}
+
+fn sleeps_until_another_cpu_frees(gfp: Gfp) -> Outcome {
     let node = smallest_node();
     without_loss(|| {
         // The thread's own memory comes first.
@@ -72,7 +80,7 @@ fn nofail_sleeps_until_another_cpu_frees() -> Outcome {
             let gate = Arc::clone(&gate);
             spawn(another_cpu(), move || {
                 gate.pass();
-                gives_a_page(node, KERNEL | Gfp::NOFAIL)
+                gives_a_page(node, gfp)
             })
         };
         // First what reclaim finds in the caches of other CPUs, then the reserve: so nothing is left to be found.
@@ -229,6 +237,7 @@ fn cold_takes_the_page_this_cpu_freed_first() -> Outcome {
 tests! { "flags":
     atomic_gets_part_of_the_reserve_in_a_handler_and_nothing_waits_there,
     nofail_sleeps_until_another_cpu_frees,
+    nofail_wins_over_noretry,
     a_policy_is_its_threads_own,
     a_noio_scope_is_its_threads_own,
     highuser_comes_from_the_highest_zone_of_the_cpus_node,

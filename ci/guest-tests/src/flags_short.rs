@@ -1,5 +1,5 @@
-//! What flags do on a node whose memory is gone: how hard each tries, on whose behalf shrinkers are asked, and what of
-//! the reserve it gets. The balancing threads run meanwhile, so what others may add to is only compared downward.
+//! What flags do on a node whose memory is gone: how hard each tries, on whose behalf shrinkers are asked, what of the
+//! reserve it gets, and whether it is told. The balancing threads run meanwhile, so what others may add to is only compared downward.
 
 use alloc::format;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -7,10 +7,11 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use quarry_unikernel::memory::service;
 use quarry_unikernel::memory_service::events::Event;
 use quarry_unikernel::memory_service::{Gfp, Mobility, NodeId, Order, ShrinkControl, Shrinker};
+use quarry_unikernel::warnings;
 
 use crate::harness::Outcome;
 use crate::hoard::{Hoard, smallest_node};
-use crate::team::without_loss;
+use crate::team::{eventually, without_loss};
 use crate::{check, check_equal, tests};
 
 const QUIET: Gfp = Gfp::NOWARN.union(Gfp::THISNODE);
@@ -87,13 +88,46 @@ fn each_flag_tries_as_hard_as_it_says() -> Outcome {
         check_equal!(tries(Gfp::NOWAIT, Order::ZERO)?, (0, 0), "effort of NOWAIT");
         check_equal!(tries(Gfp::KSWAPD_RECLAIM, Order::ZERO)?, (0, 0), "effort of KSWAPD_RECLAIM alone");
         check_equal!(tries(Gfp::KERNEL | Gfp::NORETRY, Order::ZERO)?, (1, 0), "effort of NORETRY");
-        let (asked, waits) = tries(Gfp::KERNEL, Order::ZERO)?;
-        check!(asked >= 16 && waits >= 15, "KERNEL asked {asked} times and slept {waits} times");
-        let (asked, waits) = tries(Gfp::DIRECT_RECLAIM, Order::ZERO)?;
-        check!(asked >= 16 && waits >= 15, "DIRECT_RECLAIM asked {asked} times and slept {waits} times");
+        for gfp in [Gfp::KERNEL, Gfp::USER, Gfp::DIRECT_RECLAIM] {
+            let (asked, waits) = tries(gfp, Order::ZERO)?;
+            check!(asked >= 16 && waits >= 15, "{gfp} asked {asked} times and slept {waits} times");
+        }
         check_equal!(tries(Gfp::KERNEL, order(COSTLY))?.0, 1, "rounds for a costly order");
         let (asked, _) = tries(Gfp::KERNEL | Gfp::RETRY_MAYFAIL, order(COSTLY))?;
         check!(asked >= 16, "RETRY_MAYFAIL asked {asked} times for a costly order");
+        Ok(())
+    })
+}
+
+fn the_old_gfp_thisnode_fails_at_once() -> Outcome {
+    static SHRINKER: Asked = Asked::new(Gfp::empty());
+    with_memory_gone(&SHRINKER, |node| {
+        let efforts = || (SHRINKER.times(), service().event_count(Event::Wait));
+        let before = efforts();
+        let page = service().alloc_pages_node(node, Gfp::GFP_THISNODE, Order::ZERO);
+        check_equal!(page, None, "what GFP_THISNODE gets of a node whose memory is gone");
+        check_equal!(efforts(), before, "times a shrinker was asked, and sleeps");
+        Ok(())
+    })
+}
+
+fn nowarn_keeps_a_failure_from_being_told() -> Outcome {
+    static SHRINKER: Asked = Asked::new(Gfp::empty());
+    with_memory_gone(&SHRINKER, |node| {
+        let is_told = |gfp| {
+            let before = warnings();
+            let page = service().alloc_pages_node(node, gfp, Order::ZERO);
+            page.is_none() && warnings() > before
+        };
+        let loud = Gfp::NOWAIT | Gfp::THISNODE;
+        // Of many failures only some are told, so those that must not be are tried between two that are.
+        let mut silent_told = [true; 2];
+        eventually("a failure without NOWARN is told", || {
+            let first = is_told(loud);
+            silent_told = [loud | Gfp::NOWARN, Gfp::GFP_THISNODE].map(is_told);
+            first && is_told(loud)
+        })?;
+        check_equal!(silent_told, [false; 2], "whether failures are told with NOWARN, and with GFP_THISNODE");
         Ok(())
     })
 }
@@ -172,6 +206,8 @@ fn a_block_is_one_from_any_of_its_frames() -> Outcome {
 
 tests! { "flags_short":
     each_flag_tries_as_hard_as_it_says,
+    the_old_gfp_thisnode_fails_at_once,
+    nowarn_keeps_a_failure_from_being_told,
     nofs_asks_no_shrinker_that_calls_a_file_system,
     the_reserve_is_for_those_with_a_right_to_it,
     what_cannot_be_is_followed_as_far_as_it_can,
