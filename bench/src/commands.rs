@@ -232,28 +232,42 @@ fn test(command: &TestCommand) -> Result<()> {
 }
 
 fn stress(command: &StressCommand) -> Result<()> {
-    let words = ["mode=stress".to_owned(), format!("seconds={}", command.seconds), format!("seed={}", command.seed)];
-    let guest = Guest::announce(Image::Bench, "stress", &command.machine, &command.host, words)?;
-    let ended = guest.watch(Duration::from_secs(command.seconds), &mut Progress::new(command.host.verbose));
-    print_session(&ended.session, false, None);
-    ended.verdict.map_err(|failure| guest.explain(failure))?;
-    if ended.session.stress.is_none() {
-        return Err(guest.explain(Failure::Nothing("stress")));
-    }
-    Ok(())
+    let work = Work { mode: "stress", seconds: command.seconds, seed: command.seed };
+    work.watch(&command.machine, &command.host, |session| session.stress.is_some())
 }
 
 fn edge(command: &EdgeCommand) -> Result<()> {
-    let words = ["mode=edge".to_owned(), format!("seconds={}", command.seconds), format!("seed={}", command.seed)];
-    let machine = command.machine();
-    let guest = Guest::announce(Image::Bench, "edge", &machine, &command.host, words)?;
-    let ended = guest.watch(Duration::from_secs(command.seconds), &mut Progress::new(command.host.verbose));
-    print_session(&ended.session, false, None);
-    ended.verdict.map_err(|failure| guest.explain(failure))?;
-    if ended.session.edge.is_none() {
-        return Err(guest.explain(Failure::Nothing("edge")));
+    let work = Work { mode: "edge", seconds: command.seconds, seed: command.seed };
+    work.watch(&command.machine(), &command.host, |session| session.edge.is_some())
+}
+
+/// What the bench image does for a while, to tell of it in one record.
+struct Work {
+    /// The word for it, which is also the record's name.
+    mode: &'static str,
+    seconds: u64,
+    seed: u64,
+}
+
+impl Work {
+    /// Has a guest do it and prints what came of it. `has_record` finds the record.
+    fn watch(
+        &self,
+        machine: &MachineOptions,
+        host: &HostOptions,
+        has_record: impl FnOnce(&Session) -> bool,
+    ) -> Result<()> {
+        let Self { mode, seconds, seed } = self;
+        let words = [format!("mode={mode}"), format!("seconds={seconds}"), format!("seed={seed}")];
+        let guest = Guest::announce(Image::Bench, mode, machine, host, words)?;
+        let ended = guest.watch(Duration::from_secs(*seconds), &mut Progress::new(host.verbose));
+        print_session(&ended.session, false, None);
+        ended.verdict.map_err(|failure| guest.explain(failure))?;
+        if !has_record(&ended.session) {
+            return Err(guest.explain(Failure::Nothing(mode)));
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Standard output has the reports alone, for whoever reads them there; all else goes to standard error.
