@@ -366,6 +366,9 @@ pub(crate) struct HostOptions {
     /// One more argument for QEMU, as it is. May be repeated.
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) qemu_arg: Vec<String>,
+    /// One more word for the guest's command line: `loglevel=debug`, say, or `failslab=1,10,0,-1`. May be repeated.
+    #[arg(long, value_name = "WORD")]
+    pub(crate) append: Vec<String>,
     /// Most time until the guest is up.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     boot_timeout: Duration,
@@ -455,6 +458,12 @@ mod tests {
         assert_eq!(stats("--show vmstat,rows --show slabinfo").reports(), ["vmstat", "rows", "slabinfo"]);
         assert_eq!(stats("--show all").reports().len(), 9);
         assert!(Cli::try_parse_from(["quarry", "stats", "--json", "--show", "rows"]).is_err());
+    }
+
+    #[test]
+    fn words_to_append_are_taken_as_they_are() {
+        let words = run("--append failslab=1,10,0,-1 --append loglevel=debug").host.append;
+        assert_eq!(words, ["failslab=1,10,0,-1", "loglevel=debug"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use quarry_record::{Record, Run, Test, TestStatus};
 
+use crate::accelerator::Accelerator;
 use crate::cli::{
     BootCommand, Cli, Command, EdgeCommand, HostOptions, MachineOptions, RunCommand, ShowCommand, SmokeCommand,
     StatsCommand, StressCommand, TestCommand, accelerator,
@@ -47,6 +48,22 @@ fn results() -> PathBuf {
     workspace().join("results")
 }
 
+/// What every guest is told: with what it runs, what was built, and what the user appends, which wins.
+fn words_of_host(accelerator: Accelerator, host: &HostOptions) -> impl Iterator<Item = String> {
+    let words = [format!("accel={}", accelerator.name()), format!("git={}", revision())];
+    words.into_iter().chain(host.append.iter().cloned())
+}
+
+/// # Errors
+///
+/// When the guest would not read them as they are.
+fn check_words(guest_words: &[String]) -> Result<()> {
+    if let Some(word) = guest_words.iter().find(|word| word.contains(char::is_whitespace)) {
+        bail!("`{word}` has a space in it, which the guest's command line cannot have");
+    }
+    Ok(())
+}
+
 /// A boot about to happen.
 struct Guest<'o> {
     boot: Boot,
@@ -69,10 +86,8 @@ impl<'o> Guest<'o> {
         let files = host.images.provide(image)?;
         let mut guest_words: Vec<String> = words.into_iter().collect();
         guest_words.extend(machine.icount.then(|| "icount=1".to_owned()));
-        guest_words.extend([format!("accel={}", accelerator.name()), format!("git={}", revision())]);
-        if let Some(word) = guest_words.iter().find(|word| word.contains(char::is_whitespace)) {
-            bail!("`{word}` has a space in it, which the guest's command line cannot have");
-        }
+        guest_words.extend(words_of_host(accelerator, host));
+        check_words(&guest_words)?;
         let boot = Boot {
             qemu: host.qemu.clone(),
             machine: description,
@@ -289,12 +304,15 @@ fn smoke(command: &SmokeCommand) -> Result<()> {
     let folder = command.topologies.clone().unwrap_or_else(|| workspace().join("ci/topologies"));
     let topologies = topologies(&folder, &command.only)?;
     let accelerator = accelerator(command.accel, false, 0)?;
+    let guest_words: Vec<String> =
+        ["mode=boot".to_owned()].into_iter().chain(words_of_host(accelerator, &command.host)).collect();
+    check_words(&guest_words)?;
     check_qemu(&command.host.qemu)?;
     let smoke = Smoke {
         qemu: command.host.qemu.clone(),
         accelerator,
         files: command.host.images.provide(Image::Bench)?,
-        guest_words: vec!["mode=boot".into(), format!("accel={}", accelerator.name()), format!("git={}", revision())],
+        guest_words,
         more: command.host.qemu_arg.clone(),
         deadlines: command.host.deadlines(Duration::ZERO),
         results: command.host.log.clone().unwrap_or_else(results),

@@ -17,6 +17,7 @@ mod object;
 mod team;
 
 mod cache;
+mod faults;
 mod flags;
 mod flags_short;
 mod heap;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         kmalloc::TESTS,
         flags::TESTS,
         flags_short::TESTS,
+        faults::TESTS,
         cache::TESTS,
         vmalloc::TESTS,
         mempool::TESTS,
