@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use quarry_unikernel::memory::{Guest, service};
 use quarry_unikernel::memory_service::events::Event;
 use quarry_unikernel::memory_service::{CpuId, Gfp, Mobility, MovablePage, MovablePages};
-use quarry_unikernel::{TrapFrame, cpus, thread};
+use quarry_unikernel::{TrapFrame, cpus, thread, topology};
 
 use crate::harness::Outcome;
 use crate::interrupts::{raise_and_wait, register};
@@ -138,7 +138,9 @@ fn handlers_pin_pages_while_they_are_moved() -> Outcome {
 
 fn nothing_is_lost_while_other_cpus_pin_and_free() -> Outcome {
     let moved = service().event_count(Event::MigrateSuccess);
-    let share = 4 * u64::from(PAGEBLOCK) / cpus::online().count() as u64;
+    // Two pageblocks of each node's and more, or there is nothing to bring together.
+    let pageblocks = (2 * topology().node_count() as u64).clamp(4, 16);
+    let share = pageblocks * u64::from(PAGEBLOCK) / cpus::online().count() as u64;
     check_on_every_cpu(move |cpu| {
         let labels = u64::from(cpu.0) << 32;
         let mut pages: Vec<_> =
