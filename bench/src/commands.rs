@@ -1,29 +1,28 @@
 //! The commands: each gets its image, boots it, watches it and prints what came of it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use quarry_record::{Record, Run, Test, TestStatus};
 
-use crate::accelerator::Accelerator;
 use crate::cli::{
     BootCommand, Cli, Command, EdgeCommand, HostOptions, MachineOptions, RunCommand, ShowCommand, SmokeCommand,
     StatsCommand, StressCommand, TestCommand, accelerator,
 };
 use crate::failure::Failure;
-use crate::images::{Image, revision, workspace};
-use crate::process::{check_qemu, default_log};
+use crate::guest::{Guest, check_words, results, words_of_host};
+use crate::images::{Image, workspace};
+use crate::process::check_qemu;
 use crate::progress::Progress;
-use crate::qemu::Boot;
 use crate::report;
 use crate::session::Session;
 use crate::smoke::{Smoke, topologies};
 use crate::stats;
 use crate::tables::{Detail, tables};
-use crate::watch::{Ended, Files, Observer, watch};
+use crate::watch::{Ended, Observer, watch};
 use crate::words::count;
 
 /// Does what the command line says.
@@ -41,100 +40,6 @@ pub(crate) fn execute(cli: &Cli) -> Result<()> {
         Command::Stats(command) => stats(command),
         Command::Smoke(command) => smoke(command),
         Command::Show(command) => show(command),
-    }
-}
-
-fn results() -> PathBuf {
-    workspace().join("results")
-}
-
-/// What every guest is told: with what it runs, what was built, and what the user appends, which wins.
-fn words_of_host(accelerator: Accelerator, host: &HostOptions) -> impl Iterator<Item = String> {
-    let words = [format!("accel={}", accelerator.name()), format!("git={}", revision())];
-    words.into_iter().chain(host.append.iter().cloned())
-}
-
-/// # Errors
-///
-/// When the guest would not read them as they are.
-fn check_words(guest_words: &[String]) -> Result<()> {
-    if let Some(word) = guest_words.iter().find(|word| word.contains(char::is_whitespace)) {
-        bail!("`{word}` has a space in it, which the guest's command line cannot have");
-    }
-    Ok(())
-}
-
-/// A boot about to happen.
-struct Guest<'o> {
-    boot: Boot,
-    files: Files,
-    host: &'o HostOptions,
-}
-
-impl<'o> Guest<'o> {
-    /// Makes ready.
-    fn prepare(
-        image: Image,
-        name: &str,
-        machine: &MachineOptions,
-        host: &'o HostOptions,
-        words: impl IntoIterator<Item = String>,
-    ) -> Result<Self> {
-        let description = machine.machine()?;
-        let accelerator = machine.accelerator(&description)?;
-        check_qemu(&host.qemu)?;
-        let files = host.images.provide(image)?;
-        let mut guest_words: Vec<String> = words.into_iter().collect();
-        guest_words.extend(machine.icount.then(|| "icount=1".to_owned()));
-        guest_words.extend(words_of_host(accelerator, host));
-        check_words(&guest_words)?;
-        let boot = Boot {
-            qemu: host.qemu.clone(),
-            machine: description,
-            accelerator,
-            loader: files.loader,
-            image: files.image,
-            guest_words,
-            more: host.qemu_arg.clone(),
-        };
-        let log = host.log.clone().unwrap_or_else(|| default_log(&results(), name));
-        Ok(Self { boot, files: Files { log, output: None }, host })
-    }
-
-    /// The same, and prints QEMU's command line on standard output.
-    fn announce(
-        image: Image,
-        name: &str,
-        machine: &MachineOptions,
-        host: &'o HostOptions,
-        words: impl IntoIterator<Item = String>,
-    ) -> Result<Self> {
-        let guest = Self::prepare(image, name, machine, host, words)?;
-        println!("{}", guest.boot.line());
-        Ok(guest)
-    }
-
-    /// Boots and stays until the end. Where that is a bad one, the last the guest said is shown.
-    fn watch(&self, quiet: Duration, observer: &mut dyn Observer) -> Ended {
-        let ended = watch(&self.boot, self.host.deadlines(quiet), &self.files, observer);
-        if let Err(failure) = &ended.verdict
-            && failure.wants_last_lines()
-        {
-            for line in ended.session.last_lines() {
-                eprintln!("| {line}");
-            }
-        }
-        ended
-    }
-
-    /// A failure with the place of the log.
-    fn explain(&self, failure: Failure) -> anyhow::Error {
-        match failure {
-            Failure::Interrupted | Failure::NoQemu { .. } | Failure::Log { .. } | Failure::Output { .. } => {
-                failure.into()
-            }
-            failure => anyhow!("{failure} (serial log: {})", self.files.log.display()),
-        }
     }
 }
 

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! commands, smoke        run, boot, test, stress, stats, show; every topology of a folder
+//! guest                  a boot about to happen
 //! cli                    the command line
 //! watch, progress        a guest from boot to end, under deadlines
 //! tables, report, stats  records as text; as JSON
@@ -21,6 +22,7 @@ mod cli;
 mod commands;
 mod expectation;
 mod failure;
+mod guest;
 mod images;
 mod machine;
 mod process;
