@@ -63,7 +63,10 @@ pub(crate) struct RunCommand {
     pub(crate) machine: MachineOptions,
     #[command(flatten)]
     pub(crate) suite: SuiteOptions,
-    /// Also write the records to a file, as JSON Lines.
+    /// Boot so often, one boot after the other; `compare` needs several a side. Tables are of the last.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) boots: u32,
+    /// Also write the records to a file, as JSON Lines; those of all boots, one after the other.
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// Show every figure, one row of results a line.

@@ -1,7 +1,5 @@
 //! The commands: each gets its image, boots it, watches it and prints what came of it.
 
-use std::fs;
-use std::path::Path;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -18,6 +16,7 @@ use crate::images::{Image, workspace};
 use crate::process::check_qemu;
 use crate::progress::Progress;
 use crate::report;
+use crate::runs;
 use crate::session::Session;
 use crate::smoke::{Smoke, topologies};
 use crate::stats;
@@ -47,11 +46,19 @@ fn run(command: &RunCommand) -> Result<()> {
     let words = ["mode=run".to_owned()].into_iter().chain(command.suite.guest_words());
     let mut guest = Guest::announce(Image::Bench, "run", &command.machine, &command.host, words)?;
     guest.files.output.clone_from(&command.output);
-    let ended = guest.watch(Duration::ZERO, &mut Progress::new(command.host.verbose));
-    print_session(&ended.session, command.details, turns(guest.boot.machine.cpus()).as_deref());
-    ended.verdict.map_err(|failure| guest.explain(failure))?;
-    if ended.session.results.is_empty() {
-        return Err(guest.explain(Failure::Nothing("result")));
+    for boot in 1..=command.boots {
+        let ended = guest.watch(Duration::ZERO, &mut Progress::new(command.host.verbose));
+        let last = boot == command.boots;
+        if last || ended.verdict.is_err() {
+            print_session(&ended.session, command.details, turns(guest.boot.machine.cpus()).as_deref());
+        } else {
+            eprintln!("boot {boot} of {}: {}", command.boots, count(ended.session.results.len() as u64, "result"));
+        }
+        ended.verdict.map_err(|failure| guest.explain(failure))?;
+        if ended.session.results.is_empty() {
+            return Err(guest.explain(Failure::Nothing("result")));
+        }
+        guest.files.append = true;
     }
     Ok(())
 }
@@ -226,20 +233,10 @@ fn smoke(command: &SmokeCommand) -> Result<()> {
 }
 
 fn show(command: &ShowCommand) -> Result<()> {
-    let session = read_session(&command.file)?;
-    print_session(&session, command.details, None);
-    let end = session.end.as_ref().context("the file has no `end` record: this run did not come to its end")?;
-    Ok(session.judge(end)?)
-}
-
-fn read_session(file: &Path) -> Result<Session> {
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let mut session = Session::default();
-    for line in text.lines() {
-        session.take(line).with_context(|| format!("{} cannot be shown", file.display()))?;
+    for session in runs::read(&command.file)? {
+        print_session(&session, command.details, None);
+        let end = session.end.as_ref().context("the file has no `end` record: this run did not come to its end")?;
+        session.judge(end)?;
     }
-    if session.run.is_none() {
-        bail!("{} has no `run` record", file.display());
-    }
-    Ok(session)
+    Ok(())
 }

@@ -68,7 +68,7 @@ impl<'o> Guest<'o> {
             more: host.qemu_arg.clone(),
         };
         let log = host.log.clone().unwrap_or_else(|| default_log(&results(), name));
-        Ok(Self { boot, files: Files { log, output: None }, host })
+        Ok(Self { boot, files: Files { log, output: None, append: false }, host })
     }
 
     /// The same, and prints QEMU's command line on standard output.

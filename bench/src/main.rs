@@ -8,6 +8,7 @@
 //! cli                    the command line
 //! watch, progress        a guest from boot to end, under deadlines
 //! tables, report, stats  records as text; as JSON
+//! runs                   files of records
 //! process, session       QEMU and its pipes; what a guest has said and what to think of it
 //! images, expectation    what is booted; what a guest must find
 //! qemu                   a machine in QEMU's words
@@ -29,6 +30,7 @@ mod process;
 mod progress;
 mod qemu;
 mod report;
+mod runs;
 mod session;
 mod size;
 mod smoke;

@@ -54,6 +54,11 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// One that begins behind so many lines of a file.
+    pub(crate) fn behind(lines: usize) -> Self {
+        Self { line: lines, ..Self::default() }
+    }
+
     /// How far the guest is.
     pub(crate) const fn phase(&self) -> Phase {
         match (&self.run, &self.end) {

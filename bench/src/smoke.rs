@@ -97,7 +97,7 @@ impl Smoke {
             guest_words: self.guest_words.clone(),
             more: self.more.clone(),
         };
-        let files = Files { log: default_log(&self.results, &format!("smoke-{name}")), output: None };
+        let files = Files { log: default_log(&self.results, &format!("smoke-{name}")), output: None, append: false };
         let Ended { session, verdict } = watch(&boot, self.deadlines, &files, &mut Nobody);
         verdict?;
         let run = session.run.context("the guest ended well without a `run` record")?;

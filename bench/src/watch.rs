@@ -3,7 +3,7 @@
 //! It joins a [`Process`] (what happens) with a [`Session`] (what it means) under three deadlines: until the guest's
 //! first record, from record to record, and for all of its work.
 
-use std::fs::{File, create_dir_all};
+use std::fs::{File, OpenOptions, create_dir_all};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -36,6 +36,8 @@ pub(crate) struct Files {
     pub(crate) log: PathBuf,
     /// The records alone, where they are wanted.
     pub(crate) output: Option<PathBuf>,
+    /// Whether `output` keeps the records it has.
+    pub(crate) append: bool,
 }
 
 /// Whoever wants to know while the guest works.
@@ -81,10 +83,11 @@ pub(crate) fn watch(boot: &Boot, deadlines: Deadlines, files: &Files, observer: 
 struct Output(Option<(PathBuf, File)>);
 
 impl Output {
-    fn create(path: Option<&Path>) -> Result<Self, Failure> {
+    fn open(path: Option<&Path>, append: bool) -> Result<Self, Failure> {
         let Some(path) = path else { return Ok(Self(None)) };
         let folder = path.parent().map_or(Ok(()), create_dir_all);
-        let file = folder.and_then(|()| File::create(path));
+        let open = || OpenOptions::new().create(true).write(true).append(append).truncate(!append).open(path);
+        let file = folder.and_then(|()| open());
         let file = file.map_err(|problem| Failure::Output { output: path.to_owned(), problem })?;
         Ok(Self(Some((path.to_owned(), file))))
     }
@@ -96,7 +99,7 @@ impl Output {
 }
 
 fn begin(boot: &Boot, files: &Files) -> Result<(Process, Output), Failure> {
-    let output = Output::create(files.output.as_deref())?;
+    let output = Output::open(files.output.as_deref(), files.append)?;
     Ok((Process::start(boot, &files.log)?, output))
 }
 

@@ -192,7 +192,7 @@ fn files_that_are_no_run_cannot_be_shown() {
         [show(""), show("{\"type\":\"run\"}\n"), show(&beginning("run", 2)), scene.complaint("show nothing.jsonl")];
     insta::assert_snapshot!(complaints.join("\n"), @"
     quarry: kept.jsonl has no `run` record
-    quarry: kept.jsonl cannot be shown: line 1 of the guest's output is not a record: missing field `schema`
+    quarry: kept.jsonl is no file of records: line 1 of the guest's output is not a record: missing field `schema`
     quarry: the file has no `end` record: this run did not come to its end
     quarry: cannot read nothing.jsonl: No such file or directory (os error 2)
     ");
