@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::accelerator::{Accelerator, Choice, kvm_works};
+use crate::compare::CompareCommand;
 use crate::images::ImageOptions;
 use crate::machine::{Board, Machine, file};
 use crate::qemu::DEFAULT_QEMU;
@@ -55,6 +56,8 @@ pub(crate) enum Command {
     Smoke(SmokeCommand),
     /// Print the tables of a run again.
     Show(ShowCommand),
+    /// Compare two builds case by case, from the records of their runs.
+    Compare(CompareCommand),
 }
 
 #[derive(Debug, Args)]

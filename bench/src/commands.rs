@@ -10,6 +10,7 @@ use crate::cli::{
     BootCommand, Cli, Command, EdgeCommand, HostOptions, MachineOptions, RunCommand, ShowCommand, SmokeCommand,
     StatsCommand, StressCommand, TestCommand, accelerator,
 };
+use crate::compare;
 use crate::failure::Failure;
 use crate::guest::{Guest, check_words, results, words_of_host};
 use crate::images::{Image, workspace};
@@ -39,6 +40,7 @@ pub(crate) fn execute(cli: &Cli) -> Result<()> {
         Command::Stats(command) => stats(command),
         Command::Smoke(command) => smoke(command),
         Command::Show(command) => show(command),
+        Command::Compare(command) => compare::execute(command),
     }
 }
 

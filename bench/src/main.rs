@@ -4,10 +4,12 @@
 //!
 //! ```text
 //! commands, smoke        run, boot, test, stress, stats, show; every topology of a folder
+//! compare                two builds, case by case
 //! guest                  a boot about to happen
 //! cli                    the command line
 //! watch, progress        a guest from boot to end, under deadlines
 //! tables, report, stats  records as text; as JSON
+//! case                   what tells rows of results apart
 //! runs                   files of records
 //! process, session       QEMU and its pipes; what a guest has said and what to think of it
 //! images, expectation    what is booted; what a guest must find
@@ -19,8 +21,10 @@
 #![forbid(unsafe_code)]
 
 mod accelerator;
+mod case;
 mod cli;
 mod commands;
+mod compare;
 mod expectation;
 mod failure;
 mod guest;

@@ -50,7 +50,7 @@ pub(crate) fn tables(results: &[Measurement], detail: Detail) -> String {
 }
 
 /// What a workload does, for somebody who has never seen one.
-fn describe(workload: &str) -> &'static str {
+pub(crate) fn describe(workload: &str) -> &'static str {
     catalogue::workload(workload).map_or("an operation is whatever it repeats", |workload| workload.summary)
 }
 
@@ -80,16 +80,21 @@ impl<'r> From<&'r Measurement> for Subject<'r> {
     }
 }
 
+/// What is asked for: `64 B`, `order 3 (32 KiB)`, `mixed`.
+pub(crate) fn extent(size: Option<u64>, order: Option<u32>) -> String {
+    match (size, order) {
+        (Some(size), _) => Size(size).for_people(),
+        (None, Some(order)) => {
+            let bytes = PAGE.checked_shl(order).unwrap_or(u64::MAX);
+            format!("order {order} ({})", Size(bytes).for_people())
+        }
+        (None, None) => "mixed".into(),
+    }
+}
+
 impl Subject<'_> {
     fn extent(&self) -> String {
-        match (self.size, self.order) {
-            (Some(size), _) => Size(size).for_people(),
-            (None, Some(order)) => {
-                let bytes = PAGE.checked_shl(order).unwrap_or(u64::MAX);
-                format!("order {order} ({})", Size(bytes).for_people())
-            }
-            (None, None) => "mixed".into(),
-        }
+        extent(self.size, self.order)
     }
 
     fn part(&self) -> String {
@@ -118,7 +123,7 @@ type Group = (&'static str, fn(&Measurement) -> f64);
 
 /// Millions of operations a second, all CPUs together. From the mean of the samples, not their median: that of CPUs
 /// which take turns on the host is the time they had to wait as well.
-fn throughput(result: &Measurement) -> f64 {
+pub(crate) fn throughput(result: &Measurement) -> f64 {
     let ns_per_cycle = result.ns_per_op.median / result.cycles_per_op.median;
     let mean_cycles = result.samples.iter().sum::<f64>() / result.samples.len() as f64;
     f64::from(result.cpus) * 1000.0 / (mean_cycles * ns_per_cycle)
@@ -202,7 +207,7 @@ fn full(results: &[&Measurement]) -> String {
 }
 
 /// A frame, and a line below the heading.
-fn lines_below(
+pub(crate) fn lines_below(
     heading: usize,
 ) -> impl tabled::settings::TableOption<
     tabled::grid::records::vec_records::VecRecords<tabled::grid::records::vec_records::Text<String>>,

@@ -1,0 +1,190 @@
+//! Commands that read files of records again: `quarry compare` and its like, over files made here.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use assert_cmd::cargo::cargo_bin;
+use quarry_record::{End, EndStatus, Measurement, Record, Run, SCHEMA_VERSION, Summary};
+use tempfile::TempDir;
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("there is room for files")
+}
+
+fn quarry(folder: &Path, words: &str) -> Output {
+    let mut command = Command::new(cargo_bin!("quarry"));
+    command.args(words.split_whitespace()).current_dir(folder);
+    command.output().expect("the command was built")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What a command prints that ends well.
+fn printed(folder: &Path, words: &str) -> String {
+    let output = quarry(folder, words);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// The last line of what a failing command says on standard error.
+fn complaint(folder: &Path, words: &str) -> String {
+    let output = quarry(folder, words);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    text(&output.stderr).lines().last().unwrap_or_default().to_owned()
+}
+
+/// A boot of pairs of 64 bytes, and of pages, that take so many nanoseconds.
+fn boot(pair: f64, page: f64) -> Vec<Record> {
+    let result = |workload: &str, ns: f64| {
+        let samples: Vec<f64> = (0..16).map(|at| 2.0 * ns * (1.0 + 0.001 * f64::from(at % 5))).collect();
+        let all = |value| Summary { min: value, median: value, p99: value, spread: 0.0 };
+        let paged = workload == "page";
+        Record::Result(Measurement {
+            workload: workload.into(),
+            allocator: "quarry".into(),
+            size: (!paged).then_some(64),
+            order: paged.then_some(0),
+            cpus: 1,
+            ops: 1000,
+            ns_per_op: all(ns),
+            cycles_per_op: all(2.0 * ns),
+            samples,
+            ..Measurement::default()
+        })
+    };
+    let run = Run { schema: SCHEMA_VERSION, git: "440aa3b".into(), cpu: "a CPU".into(), rows: 2, ..Run::default() };
+    let end = End { status: EndStatus::Ok, reason: None, errors: 0 };
+    vec![Record::Run(run), result("pair", pair), result("page", page), Record::End(end)]
+}
+
+fn lines(records: &[Record]) -> String {
+    records.iter().map(|record| record.to_line() + "\n").collect()
+}
+
+/// Eight boots, each a little different, in one file.
+fn write_boots(file: &Path, pair: f64, page: f64) {
+    let one = |at: u32| lines(&boot(pair * (1.0 + 0.001 * f64::from(at)), page * (1.0 + 0.002 * f64::from(at % 3))));
+    fs::write(file, (0..8).map(one).collect::<String>()).expect("there is room for files");
+}
+
+#[test]
+fn a_slowdown_is_found_and_can_fail_a_build() {
+    let folder = folder();
+    write_boots(&folder.path().join("old.jsonl"), 100.0, 50.0);
+    write_boots(&folder.path().join("new.jsonl"), 105.0, 50.01);
+    let table = printed(folder.path(), "compare old.jsonl new.jsonl");
+    insta::assert_snapshot!(table, @"
+    old  440aa3b, 8 boots
+    new  440aa3b, 8 boots
+
+    pair (quarry): one kmalloc and its kfree, over and over; an operation is the pair
+    ╭──────┬──────┬─────────┬─────┬────────┬──────────────────┬────────┬─────┬────────╮
+    │ size │ CPUs │ old, ns │ new │ change │    95 % interval │      p │   n │        │
+    ├──────┼──────┼─────────┼─────┼────────┼──────────────────┼────────┼─────┼────────┤
+    │ 64 B │    1 │     101 │ 106 │ +5.0 % │ +4.7 % to +5.3 % │ <0.001 │ 8+8 │ slower │
+    ╰──────┴──────┴─────────┴─────┴────────┴──────────────────┴────────┴─────┴────────╯
+
+    page (quarry): one alloc_pages and its free_pages, over and over; order n is 2^n pages of 4 KiB
+    ╭─────────────────┬──────┬─────────┬──────┬────────┬──────────────────┬───────┬─────┬───╮
+    │ size            │ CPUs │ old, ns │  new │ change │    95 % interval │     p │   n │   │
+    ├─────────────────┼──────┼─────────┼──────┼────────┼──────────────────┼───────┼─────┼───┤
+    │ order 0 (4 KiB) │    1 │    50.2 │ 50.2 │  0.0 % │ -0.2 % to +0.2 % │ 0.255 │ 8+8 │ ~ │
+    ╰─────────────────┴──────┴─────────┴──────┴────────┴──────────────────┴───────┴─────┴───╯
+
+    Geometric means of new / old
+    ╭───────────┬───────┬────────┬───────┬────────┬────────╮
+    │ allocator │ group │ change │ cases │ slower │ faster │
+    ├───────────┼───────┼────────┼───────┼────────┼────────┤
+    │ quarry    │ slab  │ +5.0 % │     1 │      1 │      0 │
+    │ quarry    │ page  │  0.0 % │     1 │      0 │      0 │
+    │ quarry    │ all   │ +2.5 % │     2 │      1 │      0 │
+    ╰───────────┴───────┴────────┴───────┴────────┴────────╯
+
+    ~ is a difference that the rank test (false discoveries over 2 cases at 5 %) or the noise floor takes for noise.
+    ");
+    let complaint = complaint(folder.path(), "compare old.jsonl new.jsonl --fail-on 3%");
+    insta::assert_snapshot!(complaint, @"quarry: 1 case got worse by more than 3 %: quarry: pair 64 B on 1 CPU by +5.0 %");
+    assert_eq!(printed(folder.path(), "compare old.jsonl new.jsonl --fail-on 6%"), table);
+    assert_eq!(printed(folder.path(), "compare old.jsonl old.jsonl --fail-on 0").matches("slower").count(), 1);
+}
+
+#[test]
+fn a_side_may_be_a_file_several_files_or_a_folder() {
+    let folder = folder();
+    let sides = folder.path().join("sides");
+    fs::create_dir(&sides).expect("there is room for files");
+    let mut all = String::new();
+    for at in 0..6 {
+        let records = lines(&boot(100.0 + f64::from(at), 50.0));
+        fs::write(sides.join(format!("{at}.jsonl")), &records).expect("there is room for files");
+        all += &records;
+    }
+    fs::write(sides.join("notes.txt"), "not records").expect("there is room for files");
+    fs::write(folder.path().join("all.jsonl"), all).expect("there is room for files");
+    let by_folder = printed(folder.path(), "compare sides all.jsonl");
+    assert!(by_folder.starts_with("old  440aa3b, 6 boots\nnew  440aa3b, 6 boots\n"), "{by_folder}");
+    let files = "--old sides/0.jsonl sides/1.jsonl sides/2.jsonl --old sides/3.jsonl sides/4.jsonl sides/5.jsonl";
+    assert_eq!(printed(folder.path(), &format!("compare {files} --new all.jsonl")), by_folder);
+}
+
+#[test]
+fn different_machines_are_warned_of() {
+    let folder = folder();
+    write_boots(&folder.path().join("old.jsonl"), 100.0, 50.0);
+    let text = fs::read_to_string(folder.path().join("old.jsonl")).expect("it was written");
+    fs::write(folder.path().join("new.jsonl"), text.replace("a CPU", "another CPU")).expect("there is room for files");
+    let output = quarry(folder.path(), "compare old.jsonl new.jsonl");
+    assert!(output.status.success());
+    let warnings = String::from_utf8_lossy(&output.stderr).into_owned();
+    insta::assert_snapshot!(warnings, @"warning: different machines: CPU: old a CPU, new another CPU");
+}
+
+#[test]
+fn what_cannot_be_compared_is_told_in_a_sentence() {
+    let folder = folder();
+    let file =
+        |name: &str, content: &str| fs::write(folder.path().join(name), content).expect("there is room for files");
+    let whole = boot(100.0, 50.0);
+    file("whole.jsonl", &lines(&whole));
+    file("empty.jsonl", "");
+    file("no-run.jsonl", &lines(&whole[1..]));
+    file("no-end.jsonl", &(lines(&whole) + &lines(&whole[..3])));
+    file("no-results.jsonl", &(lines(&whole[..1]) + &lines(&whole[3..])).replace("\"rows\":2", "\"rows\":0"));
+    file("errors.jsonl", &lines(&whole).replacen("\"errors\":0", "\"errors\":3", 1));
+    file("counted.jsonl", &lines(&whole).replace("\"icount\":false", "\"icount\":true"));
+    file("noise.json", "{}");
+    fs::create_dir(folder.path().join("nothing")).expect("there is room for files");
+    let news = ["nothing.jsonl", "nothing", "empty.jsonl", "no-run.jsonl", "no-end.jsonl", "no-results.jsonl"];
+    let more = [
+        "errors.jsonl",
+        "counted.jsonl",
+        "whole.jsonl --metric p99",
+        "whole.jsonl --metric instructions",
+        "counted.jsonl --metric throughput",
+        "whole.jsonl --noise noise.json",
+        "whole.jsonl --noise nothing.json",
+    ];
+    let complaints: Vec<String> =
+        news.iter().chain(&more).map(|new| complaint(folder.path(), &format!("compare whole.jsonl {new}"))).collect();
+    insta::assert_snapshot!(complaints.join("\n"), @"
+    quarry: cannot read nothing.jsonl: No such file or directory (os error 2)
+    quarry: the folder nothing has no .jsonl file
+    quarry: empty.jsonl has no `run` record
+    quarry: no-run.jsonl is no file of records: line 1 of the guest's output is a `result` record before its `run` record
+    quarry: run 2 of no-end.jsonl has no `end` record: that run did not come to its end
+    quarry: no-results.jsonl has no results
+    quarry: errors.jsonl cannot be used: the guest counted 3 errors
+    quarry: one side counts instructions and the other measures time: they do not compare
+    quarry: no case has p99 in ns on both sides
+    quarry: instructions are counted by runs with --icount, and not all of these are
+    quarry: a run with --icount counts instructions and has no times to compare
+    quarry: noise.json is no noise floor; `quarry noise --output FILE` writes one: missing field `schema` at line 1 column 2
+    quarry: cannot read nothing.json: No such file or directory (os error 2)
+    ");
+    for words in ["compare", "compare whole.jsonl", "compare a b --old c", "compare a b --fail-on much"] {
+        assert_eq!(quarry(folder.path(), words).status.code(), Some(2), "{words}");
+    }
+}
