@@ -53,12 +53,10 @@ impl Case {
     /// All but the allocator and the CPUs: `batch 64 B, free`.
     pub(crate) fn short(&self) -> String {
         let sized = self.size.is_some() || self.order.is_some();
+        let extent = if sized { format!(" {}", self.extent()) } else { String::new() };
         let part = self.part();
-        let mut text = self.workload.clone();
-        if sized {
-            text += &format!(" {}", self.extent());
-        }
-        if part.is_empty() { text } else { text + ", " + &part }
+        let part = if part.is_empty() { part } else { format!(", {part}") };
+        format!("{}{extent}{part}", self.workload)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::accelerator::{Accelerator, Choice, kvm_works};
 use crate::compare::CompareCommand;
 use crate::images::ImageOptions;
 use crate::machine::{Board, Machine, file};
+use crate::noise::NoiseCommand;
 use crate::qemu::DEFAULT_QEMU;
 use crate::size::Size;
 use crate::watch::Deadlines;
@@ -58,6 +59,8 @@ pub(crate) enum Command {
     Show(ShowCommand),
     /// Compare two builds case by case, from the records of their runs.
     Compare(CompareCommand),
+    /// Run the same build over and over, to know what `compare` makes of no change.
+    Noise(NoiseCommand),
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,7 @@ use crate::compare;
 use crate::failure::Failure;
 use crate::guest::{Guest, check_words, results, words_of_host};
 use crate::images::{Image, workspace};
+use crate::noise;
 use crate::process::check_qemu;
 use crate::progress::Progress;
 use crate::report;
@@ -41,6 +42,7 @@ pub(crate) fn execute(cli: &Cli) -> Result<()> {
         Command::Smoke(command) => smoke(command),
         Command::Show(command) => show(command),
         Command::Compare(command) => compare::execute(command),
+        Command::Noise(command) => noise::execute(command),
     }
 }
 

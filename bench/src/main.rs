@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! commands, smoke        run, boot, test, stress, stats, show; every topology of a folder
+//! noise                  one build, over and over
 //! compare                two builds, case by case
 //! guest                  a boot about to happen
 //! cli                    the command line
@@ -30,6 +31,7 @@ mod failure;
 mod guest;
 mod images;
 mod machine;
+mod noise;
 mod process;
 mod progress;
 mod qemu;

@@ -131,6 +131,39 @@ fn a_side_may_be_a_file_several_files_or_a_folder() {
 }
 
 #[test]
+fn noise_is_measured_from_files_and_taken_by_a_comparison() {
+    let folder = folder();
+    // Pairs grow slower and slower, pages do not.
+    let one = |at: u32| lines(&boot(100.0 + f64::from(at), 50.0));
+    let halves = [(0..8).map(one).collect::<String>(), (8..16).map(one).collect()];
+    for (name, half) in ["old.jsonl", "new.jsonl"].into_iter().zip(&halves) {
+        fs::write(folder.path().join(name), half).expect("there is room for files");
+    }
+    let told = printed(folder.path(), "noise --from old.jsonl new.jsonl --output kept/noise.json");
+    assert!(told.starts_with("The same build, 440aa3b, on both sides: 8 boots each, 2 cases\n"), "{told}");
+    assert!(told.ends_with("kept in kept/noise.json: `quarry compare --noise` takes it\n"), "{told}");
+    let slower = |words: &str| {
+        let compared = printed(folder.path(), &format!("compare old.jsonl new.jsonl {words}"));
+        // One more stands above the means.
+        compared.matches("slower").count() - 1
+    };
+    assert_eq!([slower(""), slower("--noise kept/noise.json")], [1, 0]);
+    fs::write(folder.path().join("two.jsonl"), lines(&boot(1.0, 1.0)).repeat(2)).expect("there is room for files");
+    let complaints = [
+        complaint(folder.path(), "noise --from two.jsonl"),
+        complaint(folder.path(), "noise --from old.jsonl --metric instructions"),
+        complaint(folder.path(), "noise --from old.jsonl --metric p99"),
+        complaint(folder.path(), "compare old.jsonl new.jsonl --metric throughput --noise kept/noise.json"),
+    ];
+    insta::assert_snapshot!(complaints.join("\n"), @"
+    quarry: 2 boots do not tell how boots differ; that takes 4 at least
+    quarry: counted instructions have no noise: `quarry compare` takes any difference for one
+    quarry: no case has p99 in ns in every boot
+    quarry: kept/noise.json is the noise of ns, not of million ops/s
+    ");
+}
+
+#[test]
 fn different_machines_are_warned_of() {
     let folder = folder();
     write_boots(&folder.path().join("old.jsonl"), 100.0, 50.0);

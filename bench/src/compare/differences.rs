@@ -9,6 +9,9 @@ use crate::report::{distances, nodes};
 /// Rates of the time-stamp counter that differ by no more are the same, measured twice.
 const SAME_RATE: f64 = 0.005;
 
+/// Something to compare, by its name.
+type Aspect = (&'static str, fn(&Run) -> String);
+
 /// Each difference in words, `names` being those of the sides. Also where the runs of one side differ.
 pub(crate) fn differences<'r>(
     old: impl IntoIterator<Item = &'r Run>,
@@ -16,7 +19,7 @@ pub(crate) fn differences<'r>(
     names: [&str; 2],
 ) -> Vec<String> {
     let (old, new): (Vec<_>, Vec<_>) = (old.into_iter().collect(), new.into_iter().collect());
-    let aspects: [(&str, fn(&Run) -> String); 9] = [
+    let aspects: [Aspect; 9] = [
         ("image", |run| run.image.clone()),
         ("CPU", |run| run.cpu.clone()),
         ("hypervisor", |run| run.hypervisor.clone()),

@@ -121,6 +121,8 @@ pub(crate) fn floor(noise: Option<&NoiseFloor>, case: &Case, boots: usize, boots
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::float_cmp, reason = "figures that are passed on as they are")]
+
     use super::*;
 
     fn floors(p95: &[(usize, f64)]) -> Vec<Floor> {

@@ -156,12 +156,24 @@ fn count(case: &Case, old: &[Vec<f64>], new: &[Vec<f64>]) -> Comparison {
     }
 }
 
+/// What figures a comparison of these boots is over.
+fn independent(old: &[Vec<f64>], new: &[Vec<f64>]) -> (Vec<f64>, Vec<f64>) {
+    let of = if boots_suffice(old.len(), new.len()) { medians } else { blocks };
+    (of(old), of(new))
+}
+
+/// By what part two sides differ, in either direction.
+pub(crate) fn change(old: &[Vec<f64>], new: &[Vec<f64>]) -> f64 {
+    let (old, new) = independent(old, new);
+    let ratio = Ratio::of(&old, &new).estimate;
+    ratio.max(1.0 / ratio) - 1.0
+}
+
 fn estimate(case: &Case, old: &[Vec<f64>], new: &[Vec<f64>], noise: Option<&NoiseFloor>) -> Comparison {
     let suffice = boots_suffice(old.len(), new.len());
     let floor = floor(noise, case, old.len().min(new.len()), suffice);
     let (old_medians, new_medians) = (medians(old), medians(new));
-    let (old_figures, new_figures) =
-        if suffice { (old_medians.clone(), new_medians.clone()) } else { (blocks(old), blocks(new)) };
+    let (old_figures, new_figures) = independent(old, new);
     let ratio = Ratio::of(&old_figures, &new_figures);
     // Blocks know nothing of how boots differ: the floor does.
     let widen = |(low, high): (f64, f64)| (low / (1.0 + floor), high * (1.0 + floor));
@@ -170,7 +182,7 @@ fn estimate(case: &Case, old: &[Vec<f64>], new: &[Vec<f64>], noise: Option<&Nois
         old: median(&old_medians),
         new: median(&new_medians),
         ratio: ratio.estimate,
-        interval: if suffice { ratio.interval } else { ratio.interval.map(widen) },
+        interval: if suffice { ratio.interval() } else { ratio.interval().map(widen) },
         p_value: Some(p_value(&old_figures, &new_figures)),
         figures: (old_figures.len(), new_figures.len()),
         basis: if suffice { Basis::Boots } else { Basis::Blocks },

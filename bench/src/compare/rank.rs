@@ -6,7 +6,7 @@
 //! continuity.
 
 /// Most figures of both sides together whose distribution is counted out.
-const EXACT: usize = 40;
+const EXACT: usize = 30;
 
 /// One chance in so many is taken that an interval does not hold the truth, on either side of it: 95 % in all.
 const TAIL: f64 = 0.025;
@@ -35,8 +35,9 @@ pub(crate) fn smallest_p_value(old: usize, new: usize) -> f64 {
 pub(crate) struct Ratio {
     /// Hodges and Lehmann's estimate.
     pub(crate) estimate: f64,
-    /// Holds the true factor in at least 95 of 100 cases. `None` when there are too few figures for that.
-    pub(crate) interval: Option<(f64, f64)>,
+    /// All factors, sorted.
+    pairs: Vec<f64>,
+    figures: (usize, usize),
 }
 
 impl Ratio {
@@ -44,9 +45,13 @@ impl Ratio {
     pub(crate) fn of(old: &[f64], new: &[f64]) -> Self {
         let mut ratios: Vec<f64> = new.iter().flat_map(|new| old.iter().map(move |old| new / old)).collect();
         ratios.sort_by(f64::total_cmp);
-        let outside = ratios_outside(old.len(), new.len());
-        let interval = outside.map(|outside| (ratios[outside], ratios[ratios.len() - 1 - outside]));
-        Self { estimate: median_of_sorted(&ratios), interval }
+        Self { estimate: median_of_sorted(&ratios), pairs: ratios, figures: (old.len(), new.len()) }
+    }
+
+    /// Holds the true factor in at least 95 of 100 cases. `None` when there are too few figures for that.
+    pub(crate) fn interval(&self) -> Option<(f64, f64)> {
+        let outside = ratios_outside(self.figures.0, self.figures.1)?;
+        Some((self.pairs[outside], self.pairs[self.pairs.len() - 1 - outside]))
     }
 }
 

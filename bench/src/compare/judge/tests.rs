@@ -1,27 +1,18 @@
+use fastrand::Rng;
 use quarry_record::{Measurement, Run, Summary};
 
 use super::super::floor::{Floor, WITH_FEW_BOOTS};
 use super::*;
 use crate::session::Session;
 
-/// Random numbers from 0 to 1 that are the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 11) as f64 / (1_u64 << 53) as f64
-    }
-}
-
 /// One boot of as many cases as there are levels. A boot shifts each case by up to 4 %, and its samples follow on each
 /// other in slow waves.
-fn boot(levels: &[f64], random: &mut Random) -> Session {
+fn boot(levels: &[f64], random: &mut Rng) -> Session {
     let mut session = Session::default();
     session.run = Some(Run { git: "440aa3b".into(), ..Run::default() });
     let unit = Summary { median: 1.0, ..Summary::default() };
     let mut result = |at: usize, level: f64| {
-        let (shift, phase) = (0.96 + 0.04 * random.next(), 100.0 * random.next());
+        let (shift, phase) = (0.96 + 0.04 * random.f64(), 100.0 * random.f64());
         let sample = |at: u32| level * shift * (1.0 + 0.003 * (phase + f64::from(at) / 9.0).sin());
         Measurement {
             workload: format!("workload {at}"),
@@ -36,7 +27,7 @@ fn boot(levels: &[f64], random: &mut Random) -> Session {
     session
 }
 
-fn side(boots: usize, levels: &[f64], random: &mut Random) -> Side {
+fn side(boots: usize, levels: &[f64], random: &mut Rng) -> Side {
     let sessions: Vec<Session> = (0..boots).map(|_| boot(levels, random)).collect();
     Side::new(&sessions)
 }
@@ -49,7 +40,7 @@ fn verdicts(all: &Comparisons, verdict: Verdict) -> Vec<usize> {
 fn the_same_build_twice_is_unchanged_however_many_boots_there_are() {
     let levels: Vec<f64> = (0..40).map(|case| 50.0 + f64::from(case)).collect();
     for boots in [1, 2, 3, 4, 8, 12] {
-        let mut random = Random(boots as u64);
+        let mut random = Rng::with_seed(boots as u64);
         let rounds = 5;
         let changed = |_| {
             let (old, new) = (side(boots, &levels, &mut random), side(boots, &levels, &mut random));
@@ -65,7 +56,7 @@ fn the_same_build_twice_is_unchanged_however_many_boots_there_are() {
 #[test]
 fn samples_of_one_boot_would_call_most_of_the_same_cases_changed() {
     let levels = [50.0; 40];
-    let mut random = Random(1);
+    let mut random = Rng::with_seed(1);
     let (old, new) = (side(1, &levels, &mut random), side(1, &levels, &mut random));
     let all = compare(&old, &new, Metric::Ns, None);
     let seem_changed = all.both.iter().filter(|one| one.p_value.is_some_and(|p| p <= LEVEL)).count();
@@ -80,7 +71,7 @@ fn changes_put_in_are_found_and_nothing_else() {
     let levels = [100.0; 20];
     let mut changed = levels;
     (changed[3], changed[7]) = (106.0, 94.0);
-    let mut random = Random(7);
+    let mut random = Rng::with_seed(7);
     let (old, new) = (side(10, &levels, &mut random), side(10, &changed, &mut random));
     let all = compare(&old, &new, Metric::Ns, None);
     assert_eq!([verdicts(&all, Verdict::Worse), verdicts(&all, Verdict::Better)], [[3], [7]]);
@@ -90,7 +81,7 @@ fn changes_put_in_are_found_and_nothing_else() {
 
 #[test]
 fn a_change_within_the_noise_floor_is_none() {
-    let mut random = Random(3);
+    let mut random = Rng::with_seed(3);
     let (old, new) = (side(8, &[100.0], &mut random), side(8, &[108.0], &mut random));
     let verdict = |p95| {
         let mut noise = NoiseFloor::new(Run::default(), Metric::Ns, 8);
@@ -103,14 +94,14 @@ fn a_change_within_the_noise_floor_is_none() {
     let mut noise = NoiseFloor::new(Run::default(), Metric::Ns, 1);
     noise.overall = vec![Floor { boots: 1, median: 0.02, p95: 0.05 }];
     let verdict = |noise| compare(&old, &new, Metric::Ns, noise).both[0].verdict;
-    assert!(WITH_FEW_BOOTS > 0.2);
+    const { assert!(WITH_FEW_BOOTS > 0.2) };
     assert_eq!([verdict(Some(&noise)), verdict(None)], [Verdict::Worse, Verdict::Unchanged]);
 }
 
 #[test]
 fn any_difference_in_instructions_is_one() {
     let counted = |instructions: &[f64]| {
-        let mut session = boot(&vec![1.0; instructions.len()], &mut Random(1));
+        let mut session = boot(&vec![1.0; instructions.len()], &mut Rng::with_seed(1));
         for (result, &count) in session.results.iter_mut().zip(instructions) {
             result.samples = vec![count; 5];
             result.instructions_per_op = Some(Summary::default());
@@ -130,13 +121,13 @@ fn any_difference_in_instructions_is_one() {
 
 #[test]
 fn more_operations_a_second_are_better() {
-    let fast = |millions: f64, random: &mut Random| {
+    let fast = |millions: f64, random: &mut Rng| {
         let mut session = boot(&[1.0], random);
-        let median = millions * 1e6 * (1.0 + 0.01 * random.next());
+        let median = millions * 1e6 * (1.0 + 0.01 * random.f64());
         session.results[0].ops_per_second = Some(Summary { median, ..Summary::default() });
         session
     };
-    let mut random = Random(1);
+    let mut random = Rng::with_seed(1);
     let mut side =
         |millions: f64, boots: usize| Side::new(&(0..boots).map(|_| fast(millions, &mut random)).collect::<Vec<_>>());
     let (old, new) = (side(10.0, 6), side(12.0, 6));
@@ -150,7 +141,7 @@ fn more_operations_a_second_are_better() {
 
 #[test]
 fn cases_of_one_side_are_told() {
-    let mut random = Random(1);
+    let mut random = Rng::with_seed(1);
     let (small, large) = (side(1, &[1.0], &mut random), side(1, &[1.0, 2.0], &mut random));
     let added = compare(&small, &large, Metric::Ns, None);
     let missing = compare(&large, &small, Metric::Ns, None);
