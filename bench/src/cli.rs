@@ -330,6 +330,10 @@ pub(crate) struct SuiteOptions {
     /// Orders of page blocks [default: 0 to 9].
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     order: Vec<u32>,
+    /// Allocators, ours and others beside it: quarry, buddy-slab, talc, rlsf, dlmalloc, linked-list, buddy-system,
+    /// slabmalloc, bitmap, or all [default: quarry].
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    allocator: Vec<String>,
     /// On how many CPUs at once [default: 1, 2, 4 ... and all].
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     cpu_counts: Vec<u32>,
@@ -344,7 +348,8 @@ pub(crate) struct SuiteOptions {
 impl SuiteOptions {
     /// Whether anything was said of what to measure.
     fn is_asked_for(&self) -> bool {
-        let lists = [self.workload.len(), self.size.len(), self.order.len(), self.cpu_counts.len()];
+        let lists =
+            [self.workload.len(), self.allocator.len(), self.size.len(), self.order.len(), self.cpu_counts.len()];
         lists.iter().any(|&length| length > 0) || self.samples.is_some()
     }
 
@@ -356,6 +361,7 @@ impl SuiteOptions {
         }
         let lists = [
             list("workloads", self.workload.iter()),
+            list("allocators", self.allocator.iter()),
             list("sizes", self.size.iter().map(|size| size.0)),
             list("orders", self.order.iter()),
             list("cpus", self.cpu_counts.iter()),

@@ -26,24 +26,21 @@ pub(crate) enum Detail {
 
 /// All results as text, workload by workload in the order they came.
 pub(crate) fn tables(results: &[Measurement], detail: Detail) -> String {
-    let mut groups: Vec<(&str, &str)> = Vec::new();
+    let mut workloads: Vec<&str> = Vec::new();
     for result in results {
-        let group = (result.allocator.as_str(), result.workload.as_str());
-        if !groups.contains(&group) {
-            groups.push(group);
+        if !workloads.contains(&result.workload.as_str()) {
+            workloads.push(&result.workload);
         }
     }
-    let several = groups.iter().any(|(allocator, _)| *allocator != groups[0].0);
+    let with_allocators = results.iter().any(|result| result.allocator != results[0].allocator);
     let mut text = String::new();
-    for (allocator, workload) in groups {
-        let of_group = |result: &&Measurement| result.allocator == allocator && result.workload == workload;
-        let results: Vec<&Measurement> = results.iter().filter(of_group).collect();
-        let allocator = if several { format!(" ({allocator})") } else { String::new() };
+    for workload in workloads {
+        let results: Vec<&Measurement> = results.iter().filter(|result| result.workload == workload).collect();
         let table = match detail {
-            Detail::Overview => overview(&results),
-            Detail::Full => full(&results),
+            Detail::Overview => overview(&results, with_allocators),
+            Detail::Full => full(&results, with_allocators),
         };
-        writeln!(text, "{workload}{allocator}: {}\n{}\n{table}\n", describe(workload), loop_note(&results))
+        writeln!(text, "{workload}: {}\n{}\n{table}\n", describe(workload), loop_note(&results))
             .expect("a string takes whatever is written to it");
     }
     text
@@ -71,12 +68,13 @@ struct Subject<'r> {
     order: Option<u32>,
     variant: Option<&'r str>,
     phase: Option<&'r str>,
+    allocator: &'r str,
 }
 
 impl<'r> From<&'r Measurement> for Subject<'r> {
     fn from(result: &'r Measurement) -> Self {
-        let Measurement { size, order, variant, phase, .. } = result;
-        Self { size: *size, order: *order, variant: variant.as_deref(), phase: phase.as_deref() }
+        let Measurement { size, order, variant, phase, allocator, .. } = result;
+        Self { size: *size, order: *order, variant: variant.as_deref(), phase: phase.as_deref(), allocator }
     }
 }
 
@@ -102,12 +100,15 @@ impl Subject<'_> {
     }
 }
 
+/// In the order they came, but what differs in the allocator alone stands together.
 fn subjects<'r>(results: &[&'r Measurement]) -> Vec<Subject<'r>> {
-    let mut subjects = Vec::new();
+    let mut subjects: Vec<Subject> = Vec::new();
     for result in results {
         let subject = Subject::from(*result);
         if !subjects.contains(&subject) {
-            subjects.push(subject);
+            let same = |other: &Subject| Subject { allocator: "", ..*other } == Subject { allocator: "", ..subject };
+            let place = subjects.iter().rposition(same).map_or(subjects.len(), |last| last + 1);
+            subjects.insert(place, subject);
         }
     }
     subjects
@@ -129,7 +130,7 @@ pub(crate) fn throughput(result: &Measurement) -> f64 {
     f64::from(result.cpus) * 1000.0 / (mean_cycles * ns_per_cycle)
 }
 
-fn overview(results: &[&Measurement]) -> String {
+fn overview(results: &[&Measurement], with_allocators: bool) -> String {
     let groups: &[Group] = if results.iter().any(|result| result.instructions_per_op.is_some()) {
         &[("instructions, median", |result| cost(result).median), ("instructions, p99", |result| cost(result).p99)]
     } else {
@@ -150,7 +151,9 @@ fn overview(results: &[&Measurement]) -> String {
         })
         .collect();
 
-    let labels = if with_parts { vec!["size", "part"] } else { vec!["size"] };
+    let mut labels = vec!["size"];
+    labels.extend(with_parts.then_some("part"));
+    labels.extend(with_allocators.then_some("allocator"));
     let mut builder = Builder::new();
     let titles = groups.iter().flat_map(|(title, _)| (0..cpus.len()).map(move |at| if at == 0 { *title } else { "" }));
     builder.push_record(labels.iter().map(|_| "").chain(titles));
@@ -158,9 +161,8 @@ fn overview(results: &[&Measurement]) -> String {
     builder.push_record(labels.iter().map(|label| (*label).to_owned()).chain(counts));
     for (row, subject) in subjects.iter().enumerate() {
         let mut record = vec![subject.extent()];
-        if with_parts {
-            record.push(subject.part());
-        }
+        record.extend(with_parts.then(|| subject.part()));
+        record.extend(with_allocators.then(|| subject.allocator.to_owned()));
         for (_, value) in groups {
             let cell = |cpus: &u32| cells.get(&(row, *cpus)).map_or_else(|| "-".into(), |result| figure(value(result)));
             record.extend(cpus.iter().map(cell));
@@ -177,12 +179,13 @@ fn overview(results: &[&Measurement]) -> String {
     table.to_string()
 }
 
-fn full(results: &[&Measurement]) -> String {
+fn full(results: &[&Measurement], with_allocators: bool) -> String {
     let with_parts = results.iter().any(|result| !Subject::from(*result).part().is_empty());
     let unit = if results.iter().any(|result| result.instructions_per_op.is_some()) { "instructions" } else { "ns" };
     let mut builder = Builder::new();
     let mut titles = vec!["size".to_owned()];
     titles.extend(with_parts.then(|| "part".to_owned()));
+    titles.extend(with_allocators.then(|| "allocator".to_owned()));
     titles.push("CPUs".into());
     titles.extend(["min", "median", "p99", "spread", "loop"].map(|what| format!("{unit}\n{what}")));
     titles.extend(["min", "median", "p99"].map(|what| format!("cycles\n{what}")));
@@ -193,6 +196,7 @@ fn full(results: &[&Measurement]) -> String {
         let (cost, cycles) = (cost(result), result.cycles_per_op);
         let mut record = vec![subject.extent()];
         record.extend(with_parts.then(|| subject.part()));
+        record.extend(with_allocators.then(|| subject.allocator.to_owned()));
         record.push(result.cpus.to_string());
         record.extend([cost.min, cost.median, cost.p99, cost.spread, result.empty_ns_per_op].map(figure));
         record.extend([cycles.min, cycles.median, cycles.p99, throughput(result)].map(figure));
@@ -201,7 +205,9 @@ fn full(results: &[&Measurement]) -> String {
     }
     let mut table = builder.build();
     table.with(lines_below(1)).with(Alignment::right());
-    table.with(Modify::new(Columns::new(..=usize::from(with_parts))).with(Alignment::left()));
+    table.with(
+        Modify::new(Columns::new(..=usize::from(with_parts) + usize::from(with_allocators))).with(Alignment::left()),
+    );
     table.with(Modify::new(Rows::first()).with(Alignment::center()));
     table.to_string()
 }

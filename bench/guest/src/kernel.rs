@@ -28,7 +28,7 @@ impl Subject for Kernel {
 
     const NAME: &'static str = "quarry";
 
-    const FEATURES: &'static [Feature] = &[Feature::Inlined, Feature::Nodes, Feature::Pages];
+    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Inlined, Feature::Nodes, Feature::Pages];
 
     #[inline(never)]
     fn allocate(&self, size: usize) -> Option<Memory> {

@@ -10,20 +10,25 @@
 
 extern crate alloc;
 
+use alloc::string::String;
+use alloc::vec::Vec;
+
 mod kernel;
 mod machine;
+mod peers;
 mod pressure;
 mod records;
 
 use quarry_guest_records::{emit, fingerprint, reports, statistics};
 use quarry_record::{End, EndStatus, Record};
-use quarry_suite::{Limit, Mode, Options, Platform, Stress, plan, row_count, run, stress};
+use quarry_suite::{Limit, Mode, Options, Platform, Stress, row_count, stress};
 use quarry_unikernel::memory::service;
 use quarry_unikernel::memory_service::statistics::{Buddyinfo, Hardware, Numastat, Zoneinfo};
 use quarry_unikernel::{ExitCode, log, option, println, topology};
 
 use kernel::Kernel;
 use machine::Machine;
+use peers::{CONTESTANTS, Contestant};
 
 quarry_unikernel::main!(main);
 
@@ -35,15 +40,26 @@ fn main() -> ExitCode {
             return finish(1, Some(alloc::format!("the command line asks for the impossible: {error}")));
         }
     };
+    let contestants = match contestants(&options) {
+        Ok(contestants) => contestants,
+        Err(problem) => {
+            log::error!("{problem}");
+            return finish(1, Some(alloc::format!("the command line asks for the impossible: {problem}")));
+        }
+    };
     let machine = Machine::new();
-    let rows = if options.mode == Mode::Run { row_count(&plan::<Kernel>(machine, &options.settings)) } else { 0 };
+    let rows = if options.mode == Mode::Run {
+        contestants.iter().map(|contestant| row_count(&(contestant.plan)(machine, &options.settings))).sum()
+    } else {
+        0
+    };
     emit(&Record::Run(fingerprint("bench", options.settings.seed, rows as u64)));
     let errors = match options.mode {
         Mode::Boot => {
             show();
             0
         }
-        Mode::Run => measure(machine, &options),
+        Mode::Run => measure(machine, &contestants, &options),
         Mode::Stress => endure(machine, &options),
         Mode::Edge => pressure::edge(machine, &options),
         Mode::DeadEnd => pressure::run_into_a_dead_end(),
@@ -74,14 +90,31 @@ fn show() {
     println!("{}", service.statistics());
 }
 
-/// Runs the suite; returns how many errors there were.
-fn measure(machine: Machine, options: &Options) -> u64 {
+/// The allocators asked for: ours, when nobody says otherwise.
+fn contestants(options: &Options) -> Result<Vec<&'static Contestant>, String> {
+    let find = |name: &str| CONTESTANTS.iter().find(|contestant| contestant.name == name);
+    match &options.allocators[..] {
+        [] => Ok(CONTESTANTS.iter().take(1).collect()),
+        [all] if all == "all" => Ok(CONTESTANTS.iter().collect()),
+        names => names.iter().map(|name| find(name).ok_or_else(|| unknown(name))).collect(),
+    }
+}
+
+fn unknown(name: &str) -> String {
+    let names: Vec<&str> = CONTESTANTS.iter().map(|contestant| contestant.name).collect();
+    alloc::format!("allocators={name}: there is no such allocator; choose from {}, or all", names.join(", "))
+}
+
+/// Runs the suite over each of them; returns how many errors there were.
+fn measure(machine: Machine, contestants: &[&Contestant], options: &Options) -> u64 {
     machine.warm_up();
     let mut errors = 0;
-    run(machine, &Kernel, &options.settings, &mut |row| {
-        errors += row.errors;
-        emit(&Record::Result(records::measurement(row, options.icount)));
-    });
+    for contestant in contestants {
+        (contestant.run)(machine, &options.settings, &mut |row| {
+            errors += row.errors;
+            emit(&Record::Result(records::measurement(contestant.name, row, options.icount)));
+        });
+    }
     errors
 }
 
@@ -97,7 +130,7 @@ fn endure(machine: Machine, options: &Options) -> u64 {
     errors
 }
 
-fn finish(errors: u64, reason: Option<alloc::string::String>) -> ExitCode {
+fn finish(errors: u64, reason: Option<String>) -> ExitCode {
     let failed = reason.is_some();
     emit(&Record::End(End { status: if failed { EndStatus::Failed } else { EndStatus::Ok }, reason, errors }));
     if failed { ExitCode::Failure } else { ExitCode::Success }

@@ -6,20 +6,18 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use quarry_record::{Footprint, Latency, Measurement, Summary};
-use quarry_suite::{Edge, EdgeReport, Extent, Row, StressReport, Subject, Way};
+use quarry_suite::{Edge, EdgeReport, Extent, Row, StressReport, Way};
 use quarry_unikernel::time;
-
-use crate::kernel::Kernel;
 
 const NANOSECONDS_PER_SECOND: f64 = 1e9;
 
-/// A row of the suite. With `counts_instructions` a virtual nanosecond is an instruction.
-pub(crate) fn measurement(row: &Row, counts_instructions: bool) -> Measurement {
+/// A row of the suite over an allocator. With `counts_instructions` a virtual nanosecond is an instruction.
+pub(crate) fn measurement(allocator: &str, row: &Row, counts_instructions: bool) -> Measurement {
     let nanoseconds_per_tick = NANOSECONDS_PER_SECOND / time::ticks_per_second() as f64;
     let nanoseconds = summary(row.ticks.scaled(nanoseconds_per_tick));
     Measurement {
         workload: row.case.workload.name().to_string(),
-        allocator: Kernel::NAME.to_string(),
+        allocator: allocator.to_string(),
         size: match row.case.extent {
             Extent::Size(size) => Some(size as u64),
             Extent::Order(_) | Extent::Mixed => None,

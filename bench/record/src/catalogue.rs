@@ -1,6 +1,7 @@
-//! The catalogue of workloads: what each is called, stresses and counts, and who made it known.
+//! The catalogue of workloads and allocators: what each is called, stresses and counts, and who made it known.
 //!
-//! Used by the suite, which runs them (and whose tests see to it that all are here), and by the host, which lists them.
+//! Used by the suite, which runs the workloads (and whose tests see to it that all are here), by the guest, which has the
+//! allocators, and by the host, which lists them.
 
 /// A workload in words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,34 @@ impl Group {
         }
     }
 }
+
+/// An allocator that can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allocator {
+    /// Its name on command lines and in records.
+    pub name: &'static str,
+    /// What it is, and how it is used.
+    pub summary: &'static str,
+}
+
+/// Those of the bench image, in the order they are measured.
+pub static ALLOCATORS: &[Allocator] = &[
+    Allocator { name: "quarry", summary: "the kernel's own: kmalloc, kmem_cache and the page layer" },
+    Allocator {
+        name: "buddy-slab",
+        summary: "buddy-slab-allocator: a buddy and per-CPU slabs, with its own spin locks",
+    },
+    Allocator { name: "talc", summary: "talc: binned free chunks with boundary tags, behind a spin lock" },
+    Allocator { name: "rlsf", summary: "rlsf: two-level segregated fit, behind a spin lock" },
+    Allocator { name: "dlmalloc", summary: "dlmalloc: Doug Lea's malloc, behind a spin lock" },
+    Allocator { name: "linked-list", summary: "linked_list_allocator: a list of holes, first fit, behind a spin lock" },
+    Allocator {
+        name: "buddy-system",
+        summary: "buddy_system_allocator: a buddy for bytes and pages, behind a spin lock",
+    },
+    Allocator { name: "slabmalloc", summary: "slabmalloc: slabs of powers of two up to 128 KiB, behind a spin lock" },
+    Allocator { name: "bitmap", summary: "bitmap-allocator: page frames in a tree of bitmaps, behind a spin lock" },
+];
 
 /// The workload of that name.
 pub fn workload(name: &str) -> Option<&'static Workload> {

@@ -90,7 +90,8 @@ enum Extents {
 }
 
 impl Shape {
-    const MIXED: Self = Self { extents: Extents::Mixed, only_known: false, variants: &[], needs: None, least_cpus: 1 };
+    const MIXED: Self =
+        Self { extents: Extents::Mixed, only_known: false, variants: &[], needs: Some(Feature::Sizes), least_cpus: 1 };
 
     const ORDERS: Self = Self { extents: Extents::Orders, ..Self::MIXED };
 
@@ -403,7 +404,7 @@ mod tests {
 
     #[test]
     fn what_an_allocator_cannot_do_is_left_out() {
-        let plan = Settings::default().plan(&Means { features: &[], ..means(1, true) });
+        let plan = Settings::default().plan(&Means { features: &[Feature::Sizes], ..means(1, true) });
         assert!(plan.iter().any(|case| case.workload == Workload::Pair));
         let more = [Workload::PairInlined, Workload::Node, Workload::Page];
         assert!(plan.iter().all(|case| !more.contains(&case.workload)));

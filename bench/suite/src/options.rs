@@ -41,6 +41,8 @@ pub struct Options {
     pub settings: Settings,
     /// `icount=1`: the clock counts instructions.
     pub icount: bool,
+    /// `allocators=`: which to measure; whoever runs the suite knows their names.
+    pub allocators: Vec<String>,
     /// `seconds=`: length of the stress, or of the run at the edge.
     pub seconds: u64,
     /// `reports=1`: tell the state of the memory service in every format when the work is done.
@@ -90,7 +92,8 @@ impl Options {
         }
         let seconds = one("seconds", &find)?.unwrap_or(30);
         let reports = switch("reports", find("reports"))?;
-        Ok(Self { mode: mode(find("mode"))?, settings, icount, seconds, reports })
+        let allocators = words(find("allocators")).map(ToString::to_string).collect();
+        Ok(Self { mode: mode(find("mode"))?, settings, icount, allocators, seconds, reports })
     }
 }
 

@@ -24,7 +24,7 @@ pub trait Subject: Clone + Send + Sync + 'static {
     /// Name of the allocator in the results.
     const NAME: &'static str;
 
-    /// What it can do beyond `allocate` and `free`. Workloads that need more are left out.
+    /// What it can do. Workloads that need more are left out.
     const FEATURES: &'static [Feature];
 
     /// At least `size` bytes (`size` > 0), or `None` when there are none. Called.
@@ -128,6 +128,8 @@ pub trait Subject: Clone + Send + Sync + 'static {
 /// Something not every allocator can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
+    /// Blocks of any size.
+    Sizes,
     /// Pairs inlined into a loop, with a size known at compile time.
     Inlined,
     /// Memory of a node that is asked for.
@@ -144,7 +146,8 @@ pub enum Feature {
 
 impl Feature {
     /// All of them.
-    pub const ALL: &'static [Self] = &[Self::Inlined, Self::Nodes, Self::Pages, Self::Zeroed, Self::Bulk, Self::Caches];
+    pub const ALL: &'static [Self] =
+        &[Self::Sizes, Self::Inlined, Self::Nodes, Self::Pages, Self::Zeroed, Self::Bulk, Self::Caches];
 }
 
 /// In which way memory is asked for, when there may be none.

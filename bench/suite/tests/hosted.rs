@@ -121,7 +121,7 @@ impl Subject for Machine {
 
     const NAME: &'static str = "hosted";
 
-    const FEATURES: &'static [Feature] = &[Feature::Inlined, Feature::Nodes, Feature::Pages];
+    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Inlined, Feature::Nodes, Feature::Pages];
 
     fn allocate(&self, size: usize) -> Option<Memory> {
         NonNull::new(self.0.service().kmalloc(size, Gfp::KERNEL)).map(Memory)
