@@ -12,6 +12,7 @@ use crate::images::ImageOptions;
 use crate::machine::{Board, Machine, file};
 use crate::noise::NoiseCommand;
 use crate::qemu::DEFAULT_QEMU;
+use crate::report_page::ReportCommand;
 use crate::size::Size;
 use crate::watch::Deadlines;
 
@@ -61,6 +62,8 @@ pub(crate) enum Command {
     Compare(CompareCommand),
     /// Run the same build over and over, to know what `compare` makes of no change.
     Noise(NoiseCommand),
+    /// Write a page with pictures and tables of runs, for a browser.
+    Report(ReportCommand),
 }
 
 #[derive(Debug, Args)]

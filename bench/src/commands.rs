@@ -18,6 +18,7 @@ use crate::noise;
 use crate::process::check_qemu;
 use crate::progress::Progress;
 use crate::report;
+use crate::report_page;
 use crate::runs;
 use crate::session::Session;
 use crate::smoke::{Smoke, topologies};
@@ -43,6 +44,7 @@ pub(crate) fn execute(cli: &Cli) -> Result<()> {
         Command::Show(command) => show(command),
         Command::Compare(command) => compare::execute(command),
         Command::Noise(command) => noise::execute(command),
+        Command::Report(command) => report_page::execute(command),
     }
 }
 

@@ -7,6 +7,7 @@
 //! noise                  one build, over and over
 //! compare                two builds, case by case
 //! guest                  a boot about to happen
+//! report_page            runs as a page with pictures
 //! cli                    the command line
 //! watch, progress        a guest from boot to end, under deadlines
 //! tables, report, stats  records as text; as JSON
@@ -36,6 +37,7 @@ mod process;
 mod progress;
 mod qemu;
 mod report;
+mod report_page;
 mod runs;
 mod session;
 mod size;
