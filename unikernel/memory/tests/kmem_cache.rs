@@ -1,5 +1,7 @@
 //! What caches promise, hosted: shapes, constructors, merging, zones, checks at the call, and how they end.
 
+use std::collections::HashSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use quarry_memory::hosted::{Hosted, HostedMachine};
@@ -308,6 +310,61 @@ fn a_free_of_what_is_no_object_of_the_cache_is_caught_wherever_the_object_is() {
         let error = unsafe { service.try_kfree(object) };
         assert_eq!(error, Err(FreeError::NotAnObject(object.addr())));
     }
+}
+
+#[test]
+fn objects_that_a_destroyed_cache_still_has_are_reported_by_their_addresses() {
+    static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let hosted = two_nodes();
+    let service = hosted.service();
+    assert!(hosted.on_warning(&|line| LINES.lock().expect("no listener panics").push(line.to_string())));
+    let cache = service.kmem_cache_create("session", 1000, 0, OWN, None).expect("there is memory");
+    let mut objects: Vec<_> = (0..24).map(|_| service.kmem_cache_alloc(&cache, Gfp::KERNEL)).collect();
+    // Every fourth comes back before the end.
+    for index in (0..24).rev().step_by(4) {
+        free(service, &cache, objects.swap_remove(index));
+    }
+    let remain = service.kmem_cache_destroy(cache).expect_err("objects are in use");
+    let lines = std::mem::take(&mut *LINES.lock().expect("no listener panics"));
+    let mut text = lines.join("\n");
+    let mut unreported: HashSet<_> = objects.iter().map(|object| object.addr()).collect();
+    for line in lines.iter().filter_map(|line| line.strip_prefix("  Object ")) {
+        let (address, offset) = line.split_once(" @offset=").expect("an offset");
+        let number = address.strip_prefix("0x").and_then(|digits| usize::from_str_radix(digits, 16).ok());
+        let number = number.expect("an address");
+        assert!(unreported.remove(&number), "{line} is reported once and in use");
+        // Slabs of this size are 8 KiB, and aligned to that.
+        assert_eq!(offset.parse(), Ok(number % 8192), "{line}");
+        text = text.replace(address, "0x...");
+    }
+    assert_eq!((unreported.len(), remain.objects), (2, 18));
+    insta::assert_snapshot!(format!("{text}\n{remain}"), @"
+    kmem_cache_destroy session: Slab cache still has objects
+      Object 0x... @offset=7192
+      Object 0x... @offset=6192
+      Object 0x... @offset=5192
+      Object 0x... @offset=3192
+      Object 0x... @offset=2192
+      Object 0x... @offset=1192
+      Object 0x... @offset=7192
+      Object 0x... @offset=6192
+      Object 0x... @offset=5192
+      Object 0x... @offset=3192
+      Object 0x... @offset=2192
+      Object 0x... @offset=1192
+      Object 0x... @offset=7192
+      Object 0x... @offset=6192
+      Object 0x... @offset=5192
+      Object 0x... @offset=3192
+      and 2 more
+    kmem_cache_destroy session: 18 objects are still in use: free them, then destroy it
+    ");
+    for object in objects {
+        free(service, &remain.cache, object);
+    }
+    service.kmem_cache_destroy(remain.cache).expect("all came back");
+    assert!(LINES.lock().expect("no listener panics").is_empty(), "there is nothing to report");
+    assert_books_balance(service);
 }
 
 #[test]
