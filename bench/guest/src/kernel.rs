@@ -92,8 +92,7 @@ impl Subject for Kernel {
     }
 
     fn in_use(&self) -> Option<u64> {
-        let rows = service().statistics();
-        Some(rows.slab_in_use + rows.large + rows.pages_in_use)
+        Some(service().statistics().in_use())
     }
 }
 

@@ -81,7 +81,6 @@ impl Subject for Quarry {
     }
 
     fn in_use(&self) -> Option<u64> {
-        let rows = SERVICE.service().statistics();
-        Some(rows.slab_in_use + rows.large + rows.pages_in_use)
+        Some(SERVICE.service().statistics().in_use())
     }
 }

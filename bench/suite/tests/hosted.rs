@@ -37,7 +37,7 @@ impl Machine {
         let service = self.0.service();
         let rows = service.statistics();
         assert!(rows.adds_up(), "{rows:#?}");
-        assert_eq!((rows.slab_in_use, rows.large, rows.pages_in_use), (0, 0, 0), "{rows:#?}");
+        assert_eq!(rows.in_use(), 0, "{rows:#?}");
         service.validate().unwrap_or_else(|broken| panic!("{broken}"));
     }
 }
@@ -179,8 +179,7 @@ impl Subject for Machine {
     }
 
     fn in_use(&self) -> Option<u64> {
-        let rows = self.0.service().statistics();
-        Some(rows.slab_in_use + rows.large + rows.pages_in_use)
+        Some(self.0.service().statistics().in_use())
     }
 }
 

@@ -139,7 +139,8 @@ fn sound_memory() -> Outcome {
     let statistics = service().statistics();
     check!(!statistics.approximate, "a CPU works still: {statistics:?}");
     check!(statistics.adds_up(), "the memory statistics do not add up: {statistics:?}");
-    check_equal!(statistics.slab_in_use, service().count_objects_in_use(), "bytes of objects in use");
+    let objects = statistics.slab_in_use + service().pool_bytes().objects;
+    check_equal!(objects, service().count_objects_in_use(), "bytes of objects in use");
     service().validate().map_err(|broken| format!("a zone's free lists are broken: {broken:?}"))
 }
 

@@ -5,6 +5,7 @@
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use quarry_guest_records::reports;
@@ -38,7 +39,8 @@ fn rows_add_up_to_all_ram() -> Outcome {
 fn objects_in_use_are_those_a_look_finds() -> Outcome {
     let compare = |when: &str| -> Outcome {
         let counted = service().count_objects_in_use();
-        check_equal!(service().statistics().slab_in_use, counted, "bytes of objects in use {when}");
+        let in_use = service().statistics().slab_in_use + service().pool_bytes().objects;
+        check_equal!(in_use, counted, "bytes of objects in use {when}");
         Ok(())
     };
     compare("before")?;
@@ -115,6 +117,42 @@ fn number(reports: &[Report], report: &str, of: &str, name: &str) -> Result<u64,
     Ok(value.1)
 }
 
+fn what_pools_keep_back_is_a_row() -> Outcome {
+    let before = InUse::now();
+    let error = |error| alloc::format!("{error}");
+    let order = Order::new(1).ok_or("there is such an order")?;
+    let pools = Arc::new([
+        (service().mempool_create_kmalloc_pool(10, 1000).map_err(error)?, 1024),
+        (service().mempool_create_kmalloc_pool(3, 20_000).map_err(error)?, 32 << 10),
+        (service().mempool_create_page_pool(4, order).map_err(error)?, 8 << 10),
+    ]);
+    let full = before.pool + 10 * 1024 + 3 * (32 << 10) + 4 * (8 << 10);
+    check_equal!(InUse::now().pool, full, "kept back by new pools");
+    let mut elements = [ptr::null_mut(); 3];
+    let mut kept = full;
+    for (element, (pool, bytes)) in elements.iter_mut().zip(&*pools) {
+        let handed_out = service().statistics().in_use();
+        *element = service().mempool_alloc_preallocated(pool);
+        kept -= bytes;
+        check_equal!(InUse::now().pool, kept, "kept back without an element");
+        check_equal!(service().statistics().in_use(), handed_out, "handed out, whoever has it");
+    }
+    let (theirs, taken) = (Arc::clone(&pools), elements.map(<*mut u8>::expose_provenance));
+    on_cpu(another_cpu(), move || {
+        for (element, (pool, _)) in taken.into_iter().zip(&*theirs) {
+            // SAFETY: each element was taken above and is freed once.
+            unsafe { service().mempool_free(ptr::with_exposed_provenance_mut(element), pool) };
+        }
+    });
+    check_equal!(InUse::now().pool, full, "kept back after another CPU freed the elements");
+    let pools = Arc::into_inner(pools).ok_or("the other CPU is done with them")?;
+    for (pool, _) in pools {
+        service().mempool_destroy(pool).map_err(|error| alloc::format!("{error}"))?;
+    }
+    check_equal!(InUse::now(), before, "in use in the end");
+    Ok(())
+}
+
 fn reports_of_one_moment_agree() -> Outcome {
     let reports = reports();
     let row = |name| number(&reports, "rows", "", name);
@@ -125,7 +163,10 @@ fn reports_of_one_moment_agree() -> Outcome {
         let column = |name| number(&reports, "slabinfo", &slab.name, name);
         in_use += column("active_objs")? * column("objsize")?;
     }
-    check_equal!(in_use, row("slab_in_use")?, "bytes of the objects in use");
+    // To a cache, what a pool keeps back is in use.
+    let handed_out = row("slab_in_use")? + service().pool_bytes().objects;
+    check_equal!(in_use, handed_out, "bytes of the objects in use");
+    check_equal!(row("pool")?, service().pool_bytes().total(), "bytes that pools keep back");
     for report in &reports {
         check!(report.text.ends_with('\n') && !report.subjects.is_empty(), "{} says nothing", report.name);
     }
@@ -168,6 +209,7 @@ tests! { "statistics":
     objects_in_use_are_those_a_look_finds,
     the_ledger_of_a_caller_agrees,
     slabinfo_counts_the_objects_of_a_class,
+    what_pools_keep_back_is_a_row,
     reports_of_one_moment_agree,
     a_look_while_another_cpu_works_says_so,
     what_cpus_cache_can_be_given_back,

@@ -86,12 +86,19 @@ pub(crate) struct InUse {
     pub(crate) objects: u64,
     pub(crate) large: u64,
     pub(crate) pages: u64,
+    /// What memory pools keep back.
+    pub(crate) pool: u64,
 }
 
 impl InUse {
     pub(crate) fn now() -> Self {
         let statistics = service().statistics();
-        Self { objects: statistics.slab_in_use, large: statistics.large, pages: statistics.pages_in_use }
+        Self {
+            objects: statistics.slab_in_use,
+            large: statistics.large,
+            pages: statistics.pages_in_use,
+            pool: statistics.pool,
+        }
     }
 }
 

@@ -26,7 +26,7 @@ const REMOTE_RUN: usize = 8;
 
 /// Objects of one cache set aside: so many allocations that then cannot fail. Linux's `struct slab_sheaf`, of any size.
 ///
-/// The objects are in use as far as statistics know, and chained through the words that are the service's while an
+/// The objects are in use as far as statistics know (to count them would cost more than to take one), and chained through the words that are the service's while an
 /// object is free, so a sheaf takes no memory. It is one owner's: nothing here is locked.
 #[must_use = "dropping it leaks its objects: give it to kmem_cache_return_sheaf"]
 #[derive(Debug)]

@@ -264,15 +264,21 @@ impl<M: Machine> Service<M> {
         if object.addr() <= ZERO_SIZE_PTR.addr() {
             return 0;
         }
+        match self.find_size(object) {
+            Some(bytes) => bytes,
+            None => panic!("ksize of {object:p}, which is not the start of an object"),
+        }
+    }
+
+    /// [`Self::ksize`] of what may be no object: `None` then. Takes no lock.
+    pub(crate) fn find_size(&self, object: *const u8) -> Option<usize> {
         let tag = self.current_tag(object.addr());
         if tag == LARGE && object.addr().is_multiple_of(FRAME_BYTES) {
             let block = self.virt_to_page(object).expect("a tagged frame is managed");
-            return Frames::of(self.machine()).state(block).order().bytes();
+            return Some(Frames::of(self.machine()).state(block).order().bytes());
         }
-        match self.cache(tag_cache(tag)).map(|cache| cache.geometry) {
-            Some(geometry) if geometry.is_object(object.addr()) => geometry.usable(),
-            _ => panic!("ksize of {object:p}, which is not the start of an object"),
-        }
+        let geometry = self.cache(tag_cache(tag))?.geometry;
+        geometry.is_object(object.addr()).then(|| geometry.usable())
     }
 
     /// Makes an object at least `size` bytes large, moving it if need be; the contents up to the smaller of the two

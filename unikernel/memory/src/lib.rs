@@ -9,7 +9,7 @@
 //! | module                       | what it is                                                  |
 //! |------------------------------|-------------------------------------------------------------|
 //! | `typed`                      | caches of values of one type                                |
-//! | [`mempool`], `reserve`       | allocations that cannot fail where they may wait            |
+//! | [`mempool`], `reserve`, `elements` | allocations that cannot fail where they may wait      |
 //! | [`kmalloc`], [`kmem_cache`], `bulk` | the interface: `kmalloc`, `kmem_cache_alloc`, their families |
 //! | `percpu`                     | a piece of memory for each CPU                              |
 //! | `slab`, `drain`, `depot`     | slow paths; giving back; what is done under a depot's lock  |
@@ -23,6 +23,7 @@
 //! | `owner`                      | who has movable pages                                       |
 //! | `service`, `node`, `growth`  | the whole: start, state of a node, memory taken in lazily   |
 //! | `set`, `registry`, `class`   | per-CPU state; which caches there are; size classes, tags   |
+//! | `kept`                       | how much memory pools keep back                             |
 //! | [`task`], [`policy`], [`events`] | a thread's scopes and memory policy; what vmstat counts |
 //! | [`zone`], `free_area`        | watermarks; buddy free areas                                |
 //! | [`mobility`]                 | what can be moved, of every pageblock                       |
@@ -41,6 +42,7 @@ mod class;
 pub mod compaction;
 mod depot;
 mod drain;
+mod elements;
 pub mod events;
 mod failure;
 pub mod fault;
@@ -51,6 +53,7 @@ mod growth;
 mod handover;
 #[cfg(feature = "hosted")]
 pub mod hosted;
+mod kept;
 pub mod kmalloc;
 pub mod kmem_cache;
 mod lock;

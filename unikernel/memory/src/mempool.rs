@@ -22,6 +22,8 @@
 //! and whoever frees it does so after. A free that sees an old 0 frees another element than one of the reserve, and
 //! those who wait are owed the reserve's only.
 //!
+//! What the reserves hold is a row of the statistics, counted here under the same locks; see [`kept`](crate::kept).
+//!
 //! A waiter that was not served for [`PATIENCE`] asks elsewhere again: memory may be free although no element came
 //! back. What it finds it gives to the first in the queue, itself or another; and so does a newcomer that finds memory
 //! while somebody waits. One that has asked [`ROUNDS_IN_VAIN`] times looks whether this is a dead end
@@ -33,15 +35,19 @@ use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use core::time::Duration;
 
+use crate::elements::Source;
 use crate::events::Event;
 use crate::frame::Order;
 use crate::gfp::Gfp;
+use crate::kept::Kept;
 use crate::kmem_cache::KmemCache;
 use crate::lock::Lock;
 use crate::machine::Machine;
-use crate::reserve::{Queue, Reserve, Waiter};
+use crate::reserve::{Given, Queue, Reserve, Waiter};
 use crate::service::Service;
 use crate::task::Task;
+
+pub use crate::elements::{MempoolAlloc, MempoolFree};
 
 /// How long a waiter sleeps before it asks again whether there is memory elsewhere.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -51,25 +57,6 @@ const ROUNDS_IN_VAIN: u32 = 3;
 
 /// Locks, each with a queue, that all pools share.
 const QUEUES: usize = 16;
-
-/// Makes an element for a pool: its flags and the pool's data. Null when there is none. Linux's `mempool_alloc_t`.
-pub type MempoolAlloc = fn(Gfp, *mut ()) -> *mut u8;
-
-/// Frees an element of a pool, of which the second argument is the data. Linux's `mempool_free_t`.
-pub type MempoolFree = fn(*mut u8, *mut ());
-
-/// Where a pool's elements come from.
-#[derive(Clone, Copy, Debug)]
-enum Source<'c> {
-    /// Objects of that many bytes.
-    Kmalloc(usize),
-    /// Objects of a cache.
-    Slab(&'c KmemCache),
-    /// Page blocks.
-    Pages(Order),
-    /// The caller's own functions.
-    Functions { alloc: MempoolAlloc, free: MempoolFree, data: *mut () },
-}
 
 /// A pool of elements with a guaranteed reserve. Linux's `mempool_t`.
 #[must_use = "dropping it leaks the reserve: give it to mempool_destroy"]
@@ -134,17 +121,6 @@ impl fmt::Display for ElementsOut<'_> {
 
 impl core::error::Error for ElementsOut<'_> {}
 
-impl fmt::Display for Source<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Kmalloc(size) => write!(f, "a pool of kmalloc({size})"),
-            Self::Slab(cache) => write!(f, "a pool of {}", cache.name()),
-            Self::Pages(order) => write!(f, "a pool of pages of {order}"),
-            Self::Functions { data, .. } => write!(f, "a pool of elements of its owner's (data {data:p})"),
-        }
-    }
-}
-
 impl fmt::Debug for Mempool<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (missing, out) = (self.missing.load(Relaxed), self.out.load(Relaxed));
@@ -190,6 +166,8 @@ unsafe impl Sync for Sleeper {}
 /// The queues of all pools.
 pub(crate) struct PoolQueues {
     queues: [Lock<Queue<Sleeper>>; QUEUES],
+    /// What the reserves of each queue's pools hold.
+    kept: [Kept; QUEUES],
     /// Whose turn it is to get the next pool.
     next: AtomicU32,
     /// How many wait; changed under the lock of the queue they are on.
@@ -200,9 +178,15 @@ impl PoolQueues {
     pub(crate) const fn new() -> Self {
         Self {
             queues: [const { Lock::new(Queue::new()) }; QUEUES],
+            kept: [const { Kept::new() }; QUEUES],
             next: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
         }
+    }
+
+    /// What the reserves of each queue's pools hold.
+    pub(crate) fn kept(&self) -> &[Kept] {
+        &self.kept
     }
 
     #[cfg(feature = "hosted")]
@@ -276,7 +260,7 @@ impl<M: Machine> Service<M> {
     pub fn mempool_resize(&self, pool: &Mempool<'_>, minimum: usize) -> Result<(), MempoolError> {
         let at = self.at(pool);
         at.set_minimum(minimum)?;
-        while let Some(element) = at.with(|_, reserve| reserve.take_surplus()) {
+        while let Some(element) = at.take_with(|_, reserve| reserve.take_surplus()) {
             at.free_home(element);
         }
         while at.with(|_, reserve| reserve.missing()) > 0 {
@@ -291,6 +275,10 @@ impl<M: Machine> Service<M> {
     ///
     /// Elsewhere is asked with `__GFP_NOWARN` and `__GFP_NORETRY`, at first also without direct reclaim and I/O.
     /// `__GFP_ZERO` is ignored, as the reserve's elements keep what was in them; so is `__GFP_NOFAIL`.
+    ///
+    /// # Panics
+    ///
+    /// When an element of the reserve is no longer an object of kmalloc's: somebody freed it behind the pool's back.
     pub fn mempool_alloc(&self, pool: &Mempool<'_>, gfp: Gfp) -> *mut u8 {
         let thorough = gfp.difference(Gfp::ZERO | Gfp::NOFAIL) | Gfp::NOWARN | Gfp::NORETRY;
         let quick = thorough.difference(Gfp::DIRECT_RECLAIM | Gfp::IO);
@@ -325,7 +313,8 @@ impl<M: Machine> Service<M> {
     ///
     /// # Panics
     ///
-    /// When callers have no element of the pool, or the reserve has this one.
+    /// When callers have no element of the pool, or the reserve has this one, or it is no object although the
+    /// pool is kmalloc's.
     pub unsafe fn mempool_free(&self, element: *mut u8, pool: &Mempool<'_>) {
         let Some(element) = NonNull::new(element) else { return };
         if pool.out.fetch_sub(1, Relaxed) == 0 {
@@ -458,8 +447,28 @@ impl<M: Machine> At<'_, M> {
         result
     }
 
+    /// [`Self::with`], for work that takes an element out of the reserve: it is no longer kept back then.
+    fn take_with(
+        &self,
+        work: impl FnOnce(&mut Queue<Sleeper>, &mut Reserve) -> Option<NonNull<u8>>,
+    ) -> Option<NonNull<u8>> {
+        let (element, bytes) = self.with(|queue, reserve| {
+            let element = work(queue, reserve)?;
+            let bytes = self.pool.source.bytes_of(self.service, element);
+            self.kept().count_out(bytes.unwrap_or_default());
+            Some((element, bytes))
+        })?;
+        let source = &self.pool.source;
+        assert!(bytes.is_some(), "{element:p} was freed while {source} kept it: give elements to mempool_free alone");
+        Some(element)
+    }
+
+    fn kept(&self) -> &Kept {
+        &self.service.pool_queues().kept()[usize::from(self.pool.queue)]
+    }
+
     fn take_from_reserve(&self) -> Option<NonNull<u8>> {
-        self.with(|_, reserve| reserve.take())
+        self.take_with(|_, reserve| reserve.take())
     }
 
     /// An element from elsewhere that nobody has waited for longer. Who may not wait does not look at who waits: it
@@ -487,15 +496,23 @@ impl<M: Machine> At<'_, M> {
         if self.pool.missing.load(Relaxed) == 0 {
             return self.free_home(element);
         }
-        let (kept_already, given) = self.with(|queue, reserve| {
+        let Some(bytes) = self.pool.source.bytes_of(self.service, element) else {
+            panic!("mempool_free of {element:p}, which is not the start of an object");
+        };
+        let given = self.with(|queue, reserve| {
             if reserve.holds(element) {
-                return (true, Ok(()));
+                return None;
             }
-            (false, queue.give(reserve, element, |sleeper| self.wake_sleeper(sleeper)))
+            let given = queue.give(reserve, element, |sleeper| self.wake_sleeper(sleeper));
+            if given == Ok(Given::ToReserve) {
+                self.kept().count_in(bytes);
+            }
+            Some(given)
         });
-        assert!(!kept_already, "mempool_free of {element:p}, which is free already: a double free");
-        if let Err(element) = given {
-            self.free_home(element);
+        match given {
+            None => panic!("mempool_free of {element:p}, which is free already: a double free"),
+            Some(Err(element)) => self.free_home(element),
+            Some(Ok(_)) => {}
         }
     }
 
@@ -509,7 +526,7 @@ impl<M: Machine> At<'_, M> {
         };
         let waiter = Waiter::new(self.pool.reserve.get(), sleeper);
         let place = Place { at: self, waiter: &waiter };
-        let element = self.with(|queue, reserve| {
+        let element = self.take_with(|queue, reserve| {
             // SAFETY: the waiter goes after `place`, which takes it off the queue.
             let element = unsafe { queue.take_or_wait(reserve, &waiter) };
             self.service.pool_queues().waiting.fetch_add(1, Relaxed);
@@ -558,24 +575,11 @@ impl<M: Machine> At<'_, M> {
     }
 
     fn allocate_elsewhere(&self, gfp: Gfp) -> Option<NonNull<u8>> {
-        NonNull::new(match self.pool.source {
-            Source::Kmalloc(size) => self.service.kmalloc(size, gfp),
-            Source::Slab(cache) => self.service.kmem_cache_alloc(cache, gfp),
-            Source::Pages(order) => self.service.get_free_pages(gfp, order),
-            Source::Functions { alloc, data, .. } => alloc(gfp, data),
-        })
+        self.pool.source.allocate(self.service, gfp)
     }
 
     fn free_home(&self, element: NonNull<u8>) {
-        let element = element.as_ptr();
-        match self.pool.source {
-            // SAFETY: the element came from kmalloc, and whoever had it gave it up.
-            Source::Kmalloc(_) => unsafe { self.service.kfree(element) },
-            // SAFETY: the element came from this cache, and whoever had it gave it up.
-            Source::Slab(cache) => unsafe { self.service.kmem_cache_free(cache, element) },
-            Source::Pages(order) => self.service.free_pages(element, order),
-            Source::Functions { free, data, .. } => free(element, data),
-        }
+        self.pool.source.free(self.service, element);
     }
 }
 

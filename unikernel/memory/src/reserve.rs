@@ -112,6 +112,15 @@ impl Reserve {
     }
 }
 
+/// Who has an element that was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Given {
+    /// Somebody who waited for it.
+    ToWaiter,
+    /// The reserve.
+    ToReserve,
+}
+
 /// Who waits for an element, first come first served. Several pools may share a queue.
 pub(crate) struct Queue<W> {
     first: *const Waiter<W>,
@@ -195,14 +204,17 @@ impl<W> Queue<W> {
         Ok(())
     }
 
-    /// Gives an element to the first waiter of the pool, else to its reserve, else back.
+    /// Gives an element to the first waiter of the pool, else to its reserve, else back. Tells which of the two has it.
     pub(crate) fn give(
         &mut self,
         reserve: &mut Reserve,
         element: NonNull<u8>,
         wake: impl FnOnce(&W),
-    ) -> Result<(), NonNull<u8>> {
-        self.serve(reserve, element, wake).or_else(|element| reserve.keep(element))
+    ) -> Result<Given, NonNull<u8>> {
+        match self.serve(reserve, element, wake) {
+            Ok(()) => Ok(Given::ToWaiter),
+            Err(element) => reserve.keep(element).map(|()| Given::ToReserve),
+        }
     }
 
     /// Takes a waiter off the queue, should it be on it. After this nobody else knows of it.

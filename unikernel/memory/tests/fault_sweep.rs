@@ -226,7 +226,7 @@ fn sweep(scenario: Scenario, inject: Inject) -> u32 {
         give_back(service, held);
         let rows = service.statistics();
         assert!(rows.adds_up(), "run {number}: {rows:#?}");
-        assert_eq!((rows.slab_in_use, rows.large, rows.pages_in_use), (0, 0, 0), "run {number}: {rows:#?}");
+        assert_eq!(rows.in_use(), 0, "run {number}: {rows:#?}");
         assert_eq!(service.count_objects_in_use(), 0, "run {number}");
         service.validate().unwrap_or_else(|broken| panic!("run {number}: {broken}"));
         if faults == 0 {

@@ -20,7 +20,7 @@ use std::ptr::NonNull;
 use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Mutex, Notify};
 use pin::{CellStack, PinCell};
-use reserve::{Queue, Reserve, Waiter};
+use reserve::{Given, Queue, Reserve, Waiter};
 use sync::{AtomicU32, AtomicU64, Ordering};
 
 #[test]
@@ -73,7 +73,7 @@ impl Pool {
         let elements: Vec<_> = (0..size).map(|_| Box::into_raw(Box::new(UnsafeCell::new(0)))).collect();
         for &element in &elements {
             let kept = queue.give(&mut reserve, NonNull::new(element.cast()).expect("a box"), |_| unreachable!());
-            assert_eq!(kept, Ok(()));
+            assert_eq!(kept, Ok(Given::ToReserve));
         }
         let address = std::ptr::from_ref(&*reserve);
         Arc::new(Self {

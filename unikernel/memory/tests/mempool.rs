@@ -24,7 +24,7 @@ fn hosted() -> &'static Hosted {
 fn assert_nothing_in_use(service: &TestService) {
     let rows = service.statistics();
     assert!(rows.adds_up(), "{rows:#?}");
-    assert_eq!((rows.slab_in_use, rows.large, rows.pages_in_use), (0, 0, 0));
+    assert_eq!(rows.in_use(), 0, "{rows:#?}");
     service.validate().unwrap_or_else(|broken| panic!("{broken}"));
 }
 
@@ -146,6 +146,139 @@ fn elements_of_every_kind_come_from_the_reserve_when_there_is_no_memory() {
     assert_nothing_in_use(service);
 }
 
+/// The row of what pools keep back. All rows add up.
+#[track_caller]
+fn kept(service: &TestService) -> u64 {
+    let rows = service.statistics();
+    assert!(rows.adds_up() && !rows.approximate, "{rows:#?}");
+    rows.pool
+}
+
+#[test]
+fn the_row_of_pools_is_what_nobody_uses_of_their_elements() {
+    let hosted = hosted();
+    let service = hosted.service();
+    let cache = service.kmem_cache_create("element", 3000, 0, SlabFlags::NO_MERGE, None).expect("memory is free");
+    let object = service.slabs().find(|slab| slab.name().to_string() == "element").expect("it was made").object_size;
+    let pools = [
+        (service.mempool_create_slab_pool(3, &cache), object),
+        (service.mempool_create_kmalloc_pool(3, 1000), 1024),
+        (service.mempool_create_kmalloc_pool(3, 8192), 8192),
+        (service.mempool_create_kmalloc_pool(3, 100_000), 32 * 4096),
+        (service.mempool_create_page_pool(3, Order::new(2).expect("an order")), 4 * 4096),
+    ];
+    let pools = pools.map(|(pool, bytes)| (pool.expect("memory is free"), bytes));
+    let mut expected: u64 = pools.iter().map(|(_, bytes)| 3 * bytes).sum();
+    assert_eq!(kept(service), expected);
+    let all = AllMemory::take(service);
+    for (pool, bytes) in &pools {
+        // What the CPU's magazine still has is used up first, and takes nothing from the row.
+        let mut elements = Vec::new();
+        while kept(service) == expected {
+            elements.push(service.mempool_alloc(pool, Gfp::ATOMIC));
+        }
+        for taken in 1..=3 {
+            assert_eq!(kept(service), expected - taken * bytes, "{pool:?}");
+            let in_use = service.statistics().in_use();
+            elements.push(service.mempool_alloc(pool, Gfp::ATOMIC));
+            assert_eq!(service.statistics().in_use(), in_use, "it was handed out before");
+        }
+        assert_eq!(elements.pop(), Some(ptr::null_mut()), "the reserve is empty");
+        // The first that come back fill the reserve, the others go home.
+        for (returned, element) in (1..).zip(elements) {
+            // SAFETY: each element is freed once.
+            unsafe { service.mempool_free(element, pool) };
+            assert_eq!(kept(service), expected - (3 - returned.min(3)) * bytes, "{pool:?}");
+        }
+    }
+    drop(all);
+    for (pool, bytes) in pools {
+        service.mempool_resize(&pool, 5).expect("memory is free");
+        assert_eq!(kept(service), expected + 2 * bytes);
+        service.mempool_resize(&pool, 1).expect("memory is free");
+        assert_eq!(kept(service), expected - 2 * bytes);
+        destroy(service, pool);
+        expected -= 3 * bytes;
+        assert_eq!(kept(service), expected);
+    }
+    assert_eq!(expected, 0);
+    service.kmem_cache_destroy(cache).unwrap_or_else(|error| panic!("{error}"));
+    assert_nothing_in_use(service);
+}
+
+#[test]
+fn a_pool_at_work_does_not_keep_the_rows_from_adding_up() {
+    let hosted = hosted();
+    let service = hosted.service();
+    let pools = [
+        service.mempool_create_kmalloc_pool(8, 1000).expect("memory is free"),
+        service.mempool_create_page_pool(8, Order::ZERO).expect("memory is free"),
+    ];
+    let full = kept(service);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for pool in &pools {
+            let done = &done;
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    let element = service.mempool_alloc_preallocated(pool);
+                    // SAFETY: freed once.
+                    unsafe { service.mempool_free(element, pool) };
+                }
+            });
+        }
+        let looks: Vec<_> = (0..1000).map(|_| service.statistics()).collect();
+        done.store(true, Ordering::Relaxed);
+        assert!(looks.iter().all(|rows| rows.adds_up() && rows.pool >= full - 1024 - 4096), "{looks:#?}");
+    });
+    assert_eq!(kept(service), full);
+    for pool in pools {
+        destroy(service, pool);
+    }
+    assert_nothing_in_use(service);
+}
+
+#[test]
+fn elements_are_counted_by_their_own_size_not_that_of_the_pool() {
+    let hosted = hosted();
+    let service = hosted.service();
+    let pool = service.mempool_create_kmalloc_pool(1, 100).expect("memory is free");
+    assert_eq!(kept(service), 112);
+    // The classes of low zones are powers of two.
+    let low = service.mempool_alloc(&pool, Gfp::ATOMIC | Gfp::DMA);
+    let other = service.mempool_alloc_preallocated(&pool);
+    assert_eq!((service.ksize(low), service.ksize(other), kept(service)), (128, 112, 0));
+    for (element, bytes) in [(low, 128), (other, 128)] {
+        // SAFETY: each is freed once.
+        unsafe { service.mempool_free(element, &pool) };
+        assert_eq!(kept(service), bytes);
+    }
+    destroy(service, pool);
+    assert_eq!(kept(service), 0);
+    assert_nothing_in_use(service);
+}
+
+#[test]
+fn elements_of_an_owners_own_functions_stay_in_use() {
+    fn alloc(gfp: Gfp, service: *mut ()) -> *mut u8 {
+        // SAFETY: the test passes its service.
+        unsafe { &*service.cast::<TestService>() }.kmalloc(64, gfp)
+    }
+    fn free(element: *mut u8, service: *mut ()) {
+        // SAFETY: as above; the element came from `alloc` and is freed once.
+        unsafe { (*service.cast::<TestService>()).kfree(element) };
+    }
+    let hosted = hosted();
+    let service = hosted.service();
+    let data = ptr::from_ref(service).cast_mut().cast();
+    // SAFETY: the functions may be called anywhere, and the service stays.
+    let pool = unsafe { service.mempool_create(10, alloc, free, data) }.expect("memory is free");
+    assert_eq!(kept(service), 0);
+    assert!(service.statistics().slab_in_use >= 640);
+    destroy(service, pool);
+    assert_nothing_in_use(service);
+}
+
 /// Elements until there are no more, no two of them the same.
 #[track_caller]
 fn all_of(mut alloc: impl FnMut() -> *mut u8) -> Vec<*mut u8> {
@@ -207,6 +340,30 @@ fn more_elements_than_were_allocated_are_not_freed() {
     let block = service.get_free_pages(Gfp::KERNEL, Order::ZERO);
     // SAFETY: a foreign block is what is tested; it is not freed.
     unsafe { service.mempool_free(block, &pool) };
+}
+
+#[test]
+#[should_panic(expected = "which is not the start of an object")]
+fn what_is_no_object_does_not_get_into_the_reserve() {
+    let service = hosted().service();
+    let pool = service.mempool_create_kmalloc_pool(1, 64).expect("memory is free");
+    let element = service.mempool_alloc_preallocated(&pool);
+    // SAFETY: what is tested; it frees nothing.
+    unsafe { service.mempool_free(element.wrapping_add(8), &pool) };
+}
+
+#[test]
+#[should_panic(expected = "was freed while a pool of kmalloc(20000) kept it")]
+fn an_element_freed_behind_the_pools_back_is_not_handed_out() {
+    let service = hosted().service();
+    let pool = service.mempool_create_kmalloc_pool(1, 20_000).expect("memory is free");
+    let element = service.mempool_alloc_preallocated(&pool);
+    // SAFETY: the second free is what is tested; the element is not used after it.
+    unsafe {
+        service.mempool_free(element, &pool);
+        service.kfree(element);
+    }
+    let _ = service.mempool_alloc_preallocated(&pool);
 }
 
 /// One call on a pool.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use quarry_memory::hosted::{Hosted, HostedMachine};
 use quarry_memory::statistics::{
-    Buddyinfo, Hardware, Meminfo, NodeNumastat, Numastat, Pagetypeinfo, Report, Rows, Slabinfo, Vmstat, Zoneinfo,
+    Buddyinfo, Hardware, Meminfo, NodeNumastat, Numastat, Pagetypeinfo, PoolBytes, Report, Rows, Slabinfo, Vmstat,
+    Zoneinfo,
 };
 use quarry_memory::zone::ZoneKind;
 use quarry_memory::{CpuId, FRAME_BYTES, Gfp, NodeId, Order, Service, SlabFlags, Topology};
@@ -23,6 +24,12 @@ fn busy() -> &'static Hosted {
     for _ in 0..20 {
         assert!(!service.kmem_cache_alloc(&inodes, Gfp::KERNEL).is_null());
     }
+    assert!(hosted.run_on(CpuId(0)));
+    // What pools keep back stays when their handles go.
+    let _ = service.mempool_create_kmalloc_pool(3, 100).expect("there is memory");
+    let _ = service.mempool_create_kmalloc_pool(2, 20_000).expect("there is memory");
+    let _ = service.mempool_create_slab_pool(5, &inodes).expect("there is memory");
+    let _ = service.mempool_create_page_pool(4, Order::new(1).expect("it exists")).expect("there is memory");
     for cpu in 0..4 {
         assert!(hosted.run_on(CpuId(cpu)));
         // A second set of the same CPU, with pages of its own.
@@ -204,6 +211,14 @@ fn the_rows_add_up_and_name_every_byte_once() {
     let values = check(&Rows(service), read_lines);
     assert_eq!(values.values().sum::<u64>(), 2 * statistics.total);
     assert!(values.values().all(|&bytes| bytes > 0 || bytes == statistics.reserved), "{statistics:#?}");
+    let kept = service.pool_bytes();
+    let inode = service.slabs().find(|slab| slab.name().to_string() == "inode_cache").expect("it was made").object_size;
+    let expected = PoolBytes { objects: 3 * 112 + 5 * inode, large: 2 * 32_768, pages: 4 * 2 * PAGE };
+    assert_eq!((kept, statistics.pool), (expected, expected.total()));
+    // Of 20 000 bytes each, so many of which four CPUs kept.
+    assert_eq!(statistics.large, (1 + 2 + 3 + 4) * 32_768);
+    let in_use = statistics.slab_in_use + statistics.pages_in_use + statistics.large + statistics.pool;
+    assert_eq!(statistics.in_use(), in_use);
 }
 
 #[test]
@@ -215,19 +230,22 @@ fn slabinfo_counts_every_object_of_the_rows() {
         let of = slabs.iter().filter(|((_, name), _)| name == column);
         of.map(|((cache, _), value)| value * slabs[&key(cache, "objsize")]).sum()
     };
-    assert_eq!(bytes("active_objs"), rows.slab_in_use);
+    // Objects that pools keep back are active, as in Linux.
+    let active = rows.slab_in_use + service.pool_bytes().objects;
+    assert_eq!(bytes("active_objs"), active);
+    assert_eq!(service.count_objects_in_use(), active);
     assert_eq!(bytes("sharedavail"), rows.depots);
-    assert_eq!(bytes("num_objs"), rows.slab_in_use + rows.per_cpu_magazines + rows.depots + rows.slab_free);
+    assert_eq!(bytes("num_objs"), active + rows.per_cpu_magazines + rows.depots + rows.slab_free);
     for ((cache, column), slabs_there) in &slabs {
         if column == "num_slabs" {
             assert_eq!(slabs_there * slabs[&key(cache, "objperslab")], slabs[&key(cache, "num_objs")]);
             assert!(slabs[&key(cache, "active_slabs")] <= *slabs_there);
         }
     }
-    // 50 objects of 100 bytes were taken on each of four CPUs, and 1, 2, 3 and 4 of them kept.
-    assert_eq!(slabs[&key("kmalloc-112", "active_objs")], 1 + 2 + 3 + 4);
+    // 50 objects of 100 bytes were taken on each of four CPUs, and 1, 2, 3 and 4 of them kept; a pool keeps 3 back.
+    assert_eq!(slabs[&key("kmalloc-112", "active_objs")], 1 + 2 + 3 + 4 + 3);
     assert_eq!(slabs[&key("dma-kmalloc-64", "active_objs")], 4);
-    assert_eq!(slabs[&key("inode_cache", "active_objs")], 20);
+    assert_eq!(slabs[&key("inode_cache", "active_objs")], 20 + 5);
 }
 
 #[test]
@@ -288,7 +306,12 @@ fn meminfo_and_vmstat_agree_with_the_rows() {
     let kib = |name: &str| memory[&key("", name)] * 1024;
     assert_eq!(kib("MemTotal"), rows.total - rows.reserved);
     assert_eq!(kib("MemFree"), rows.free + rows.deferred);
-    let slab = rows.slab_in_use + rows.per_cpu_magazines + rows.depots + rows.slab_free + rows.slab_waste;
+    let slab = rows.slab_in_use
+        + service.pool_bytes().objects
+        + rows.per_cpu_magazines
+        + rows.depots
+        + rows.slab_free
+        + rows.slab_waste;
     assert_eq!((kib("Slab"), kib("SReclaimable") + kib("SUnreclaim")), (slab, slab));
     let zones = values(&Zoneinfo(service));
     let kept = |zone: &str, high: u64| {

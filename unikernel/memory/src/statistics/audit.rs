@@ -12,7 +12,8 @@ use crate::zone::Broken;
 
 impl<M: Machine> Service<M> {
     /// Bytes of objects in use, found by looking at every object of every slab: slow, and the witness that
-    /// [`Statistics::slab_in_use`](super::Statistics::slab_in_use) tells the truth. Only while nobody else uses the
+    /// [`Statistics::slab_in_use`](super::Statistics::slab_in_use) tells the truth: that and the
+    /// [objects](super::PoolBytes::objects) in pools' reserves, which look no different. Only while nobody else uses the
     /// service.
     pub fn count_objects_in_use(&self) -> u64 {
         let mut bytes = 0;
@@ -30,7 +31,7 @@ impl<M: Machine> Service<M> {
         bytes
     }
 
-    /// Frames of blocks callers or the service itself took from the page layer, slabs aside, found by looking at every
+    /// Frames of blocks callers, memory pools or the service itself took from the page layer, slabs aside, found by looking at every
     /// frame. Only while nobody else uses the service.
     pub fn count_page_frames(&self) -> u64 {
         let mut frames = 0;

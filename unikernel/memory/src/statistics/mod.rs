@@ -22,6 +22,10 @@
 //! something. A counter is written by its own CPU, or under the lock of what it counts, and read by anybody (relaxed). A
 //! look at them while other CPUs work therefore sees each at a moment of its own; [`Statistics::approximate`] says so. While
 //! the others are idle a look is exact, and [`Statistics::adds_up`] holds.
+//!
+//! What pools keep back was handed out to them, and is counted again where it is kept ([`kept`](crate::kept)). A look
+//! reads that once, and takes it from what was handed out to tell what is in use: so a pool at work moves bytes from row
+//! to row and never keeps them from adding up.
 
 mod audit;
 mod buddyinfo;
@@ -41,6 +45,7 @@ use crate::frame::FRAME_BYTES;
 use crate::machine::Machine;
 use crate::service::Service;
 
+pub use crate::kept::PoolBytes;
 pub use buddyinfo::Buddyinfo;
 pub use hardware::Hardware;
 pub use meminfo::Meminfo;
@@ -77,6 +82,9 @@ pub struct Statistics {
     pub slab_waste: u64,
     /// Large kmalloc allocations, whole blocks.
     pub large: u64,
+    /// Objects, large allocations and page blocks that memory pools keep back: nobody uses them, and nobody but the
+    /// pools' users can have them. Not in the rows of what is in use. [`Service::pool_bytes`] parts them.
+    pub pool: u64,
     /// Frame tables, nodes' state, sets, depots' stacks.
     pub metadata: u64,
     /// RAM the service was not given: the image, firmware, the boot's own.
@@ -92,7 +100,7 @@ pub struct Rows<'s, M: Machine>(pub &'s Service<M>);
 
 impl Statistics {
     /// The rows by name, in the order of the fields, without the total.
-    pub fn rows(&self) -> [(&'static str, u64); 12] {
+    pub fn rows(&self) -> [(&'static str, u64); 13] {
         [
             ("free", self.free),
             ("deferred", self.deferred),
@@ -104,14 +112,31 @@ impl Statistics {
             ("slab_free", self.slab_free),
             ("slab_waste", self.slab_waste),
             ("large", self.large),
+            ("pool", self.pool),
             ("metadata", self.metadata),
             ("reserved", self.reserved),
         ]
     }
 
+    /// All that was handed out and has not come back: to callers, and to memory pools for their reserves.
+    pub fn in_use(&self) -> u64 {
+        self.pages_in_use + self.slab_in_use + self.large + self.pool
+    }
+
     /// Whether the rows account for every byte.
     pub fn adds_up(&self) -> bool {
         self.rows().iter().map(|(_, bytes)| bytes).sum::<u64>() == self.total
+    }
+}
+
+impl Statistics {
+    /// Bytes that were handed out, without those that pools keep back. That is less than nothing only if others took or
+    /// gave back in between the looks at its parts: then it is nothing, and the rows are approximate.
+    fn without(&mut self, handed_out: usize, kept: u64) -> u64 {
+        let in_use = (handed_out as u64).wrapping_sub(kept);
+        let is_torn = in_use.cast_signed() < 0;
+        self.approximate |= is_torn;
+        if is_torn { 0 } else { in_use }
     }
 }
 
@@ -150,12 +175,14 @@ impl<M: Machine> Service<M> {
     pub fn statistics(&self) -> Statistics {
         let look = || (self.slow_paths(), self.rows());
         let (before, after) = (look(), look());
-        Statistics { approximate: before != after, ..after.1 }
+        Statistics { approximate: after.1.approximate || before != after, ..after.1 }
     }
 
     fn rows(&self) -> Statistics {
         let bytes = |frames: u64| frames * FRAME_BYTES as u64;
         let mut rows = Statistics::default();
+        let kept = self.pool_bytes();
+        rows.pool = kept.total();
         let mut frames_out = 0usize;
         let mut bytes_out = 0usize;
         let mut metadata = self.set_frames() + self.node_frames() + self.mapping_frames() + self.registry().frames();
@@ -165,7 +192,8 @@ impl<M: Machine> Service<M> {
             bytes_out = bytes_out.wrapping_add(set.net_bytes.load(Relaxed));
         }
         let detached = self.detached_net();
-        rows.pages_in_use = bytes(frames_out.wrapping_add(detached.0) as u64);
+        let frames_out = frames_out.wrapping_add(detached.0);
+        rows.pages_in_use = rows.without(frames_out.wrapping_mul(FRAME_BYTES), kept.pages);
         for (_, node) in self.nodes().with_memory() {
             for zone in &node.zones {
                 rows.free += bytes(u64::from(zone.free_frames()));
@@ -187,9 +215,27 @@ impl<M: Machine> Service<M> {
                 metadata += u64::from(counts.has_stack);
             }
         });
-        rows.slab_in_use = bytes_out.wrapping_add(detached.1) as u64;
-        rows.large = bytes(self.large_frames().load(Relaxed));
+        rows.slab_in_use = rows.without(bytes_out.wrapping_add(detached.1), kept.objects);
+        rows.large = rows.without(bytes(self.large_frames().load(Relaxed)) as usize, kept.large);
         rows.metadata = bytes(metadata);
         rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Statistics;
+
+    #[test]
+    fn a_row_below_nothing_is_nothing_and_the_look_approximate() {
+        let look = |handed_out: usize, kept| {
+            let mut rows = Statistics::default();
+            (rows.without(handed_out, kept), rows.approximate)
+        };
+        assert_eq!(look(4096, 0), (4096, false));
+        assert_eq!(look(4096, 4096), (0, false));
+        // A block was seen to come back, but not to go out; and an element to be kept back, but not to be allocated.
+        assert_eq!(look(4096usize.wrapping_neg(), 0), (0, true));
+        assert_eq!(look(0, 112), (0, true));
     }
 }

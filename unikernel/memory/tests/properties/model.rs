@@ -490,9 +490,11 @@ impl Model {
         service.validate().unwrap_or_else(|broken| panic!("{broken}"));
         let held = |of: fn(&Held) -> u64| self.held.iter().map(of).sum::<u64>();
         let objects = held(|held| held.objects) + self.pool_objects + self.set_objects;
-        assert_eq!(rows.slab_in_use + rows.large, objects, "{rows:#?}");
+        let (kept_objects, kept_pages) = self.kept();
+        assert_eq!(rows.pool, kept_objects + kept_pages, "{rows:#?}");
+        assert_eq!(rows.slab_in_use + rows.large + kept_objects, objects, "{rows:#?}");
         let pages = held(|held| held.pages) + self.pool_pages + self.set_pages + self.check_movables();
-        assert_eq!(rows.pages_in_use, pages, "{rows:#?}");
+        assert_eq!(rows.pages_in_use + kept_pages, pages, "{rows:#?}");
     }
 
     /// The reports count what the rows count.
@@ -500,7 +502,7 @@ impl Model {
         let service = self.service();
         let rows = service.statistics();
         let objects = |of: fn(&Slab) -> u64| service.slabs().map(|slab| of(&slab) * slab.object_size).sum::<u64>();
-        assert_eq!(objects(Slab::active_objects), rows.slab_in_use, "{rows:#?}");
+        assert_eq!(objects(Slab::active_objects), rows.slab_in_use + service.pool_bytes().objects, "{rows:#?}");
         assert_eq!(objects(|slab| slab.in_magazines), rows.per_cpu_magazines, "{rows:#?}");
         assert_eq!(objects(|slab| slab.in_depots), rows.depots, "{rows:#?}");
         for (zone, types) in service.zones().zip(service.page_type_info()) {
@@ -516,7 +518,9 @@ impl Model {
         self.check();
         self.check_reports();
         // Slow, for it looks at every frame: once a case.
-        assert_eq!(self.service().statistics().slab_in_use, self.service().count_objects_in_use());
+        let service = self.service();
+        let in_use = service.statistics().slab_in_use + service.pool_bytes().objects;
+        assert_eq!(in_use, service.count_objects_in_use());
         for held in std::mem::take(&mut self.held) {
             self.free(held);
         }
