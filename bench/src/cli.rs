@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::accelerator::{Accelerator, Choice, kvm_works};
+use crate::budget::BudgetCommand;
 use crate::compare::CompareCommand;
 use crate::images::ImageOptions;
 use crate::machine::{Board, Machine, file};
@@ -23,6 +24,9 @@ const DEFAULT_MEMORY: Size = Size::mib(2048);
 
 /// Memory of a guest that is to run out of it.
 const EDGE_MEMORY: Size = Size::mib(256);
+
+/// Memory of a guest whose instructions are counted.
+const COUNTING_MEMORY: Size = Size::mib(512);
 
 /// Seconds a guest works before its statistics are shown.
 const DEFAULT_WORK_SECONDS: u64 = 2;
@@ -62,6 +66,8 @@ pub(crate) enum Command {
     Compare(CompareCommand),
     /// Run the same build over and over, to know what `compare` makes of no change.
     Noise(NoiseCommand),
+    /// Hold what operations cost in instructions against ci/budget.toml.
+    Budget(BudgetCommand),
     /// Write a page with pictures and tables of runs, for a browser.
     Report(ReportCommand),
 }
@@ -274,6 +280,19 @@ pub(crate) struct MachineOptions {
 }
 
 impl MachineOptions {
+    /// One CPU with one node, whose instructions are counted.
+    pub(crate) fn counting_instructions() -> Self {
+        Self {
+            cpus: Some(1),
+            nodes: Some(1),
+            memory: Some(COUNTING_MEMORY),
+            machine: None,
+            topology: None,
+            accel: Choice::Tcg,
+            icount: true,
+        }
+    }
+
     /// The machine asked for.
     ///
     /// # Errors

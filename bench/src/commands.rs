@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use quarry_record::{Record, Run, Test, TestStatus};
 
+use crate::budget;
 use crate::cli::{
     BootCommand, Cli, Command, EdgeCommand, HostOptions, MachineOptions, RunCommand, ShowCommand, SmokeCommand,
     StatsCommand, StressCommand, TestCommand, accelerator,
@@ -44,6 +45,7 @@ pub(crate) fn execute(cli: &Cli) -> Result<()> {
         Command::Show(command) => show(command),
         Command::Compare(command) => compare::execute(command),
         Command::Noise(command) => noise::execute(command),
+        Command::Budget(command) => budget::execute(command),
         Command::Report(command) => report_page::execute(command),
     }
 }

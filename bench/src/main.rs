@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! commands, smoke        run, boot, test, stress, stats, show; every topology of a folder
+//! budget                 instructions held against a file
 //! noise                  one build, over and over
 //! compare                two builds, case by case
 //! guest                  a boot about to happen
@@ -23,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod accelerator;
+mod budget;
 mod case;
 mod cli;
 mod commands;

@@ -106,7 +106,7 @@ fn a_slowdown_is_found_and_can_fail_a_build() {
     ~ is a difference that the rank test (false discoveries over 2 cases at 5 %) or the noise floor takes for noise.
     ");
     let complaint = complaint(folder.path(), "compare old.jsonl new.jsonl --fail-on 3%");
-    insta::assert_snapshot!(complaint, @"quarry: 1 case got worse by more than 3 %: quarry: pair 64 B on 1 CPU by +5.0 %");
+    insta::assert_snapshot!(complaint, @"quarry: 1 case got worse by more than 3 %: quarry: pair 64 B on 1 CPU by +5.0 % (101 to 106 ns)");
     assert_eq!(printed(folder.path(), "compare old.jsonl new.jsonl --fail-on 6%"), table);
     assert_eq!(printed(folder.path(), "compare old.jsonl old.jsonl --fail-on 0").matches("slower").count(), 1);
 }
@@ -173,6 +173,93 @@ fn different_machines_are_warned_of() {
     assert!(output.status.success());
     let warnings = String::from_utf8_lossy(&output.stderr).into_owned();
     insta::assert_snapshot!(warnings, @"warning: different machines: CPU: old a CPU, new another CPU");
+}
+
+/// A boot that counts instructions on one CPU.
+fn counted(pair: f64, page: f64) -> String {
+    let mut records = boot(pair, page);
+    for record in &mut records {
+        match record {
+            Record::Run(run) => (run.icount, run.cpus_online) = (true, 1),
+            Record::Result(result) => {
+                // Samples of a boot are of 2 cycles a nanosecond.
+                result.samples = vec![result.samples[0] / 2.0; 5];
+                result.instructions_per_op = Some(result.ns_per_op);
+            }
+            _ => {}
+        }
+    }
+    lines(&records)
+}
+
+#[test]
+fn instructions_are_held_against_a_budget() {
+    let folder = folder();
+    let file = |name: &str, content: &str| {
+        fs::write(folder.path().join(name), content).expect("there is room for files");
+    };
+    file("then.jsonl", &counted(59.0031, 128.0));
+    file("longer.jsonl", &counted(61.0031, 128.0));
+    file("shorter.jsonl", &counted(50.0, 128.0));
+    file("budget.toml", "# Ours.\nworkloads = ['pair', 'page']\n");
+    printed(folder.path(), "budget --budget budget.toml --update --from then.jsonl");
+    let budget = fs::read_to_string(folder.path().join("budget.toml")).expect("it was written");
+    insta::assert_snapshot!(budget, @r#"
+    # Ours.
+    workloads = ['pair', 'page']
+
+    [instructions]
+    "pair 64 B" = 59.01
+    "page order 0 (4 KiB)" = 128.0
+    "#);
+    let table = printed(folder.path(), "budget --budget budget.toml --from then.jsonl");
+    let shorter = printed(folder.path(), "budget --budget budget.toml --from shorter.jsonl");
+    insta::assert_snapshot!([table, shorter].concat(), @"
+    ╭──────────────────────┬────────┬──────────┬────────────┬──╮
+    │ instructions of      │ budget │ measured │ difference │  │
+    ├──────────────────────┼────────┼──────────┼────────────┼──┤
+    │ pair 64 B            │  59.01 │  59.0031 │    -0.0069 │  │
+    │ page order 0 (4 KiB) │    128 │      128 │    +0.0000 │  │
+    ╰──────────────────────┴────────┴──────────┴────────────┴──╯
+    ╭──────────────────────┬────────┬──────────┬────────────┬────────────╮
+    │ instructions of      │ budget │ measured │ difference │            │
+    ├──────────────────────┼────────┼──────────┼────────────┼────────────┤
+    │ pair 64 B            │  59.01 │       50 │    -9.0100 │ well under │
+    │ page order 0 (4 KiB) │    128 │      128 │    +0.0000 │            │
+    ╰──────────────────────┴────────┴──────────┴────────────┴────────────╯
+    pair 64 B is well under its budget: tighten it (`quarry budget --update`)
+    ");
+    file("more.toml", &(budget + "'mix' = 99\n"));
+    file("time.jsonl", &lines(&boot(59.0, 128.0)));
+    file("broken.toml", "workloads = 3");
+    let complaints = [
+        complaint(folder.path(), "budget --budget budget.toml --from longer.jsonl"),
+        complaint(folder.path(), "budget --budget more.toml --from then.jsonl"),
+        complaint(folder.path(), "budget --budget budget.toml --from time.jsonl"),
+        complaint(folder.path(), "budget --budget nothing.toml --from then.jsonl"),
+        text(&quarry(folder.path(), "budget --budget broken.toml --from then.jsonl").stderr),
+    ];
+    insta::assert_snapshot!(complaints.join("\n"), @"
+    quarry: over the instruction budget of budget.toml: pair 64 B may take 59.01, takes 61.0031 (+1.9931). If that is worth it: quarry budget --update
+    quarry: in more.toml, but not measured: mix
+    quarry: a budget is of instructions on one CPU: measure with `quarry run --icount --cpus 1`
+    quarry: cannot read nothing.toml: No such file or directory (os error 2)
+    quarry: broken.toml is no budget file: TOML parse error at line 1, column 13
+        |
+      1 | workloads = 3
+        |             ^
+      invalid type: integer `3`, expected a sequence
+    ");
+}
+
+#[test]
+fn counted_instructions_are_compared_exactly() {
+    let folder = folder();
+    fs::write(folder.path().join("old.jsonl"), counted(59.0031, 128.0)).expect("there is room for files");
+    fs::write(folder.path().join("new.jsonl"), counted(59.0032, 128.0)).expect("there is room for files");
+    let complaint = complaint(folder.path(), "compare old.jsonl new.jsonl --fail-on 0%");
+    insta::assert_snapshot!(complaint, @"quarry: 1 case got worse by more than 0 %: quarry: pair 64 B on 1 CPU by 0.0 % (59.0031 to 59.0032 instructions)");
+    printed(folder.path(), "compare old.jsonl old.jsonl --fail-on 0%");
 }
 
 #[test]

@@ -140,8 +140,11 @@ fn within(all: &Comparisons, limit: Percent) -> Result<()> {
         return Ok(());
     }
     worse.sort_by(|(_, one), (_, other)| other.total_cmp(one));
-    let named: Vec<String> =
-        worse.iter().take(NAMED).map(|(one, by)| format!("{} by {}", one.case, render::percent(*by))).collect();
+    let name = |(one, by): &(&Comparison, f64)| {
+        let [old, new] = [one.old, one.new].map(|figure| render::value(figure, all.metric));
+        format!("{} by {} ({old} to {new} {})", one.case, render::percent(*by), all.metric.unit())
+    };
+    let named: Vec<String> = worse.iter().take(NAMED).map(name).collect();
     let cases = count(worse.len() as u64, "case");
     let what = if worse.len() > NAMED { "the worst are " } else { "" };
     bail!("{cases} got worse by more than {} %: {what}{}", limit.0, named.join(", "))

@@ -81,8 +81,7 @@ fn table(rows: &[&Comparison], metric: Metric) -> String {
         let mut record = vec![one.case.extent()];
         record.extend(with_parts.then(|| one.case.part()));
         record.push(one.case.cpus.to_string());
-        let value = |value: f64| if counted { exact(value) } else { figure(value) };
-        record.extend([value(one.old), value(one.new), percent(one.ratio - 1.0)]);
+        record.extend([value(one.old, metric), value(one.new, metric), percent(one.ratio - 1.0)]);
         if !counted {
             let interval = one.interval.map(|(low, high)| format!("{} to {}", percent(low - 1.0), percent(high - 1.0)));
             record.push(interval.unwrap_or_else(|| "-".into()));
@@ -189,6 +188,11 @@ pub(crate) fn percent(part: f64) -> String {
 
 fn probability(p: f64) -> String {
     if p < 0.001 { "<0.001".into() } else { format!("{p:.3}") }
+}
+
+/// A figure: a count with its decimals, any other to three digits.
+pub(crate) fn value(value: f64, metric: Metric) -> String {
+    if metric == Metric::Instructions { exact(value) } else { figure(value) }
 }
 
 /// A count with all the decimals that it has, up to four.
