@@ -63,6 +63,8 @@ pub(crate) struct Axis {
     pub(crate) unit: Unit,
     /// How values lie on it.
     pub(crate) spread: Spread,
+    /// Values that are on it whether the chart has them or not, so that charts side by side have one measure.
+    pub(crate) include: Vec<f64>,
 }
 
 /// A curve.

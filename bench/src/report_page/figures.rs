@@ -5,9 +5,9 @@
 use quarry_record::{Footprint, Latency, Measurement, Summary};
 
 use super::scale::significant;
-use super::sources::{Source, Subject};
+use super::sources::{OURS, Source, Subject, View};
 use crate::size::Size;
-use crate::tables::throughput;
+use crate::tables::{self, throughput};
 
 /// A column: its heading, and the cell of a row.
 struct Column {
@@ -30,14 +30,16 @@ pub(crate) struct Table<'r> {
 pub(crate) struct TableRow {
     /// Whether something went wrong while it was measured.
     pub(crate) wrong: bool,
+    /// Whether it is of our allocator and there are others.
+    pub(crate) ours: bool,
     /// Names: file (where there are several), allocator, size, part.
     pub(crate) names: Vec<String>,
     /// Figures; empty where there is none.
     pub(crate) cells: Vec<String>,
 }
 
-/// A table for each workload, with every row of every file.
-pub(crate) fn tables(sources: &[Source]) -> Vec<Table<'_>> {
+/// A table for each workload, with every row of every file; allocators stand below each other, case by case.
+pub(crate) fn tables<'r>(sources: &'r [Source], view: &View) -> Vec<Table<'r>> {
     let all = || {
         sources
             .iter()
@@ -56,13 +58,25 @@ pub(crate) fn tables(sources: &[Source]) -> Vec<Table<'_>> {
         }
     }
     let table = |workload| {
-        let rows: Vec<(String, &Measurement)> = all().filter(|(_, row)| row.workload == workload).collect();
-        table(workload, &rows, with_files)
+        let mut rows: Vec<(String, &Measurement)> = all().filter(|(_, row)| row.workload == workload).collect();
+        let mut subjects: Vec<Subject> = Vec::new();
+        for (_, row) in &rows {
+            if !subjects.contains(&Subject::from(*row)) {
+                subjects.push(Subject::from(*row));
+            }
+        }
+        let place = |row: &Measurement| {
+            let subject = subjects.iter().position(|subject| *subject == Subject::from(row));
+            (subject, row.cpus, view.allocators().iter().position(|name| *name == row.allocator))
+        };
+        rows.sort_by_key(|(_, row)| place(row));
+        let several = view.allocators().len() > 1;
+        table(workload, &rows, with_files, several)
     };
     workloads.into_iter().map(table).collect()
 }
 
-fn table<'r>(workload: &'r str, rows: &[(String, &Measurement)], with_files: bool) -> Table<'r> {
+fn table<'r>(workload: &'r str, rows: &[(String, &Measurement)], with_files: bool, several: bool) -> Table<'r> {
     let with_parts = rows.iter().any(|(_, row)| !Subject::from(*row).part().is_empty());
     let columns: Vec<&Column> =
         COLUMNS.iter().filter(|column| rows.iter().any(|(_, row)| (column.cell)(row).is_some())).collect();
@@ -79,13 +93,16 @@ fn table<'r>(workload: &'r str, rows: &[(String, &Measurement)], with_files: boo
             with_parts.then(|| subject.part()),
         ];
         let cells = columns.iter().map(|column| (column.cell)(row).unwrap_or_default()).collect();
-        TableRow { wrong: row.errors > 0, names: names.into_iter().flatten().collect(), cells }
+        let ours = several && row.allocator == OURS;
+        TableRow { wrong: row.errors > 0, ours, names: names.into_iter().flatten().collect(), cells }
     };
     Table { workload, headings, rows: rows.iter().map(row).collect() }
 }
 
+/// Three digits, so that columns of like figures line up.
 fn figure(value: f64) -> Option<String> {
-    value.is_finite().then(|| significant(value))
+    let lines_up = value == 0.0 || (0.1..1e6).contains(&value.abs());
+    value.is_finite().then(|| if lines_up { tables::figure(value) } else { significant(value) })
 }
 
 fn time(row: &Measurement, part: fn(&Summary) -> f64) -> Option<String> {

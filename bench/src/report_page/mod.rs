@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! page                   HTML: fingerprint, pictures, tables
-//! figures                every row as a table's text
+//! summary, figures       others as multiples of ours; every row as a table's text
 //! draw                   charts as SVG
 //! parts                  what each part of a report makes of the records, as charts
 //! scale, chart           axes; charts as plain data
@@ -19,6 +19,7 @@ mod page;
 mod parts;
 mod scale;
 mod sources;
+mod summary;
 #[cfg(test)]
 mod tests;
 

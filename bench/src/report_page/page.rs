@@ -7,13 +7,14 @@ use quarry_record::{Run, Statistics, Topology, catalogue};
 
 use super::chart::{Panel, Tone};
 use super::draw;
-use super::figures::{Table, tables};
+use super::figures::{Table, TableRow, tables};
 use super::parts::Part;
 use super::scale::significant;
-use super::sources::{Source, View, complaints};
+use super::sources::{OURS, Source, View, complaints};
+use super::summary::{Summary, summary};
 use crate::report;
 use crate::size::Size;
-use crate::tables::describe;
+use crate::tables::{describe, figure};
 use crate::words::count;
 
 /// The page's own style.
@@ -24,7 +25,7 @@ const COMPLAINTS_SHOWN: usize = 5;
 
 /// The whole page.
 pub(crate) fn page(sources: &[Source], view: &View, parts: &[(Part, Vec<Panel>)]) -> String {
-    let tables = tables(sources);
+    let tables = tables(sources, view);
     let markup = html! {
         (DOCTYPE)
         html lang="en" {
@@ -45,6 +46,7 @@ pub(crate) fn page(sources: &[Source], view: &View, parts: &[(Part, Vec<Panel>)]
                     (problems(&complaints(sources)))
                     (fingerprints(sources))
                     (legend(view))
+                    (multiples(view))
                     @for (part, panels) in parts { (section(*part, panels)) }
                     (figures(&tables))
                     (memory(sources))
@@ -187,6 +189,42 @@ fn legend(view: &View) -> Markup {
     }
 }
 
+/// What others cost as multiples of ours.
+fn multiples(view: &View) -> Markup {
+    html! {
+        @if let Some(Summary { groups, cpus, rows }) = summary(view) {
+            section id="summary" {
+                h2 { "Others as multiples of " (OURS) }
+                p {
+                    "What an operation costs the CPU that does it, as a multiple of what it costs with " (OURS)
+                    ": the geometric mean over the cases both have. More than 1 is slower."
+                }
+                div class="scroll" {
+                    table class="figures" {
+                        thead {
+                            tr {
+                                th class="name" rowspan="2" scope="col" { "allocator" }
+                                @for group in &groups { th class="group" colspan=(cpus.len()) scope="colgroup" { (group) } }
+                            }
+                            tr { @for _ in &groups { @for cpus in &cpus { th scope="col" { (count((*cpus).into(), "CPU")) } } } }
+                        }
+                        tbody {
+                            @for (allocator, factors) in &rows {
+                                tr {
+                                    td class="name" { (draw::swatch(view.tone(allocator))) " " (allocator) }
+                                    @for factor in factors {
+                                        td { @if let Some(factor) = factor { (figure(*factor)) "×" } }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 fn section(part: Part, panels: &[Panel]) -> Markup {
     let (front, back): (Vec<&Panel>, Vec<&Panel>) = panels.iter().partition(|panel| panel.front);
     html! {
@@ -252,7 +290,7 @@ fn figure_table(table: &Table) -> Markup {
                     } }
                     tbody {
                         @for row in &table.rows {
-                            tr class=[row.wrong.then_some("wrong")] {
+                            tr class=[row_class(row)] {
                                 @for name in &row.names { td class="name" { (name) } }
                                 @for cell in &row.cells { td { (cell) } }
                             }
@@ -261,6 +299,14 @@ fn figure_table(table: &Table) -> Markup {
                 }
             }
         }
+    }
+}
+
+const fn row_class(row: &TableRow) -> Option<&'static str> {
+    match (row.wrong, row.ours) {
+        (true, _) => Some("wrong"),
+        (false, true) => Some("ours"),
+        (false, false) => None,
     }
 }
 

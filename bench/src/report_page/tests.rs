@@ -9,6 +9,7 @@ use super::draw;
 use super::page::page;
 use super::parts::Part;
 use super::sources::{Source, View};
+use super::summary;
 use super::{file_name, overview, singles};
 use crate::session::Session;
 use clap::ValueEnum;
@@ -108,15 +109,14 @@ fn every_part_has_its_pictures_with_one_of_each_workload_in_front() {
     memory (on request): batch, 64 B on 1 CPU | held for each live byte, of 1000 B live at most
     memory: batch, 64 B on 4 CPUs | held for each live byte, of 1000 B live at most
     series: held: aged, 64 B | bytes, on 4 CPUs
-    comparison: quarry: mean of each workload | geometric mean; b as a multiple of a
+    comparison: quarry: geometric mean of each workload | all sizes and CPUs; b as a multiple of a
     comparison: quarry: pair on 1 CPU | b as a multiple of a
     comparison (on request): quarry: pair on 4 CPUs | b as a multiple of a
     comparison: quarry: node on 1 CPU | b as a multiple of a
     comparison (on request): quarry: node on 4 CPUs | b as a multiple of a
-    comparison: quarry: batch on 1 CPU | b as a multiple of a
-    comparison (on request): quarry: batch on 4 CPUs | b as a multiple of a
-    comparison: quarry: aged on 4 CPUs | b as a multiple of a
-    comparison (on request): other: mean of each workload | geometric mean; b as a multiple of a
+    comparison: quarry: batch | b as a multiple of a
+    comparison (on request): quarry: aged | b as a multiple of a
+    comparison (on request): other: geometric mean of each workload | all sizes and CPUs; b as a multiple of a
     ");
 }
 
@@ -205,6 +205,23 @@ fn files_of_different_allocators_come_together_and_of_two_builds_the_later_is_sh
         .map(|row| (row.allocator.as_str(), row.cpus, row.ns_per_op.median))
         .collect();
     assert_eq!(shown, [("other", 1, 30.0), ("quarry", 1, 10.0)], "a curve is never of two builds");
+}
+
+#[test]
+fn others_are_told_as_multiples_of_ours() {
+    let mut results = vec![row("pair", "quarry", 64, 1, 20.0), row("pair", "other", 64, 1, 40.0)];
+    results.extend([row("pair", "quarry", 16, 1, 10.0), row("pair", "other", 16, 1, 80.0)]);
+    results.extend([
+        row("pair", "other", 8, 1, 80.0),
+        row("songs", "quarry", 64, 8, 10.0),
+        row("songs", "other", 64, 8, 5.0),
+    ]);
+    let sources = [source("a", results)];
+    let summary = summary::summary(&View::latest(&sources)).expect("there are two");
+    assert_eq!((&summary.groups[..], &summary.cpus[..]), (&["slab", "other"][..], &[1, 8][..]));
+    let (allocator, factors) = &summary.rows[0];
+    let shown: Vec<String> = factors.iter().map(|factor| factor.map_or("-".into(), |it| format!("{it:.2}"))).collect();
+    assert_eq!((*allocator, summary.rows.len(), shown.join(" ").as_str()), ("other", 1, "4.00 - - 0.50"));
 }
 
 #[test]

@@ -25,7 +25,11 @@ const WIDEST_TEXT: f64 = 96.0;
 
 pub(super) fn draw(bars: &Bars) -> Drawn {
     let all = || bars.rows.iter().flat_map(|row| &row.bars);
-    let Some(scale) = Scale::new(bars.axis.spread, &bars.axis.unit, all().map(|bar| bar.value)) else {
+    let Some(scale) = Scale::new(
+        bars.axis.spread,
+        &bars.axis.unit,
+        all().map(|bar| bar.value).chain(bars.axis.include.iter().copied()),
+    ) else {
         let markup =
             html! { text class="label" x=(number(MARGIN)) y=(number(TOP + 20.0)) { "No value can be shown." } };
         return Drawn { markup, height: TOP + 40.0 };

@@ -42,7 +42,8 @@ impl Frame {
 pub(super) fn draw(lines: &Lines) -> Drawn {
     let values =
         |part: fn(&(f64, f64)) -> f64| lines.curves.iter().flat_map(move |curve| curve.points.iter().map(part));
-    let scale = |axis: &Axis, part| Scale::new(axis.spread, &axis.unit, values(part));
+    let scale =
+        |axis: &Axis, part| Scale::new(axis.spread, &axis.unit, values(part).chain(axis.include.iter().copied()));
     let (Some(x), Some(y)) = (scale(&lines.x, |point| point.0), scale(&lines.y, |point| point.1)) else {
         let markup =
             html! { text class="label" x=(number(MARGIN)) y=(number(TOP + 20.0)) { "No value can be shown." } };

@@ -1,12 +1,17 @@
 //! Each file after the first beside the first: the cost of every case that is in both, as a ratio.
 
+use std::ops::RangeInclusive;
+
 use quarry_record::Measurement;
 
 use super::super::chart::{Axis, Bar, Bars, Content, Panel, Row, Tone};
 use super::super::scale::{Spread, Unit};
 use super::super::sources::{OURS, Source, Subject};
-use super::cost;
+use super::{cost, geometric_mean};
 use crate::words::count;
+
+/// Ratios that every axis reaches. Others are rare, and would make all bars short.
+const SHOWN: RangeInclusive<f64> = 0.25..=4.0;
 
 /// A case in two files.
 struct Change<'r> {
@@ -27,7 +32,10 @@ pub(super) fn panels(sources: &[Source]) -> Vec<Panel> {
 
 fn pair(before: &Source, after: &Source) -> Vec<Panel> {
     let changes = changes(before, after);
-    let note = format!("{} as a multiple of {}", after.label, before.label);
+    let sheet = Sheet {
+        note: format!("{} as a multiple of {}", after.label, before.label),
+        reach: changes.iter().map(|change| change.ratio).filter(|ratio| SHOWN.contains(ratio)).collect(),
+    };
     let has_ours = changes.iter().any(|change| change.allocator == OURS);
     let mut panels = Vec::new();
     let mut allocators = distinct(changes.iter().map(|change| change.allocator));
@@ -35,39 +43,75 @@ fn pair(before: &Source, after: &Source) -> Vec<Panel> {
     for allocator in allocators {
         let of_allocator: Vec<&Change> = changes.iter().filter(|change| change.allocator == allocator).collect();
         let front = !has_ours || allocator == OURS;
-        let workloads = distinct(of_allocator.iter().map(|change| change.workload));
-        let mean = |workload: &&str| {
-            let of_workload: Vec<&Change> =
-                of_allocator.iter().copied().filter(|change| change.workload == *workload).collect();
-            let logarithms: f64 = of_workload.iter().map(|change| change.ratio.ln()).sum();
-            let ratio = (logarithms / of_workload.len() as f64).exp();
-            row((*workload).to_owned(), ratio, of_workload.iter().all(|change| change.same))
-        };
-        let title = format!("{allocator}: mean of each workload");
-        panels.push(panel(title, format!("geometric mean; {note}"), front, workloads.iter().map(mean).collect()));
+        panels.push(means(&sheet, allocator, &of_allocator, front));
         // Of what others came to, where ours is there too, the means are enough.
-        for workload in workloads.into_iter().filter(|_| front) {
-            let of_workload = of_allocator.iter().filter(|change| change.workload == workload);
-            let cpu_counts = distinct(of_workload.clone().map(|change| change.cpus));
-            let fewest = cpu_counts.iter().min().copied();
-            for cpus in cpu_counts {
-                let rows = of_workload.clone().filter(|change| change.cpus == cpus).map(|change| {
-                    let label = [change.subject.extent(), change.subject.part()];
-                    let label = label.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
-                    row(label, change.ratio, change.same)
-                });
-                let title = format!("{allocator}: {workload} on {}", count(cpus.into(), "CPU"));
-                panels.push(panel(title, note.clone(), Some(cpus) == fewest, rows.collect()));
-            }
+        for workload in workloads(&of_allocator).into_iter().filter(|_| front) {
+            let of_workload: Vec<&Change> =
+                of_allocator.iter().copied().filter(|change| change.workload == workload).collect();
+            panels.extend(sheet.cases(&format!("{allocator}: {workload}"), &of_workload));
         }
     }
     panels
 }
 
-fn panel(title: String, note: String, front: bool, rows: Vec<Row>) -> Panel {
-    let axis =
-        Axis { title: "cost after by cost before, logarithmic".into(), unit: Unit::Times, spread: Spread::AroundOne };
-    Panel { title, note, front, content: Content::Bars(Bars { axis, rows }) }
+/// What the pictures of a pair of files share.
+struct Sheet {
+    note: String,
+    /// Ratios that are on all axes.
+    reach: Vec<f64>,
+}
+
+impl Sheet {
+    fn panel(&self, title: String, front: bool, rows: Vec<Row>) -> Panel {
+        let axis = Axis {
+            title: "cost after by cost before, logarithmic".into(),
+            unit: Unit::Times,
+            spread: Spread::AroundOne,
+            include: self.reach.clone(),
+        };
+        Panel { title, note: self.note.clone(), front, content: Content::Bars(Bars { axis, rows }) }
+    }
+
+    /// A picture for each number of CPUs with a bar for each size and part; where there is one of those, a bar for each
+    /// number of CPUs.
+    fn cases(&self, title: &str, changes: &[&Change]) -> Vec<Panel> {
+        let mut cpu_counts = distinct(changes.iter().map(|change| change.cpus));
+        cpu_counts.sort_unstable();
+        if distinct(changes.iter().map(|change| change.subject)).len() == 1 {
+            let row = |change: &&Change| row(count(change.cpus.into(), "CPU"), change.ratio, change.same);
+            let title = [title.to_owned(), changes[0].subject.part()];
+            let title = title.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
+            return vec![self.panel(title, cpu_counts.len() > 1, changes.iter().map(row).collect())];
+        }
+        let panel = |(at, cpus): (usize, &u32)| {
+            let rows = changes.iter().filter(|change| change.cpus == *cpus).map(|change| {
+                let label = [change.subject.extent(), change.subject.part()];
+                let label = label.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
+                row(label, change.ratio, change.same)
+            });
+            self.panel(format!("{title} on {}", count((*cpus).into(), "CPU")), at == 0, rows.collect())
+        };
+        cpu_counts.iter().enumerate().map(panel).collect()
+    }
+}
+
+fn workloads<'r>(changes: &[&Change<'r>]) -> Vec<&'r str> {
+    distinct(changes.iter().map(|change| change.workload))
+}
+
+/// The geometric mean of each workload, all sizes and numbers of CPUs together.
+fn means(sheet: &Sheet, allocator: &str, changes: &[&Change], front: bool) -> Panel {
+    let mean = |workload: &str| {
+        let of_workload: Vec<&&Change> = changes.iter().filter(|change| change.workload == workload).collect();
+        let ratio = geometric_mean(of_workload.iter().map(|change| change.ratio));
+        row(workload.to_owned(), ratio.unwrap_or(1.0), of_workload.iter().all(|change| change.same))
+    };
+    let panel = sheet.panel(
+        format!("{allocator}: geometric mean of each workload"),
+        front,
+        workloads(changes).into_iter().map(mean).collect(),
+    );
+    Panel { note: format!("all sizes and CPUs; {}", panel.note), ..panel }
 }
 
 fn row(label: String, ratio: f64, same: bool) -> Row {

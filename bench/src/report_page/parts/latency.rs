@@ -46,8 +46,17 @@ fn curves(view: &View, rows: &[&(&Measurement, &Latency)]) -> Lines {
     };
     // Ours last, over all others.
     let curves = rows.iter().rev().map(curve).collect();
-    let x = Axis { title: "calls that take no longer".into(), unit: Unit::Percentile, spread: Spread::Logarithmic };
-    Lines { x, y: Axis { title: String::new(), unit: Unit::Nanoseconds, spread: Spread::Logarithmic }, curves }
+    let x = Axis {
+        title: "% of calls take no longer".into(),
+        unit: Unit::Percentile,
+        spread: Spread::Logarithmic,
+        include: Vec::new(),
+    };
+    Lines {
+        x,
+        y: Axis { title: String::new(), unit: Unit::Nanoseconds, spread: Spread::Logarithmic, include: Vec::new() },
+        curves,
+    }
 }
 
 /// Steps from the buckets, or the percentiles alone where there are no buckets. To the right is `calls / slower calls`: 1 for all

@@ -28,6 +28,7 @@ pub(super) fn panels(view: &View) -> Vec<Panel> {
                         title: "at the peak; paler: at the end".into(),
                         unit: Unit::Times,
                         spread: Spread::FromZero,
+                        include: Vec::new(),
                     },
                     rows: of_cpus.map(|(row, footprint)| bars(view, row, *footprint)).collect(),
                 }),

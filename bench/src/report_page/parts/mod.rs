@@ -112,6 +112,12 @@ fn rate(row: &Measurement) -> Option<f64> {
 }
 
 /// What an operation costs: the figure, and whether it is instructions rather than nanoseconds.
-fn cost(row: &Measurement) -> (quarry_record::Summary, bool) {
+pub(crate) fn cost(row: &Measurement) -> (quarry_record::Summary, bool) {
     row.instructions_per_op.map_or((row.ns_per_op, false), |instructions| (instructions, true))
+}
+
+/// What a factor is on average; `None` of none.
+pub(crate) fn geometric_mean(factors: impl Iterator<Item = f64>) -> Option<f64> {
+    let logarithms: Vec<f64> = factors.map(f64::ln).filter(|logarithm| logarithm.is_finite()).collect();
+    (!logarithms.is_empty()).then(|| (logarithms.iter().sum::<f64>() / logarithms.len() as f64).exp())
 }

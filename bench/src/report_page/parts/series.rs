@@ -32,7 +32,7 @@ pub(super) fn panels(view: &View) -> Vec<Panel> {
 }
 
 fn panel(view: &View, (workload, subject, cpus, name, unit, over): Key, curves: &[(&Measurement, &Series)]) -> Panel {
-    let axis = |title: &str, unit, spread| Axis { title: title.into(), unit, spread };
+    let axis = |title: &str, unit, spread| Axis { title: title.into(), unit, spread, include: Vec::new() };
     let curve = |(row, series): &(&Measurement, &Series)| Curve {
         label: row.allocator.clone(),
         tone: view.tone(&row.allocator),
