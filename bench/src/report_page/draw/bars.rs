@@ -20,7 +20,7 @@ const MARKS: f64 = 24.0;
 const TITLE: f64 = 18.0;
 
 /// Widest a row's label or a bar's text may be.
-const WIDEST_LABEL: f64 = 132.0;
+const WIDEST_LABEL: f64 = 152.0;
 const WIDEST_TEXT: f64 = 96.0;
 
 pub(super) fn draw(bars: &Bars) -> Drawn {

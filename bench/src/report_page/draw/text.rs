@@ -6,13 +6,13 @@
 pub(super) struct Letters(f64);
 
 /// Letters of a heading: 13, bold.
-pub(super) const HEADING: Letters = Letters(7.3);
+pub(super) const HEADING: Letters = Letters(7.6);
 
 /// Letters of a note: 11.
-pub(super) const NOTE: Letters = Letters(5.9);
+pub(super) const NOTE: Letters = Letters(6.1);
 
 /// Letters beside axes, curves and bars: 11.
-pub(super) const LABEL: Letters = Letters(6.2);
+pub(super) const LABEL: Letters = Letters(6.4);
 
 /// Width of a text.
 pub(super) fn width(text: &str, letters: Letters) -> f64 {
