@@ -362,6 +362,12 @@ pub(crate) struct SuiteOptions {
     /// Samples of each row [default: 101, and 5 with --icount].
     #[arg(long, value_name = "N")]
     samples: Option<u64>,
+    /// A look in under half a minute: the main workloads, two sizes, few samples, on one CPU and on all.
+    #[arg(long, conflicts_with = "full")]
+    quick: bool,
+    /// Figures to keep: 301 samples, each twice as long.
+    #[arg(long)]
+    full: bool,
     /// Where random numbers start.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -372,7 +378,7 @@ impl SuiteOptions {
     fn is_asked_for(&self) -> bool {
         let lists =
             [self.workload.len(), self.allocator.len(), self.size.len(), self.order.len(), self.cpu_counts.len()];
-        lists.iter().any(|&length| length > 0) || self.samples.is_some()
+        lists.iter().any(|&length| length > 0) || self.samples.is_some() || self.quick || self.full
     }
 
     /// As the guest reads it.
@@ -388,6 +394,8 @@ impl SuiteOptions {
             list("orders", self.order.iter()),
             list("cpus", self.cpu_counts.iter()),
             list("samples", self.samples.iter()),
+            self.quick.then(|| "effort=quick".to_owned()),
+            self.full.then(|| "effort=full".to_owned()),
         ];
         lists.into_iter().flatten().chain([format!("seed={}", self.seed)]).collect()
     }

@@ -21,7 +21,7 @@ mod records;
 
 use quarry_guest_records::{emit, fingerprint, reports, statistics};
 use quarry_record::{End, EndStatus, Record};
-use quarry_suite::{Limit, Mode, Options, Platform, Stress, row_count, stress};
+use quarry_suite::{Limit, Mode, Options, Platform, Stress, plan, row_count, stress};
 use quarry_unikernel::memory::service;
 use quarry_unikernel::memory_service::statistics::{Buddyinfo, Hardware, Numastat, Zoneinfo};
 use quarry_unikernel::{ExitCode, log, option, println, topology};
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     };
     let machine = Machine::new();
     let rows = if options.mode == Mode::Run {
-        contestants.iter().map(|contestant| row_count(&(contestant.plan)(machine, &options.settings))).sum()
+        contestants.iter().map(|contestant| row_count(&plan(machine, contestant.features, &options.settings))).sum()
     } else {
         0
     };

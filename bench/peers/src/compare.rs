@@ -5,7 +5,7 @@
 //! over each contestant before the next case comes, and the order rotates, so that none always comes first, or after
 //! the same other.
 
-use quarry_suite::{Case, Phase, Row, Settings, Summary};
+use quarry_suite::{Case, Phase, Row, Settings, Subject as _, Summary};
 
 use crate::contestant::Contestant;
 use crate::quarry::Quarry;
@@ -91,7 +91,7 @@ pub fn compare(
     rounds: usize,
     progress: &mut dyn FnMut(usize),
 ) -> Vec<Comparison> {
-    let cases = quarry_suite::plan::<Quarry>(threads, settings);
+    let cases = quarry_suite::plan(threads, Quarry::FEATURES, settings);
     let mut rows: Vec<Vec<Comparison>> = cases.iter().map(|case| blank(*case, contestants.len())).collect();
     for round in 0..rounds {
         progress(round);
@@ -166,8 +166,8 @@ mod tests {
     fn the_settings_of_a_case_plan_that_case() {
         let threads = Threads::new(2);
         let settings = Settings { effort: Effort::Fixed, ..Settings::default() };
-        for case in quarry_suite::plan::<Quarry>(threads, &settings) {
-            assert_eq!(quarry_suite::plan::<Quarry>(threads, &only(&case, &settings, 3)), [case]);
+        for case in quarry_suite::plan(threads, Quarry::FEATURES, &settings) {
+            assert_eq!(quarry_suite::plan(threads, Quarry::FEATURES, &only(&case, &settings, 3)), [case]);
         }
     }
 

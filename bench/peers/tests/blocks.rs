@@ -22,7 +22,7 @@ fn check<S: Subject + Default>() {
         assert_eq!(row.errors, 0, "{}: {}", S::NAME, row.case);
         rows += 1;
     });
-    assert_eq!(rows, row_count(&plan::<S>(threads, &settings)));
+    assert_eq!(rows, row_count(&plan(threads, S::FEATURES, &settings)));
     threads.on_cpus(1, |_| page_blocks_are_aligned(S::default()));
 }
 

@@ -246,10 +246,14 @@ pub struct Settings {
     pub orders: Vec<u32>,
     /// On how many CPUs; by default powers of two and all there are. Counts beyond what there is are left out.
     pub cpus: Vec<usize>,
+    /// Where no counts are asked for: on one CPU and on all, and on no number in between.
+    pub only_ends: bool,
     /// Samples of each case, at least 1.
     pub samples: usize,
     /// How long a sample is.
     pub effort: Effort,
+    /// Blocks a CPU may hold at once, where a workload would hold more.
+    pub most_blocks: usize,
     /// Whether single calls are timed, in a pass of its own.
     pub latencies: bool,
     /// Where the random numbers start.
@@ -272,15 +276,40 @@ impl Default for Settings {
             sizes: Vec::new(),
             orders: Vec::new(),
             cpus: Vec::new(),
+            only_ends: false,
             samples: 101,
             effort: Effort::Microseconds(1000),
+            most_blocks: usize::MAX,
             latencies: true,
             seed: 1,
         }
     }
 }
 
+/// What [`Settings::quick`] measures: the fast path, refills, remote frees, a mix, other nodes, pages.
+const QUICK: [Workload; 6] =
+    [Workload::Pair, Workload::Batch, Workload::Remote, Workload::Mix, Workload::Node, Workload::Page];
+
 impl Settings {
+    /// A look at everything in some seconds: few workloads, sizes and samples, on one CPU and on all.
+    pub fn quick() -> Self {
+        Self {
+            workloads: QUICK.into(),
+            sizes: [64, 1024].into(),
+            orders: [0, 4].into(),
+            only_ends: true,
+            samples: 15,
+            effort: Effort::Microseconds(200),
+            most_blocks: 512,
+            ..Self::default()
+        }
+    }
+
+    /// For figures to keep: three times the samples, each twice as long.
+    pub fn full() -> Self {
+        Self { samples: 301, effort: Effort::Microseconds(2000), ..Self::default() }
+    }
+
     /// The cases, in the order they run.
     pub(crate) fn plan(&self, means: &Means) -> Vec<Case> {
         let workloads = if self.workloads.is_empty() { Workload::ALL } else { &self.workloads };
@@ -302,6 +331,10 @@ impl Settings {
     fn cpu_counts(&self, cpu_count: usize) -> Vec<usize> {
         if !self.cpus.is_empty() {
             return self.cpus.iter().copied().filter(|cpus| (1..=cpu_count).contains(cpus)).collect();
+        }
+        if self.only_ends {
+            let all = Some(cpu_count).filter(|all| *all > 1);
+            return [1].into_iter().chain(all).collect();
         }
         let mut counts: Vec<usize> =
             core::iter::successors(Some(1), |count| Some(count * 2)).take_while(|count| *count < cpu_count).collect();
@@ -378,6 +411,16 @@ mod tests {
         assert_eq!(cpu_counts(1), [1]);
         assert_eq!(cpu_counts(4), [1, 2, 4]);
         assert_eq!(cpu_counts(6), [1, 2, 4, 6]);
+    }
+
+    #[test]
+    fn a_quick_look_is_at_one_cpu_and_at_all() {
+        let counts = |cpu_count| -> Vec<usize> {
+            let settings = Settings { workloads: vec![Workload::Mix], ..Settings::quick() };
+            settings.plan(&means(cpu_count, false)).iter().map(|case| case.cpus).collect()
+        };
+        assert_eq!(counts(1), [1]);
+        assert_eq!(counts(6), [1, 6]);
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(crate) struct Sampling {
     pub(crate) length: Length,
     /// Bytes each CPU may hold.
     pub(crate) most_bytes: u64,
+    /// Blocks each CPU may hold.
+    pub(crate) most_blocks: usize,
     pub(crate) seed: u64,
 }
 
@@ -99,7 +101,8 @@ struct Team {
 impl<P: Platform> Run<P> {
     /// So many blocks of that size, or as many as a CPU may hold; at least 2.
     pub(crate) fn blocks(&self, wanted: usize, size: usize) -> usize {
-        wanted.min((self.sampling.most_bytes / size as u64) as usize).max(2)
+        let most = ((self.sampling.most_bytes / size as u64) as usize).min(self.sampling.most_blocks);
+        wanted.min(most).max(2)
     }
 
     /// Has every CPU do what `make` makes for it, sample after sample.

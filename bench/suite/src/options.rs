@@ -36,7 +36,7 @@ pub enum Mode {
 pub struct Options {
     /// `mode=run|boot|stress|edge|dead-end`.
     pub mode: Mode,
-    /// `workloads=`, `sizes=`, `orders=`, `cpus=` (lists with commas), `samples=`, `seed=`, `no-latencies=1`;
+    /// `effort=quick|full` sets the defaults of what follows. `workloads=`, `sizes=`, `orders=`, `cpus=` (lists with commas), `samples=`, `seed=`, `no-latencies=1`;
     /// `icount=1` makes the effort fixed.
     pub settings: Settings,
     /// `icount=1`: the clock counts instructions.
@@ -73,17 +73,20 @@ impl Options {
     /// [`OptionError`] for the first value that is none.
     pub fn read<'a>(find: impl Fn(&str) -> Option<&'a str>) -> Result<Self, OptionError> {
         let icount = switch("icount", find("icount"))?;
-        let defaults = Settings::default();
+        let defaults = effort(find("effort"))?;
         let settings = Settings {
             workloads: words(find("workloads"))
                 .map(|word| word.parse().map_err(|problem: UnknownWorkload| error("workloads", word, problem)))
-                .collect::<Result<_, _>>()?,
-            sizes: numbers("sizes", find("sizes"), &(1..=MAX_SIZE))?,
-            orders: numbers("orders", find("orders"), &ORDERS)?,
+                .collect::<Result<Vec<_>, _>>()
+                .map(|asked| or(asked, &defaults.workloads))?,
+            sizes: or(numbers("sizes", find("sizes"), &(1..=MAX_SIZE))?, &defaults.sizes),
+            orders: or(numbers("orders", find("orders"), &ORDERS)?, &defaults.orders),
             cpus: numbers("cpus", find("cpus"), &(1..=MAX_CPUS))?,
+            only_ends: defaults.only_ends,
             // Counted instructions repeat: a few samples show that they do.
             samples: one("samples", &find)?.unwrap_or(if icount { 5 } else { defaults.samples }),
             effort: if icount { Effort::Fixed } else { defaults.effort },
+            most_blocks: defaults.most_blocks,
             latencies: !switch("no-latencies", find("no-latencies"))?,
             seed: one("seed", &find)?.unwrap_or(defaults.seed),
         };
@@ -106,6 +109,20 @@ fn switch(key: &'static str, value: Option<&str>) -> Result<bool, OptionError> {
         None | Some("0") => Ok(false),
         Some("1") => Ok(true),
         Some(other) => Err(error(key, other, "use 0 or 1")),
+    }
+}
+
+/// What is asked for, or else the default.
+fn or<T: Clone>(asked: Vec<T>, default: &[T]) -> Vec<T> {
+    if asked.is_empty() { default.to_vec() } else { asked }
+}
+
+fn effort(value: Option<&str>) -> Result<Settings, OptionError> {
+    match value {
+        None => Ok(Settings::default()),
+        Some("quick") => Ok(Settings::quick()),
+        Some("full") => Ok(Settings::full()),
+        Some(other) => Err(error("effort", other, "use quick or full")),
     }
 }
 
@@ -183,6 +200,15 @@ mod tests {
     fn counting_instructions_fixes_the_effort() {
         let options = read("icount=1").expect("the word is right");
         assert_eq!((options.settings.effort, options.settings.samples), (Effort::Fixed, 5));
+    }
+
+    #[test]
+    fn an_effort_sets_the_defaults_and_words_win() {
+        let quick = read("effort=quick samples=3 sizes=128").expect("the words are right").settings;
+        assert_eq!((quick.samples, &quick.sizes[..]), (3, &[128][..]));
+        assert_eq!((quick.effort, quick.workloads), (Settings::quick().effort, Settings::quick().workloads));
+        assert_eq!(read("effort=full").expect("the word is right").settings.samples, Settings::full().samples);
+        assert_eq!(complaint("effort=high"), "effort=high: use quick or full");
     }
 
     #[test]

@@ -27,6 +27,11 @@ pub trait Subject: Clone + Send + Sync + 'static {
     /// What it can do. Workloads that need more are left out.
     const FEATURES: &'static [Feature];
 
+    /// The same of this one, where handles of a type stand for several allocators.
+    fn features(&self) -> &'static [Feature] {
+        Self::FEATURES
+    }
+
     /// At least `size` bytes (`size` > 0), or `None` when there are none. Called.
     fn allocate(&self, size: usize) -> Option<Self::Block>;
 

@@ -14,7 +14,7 @@ use crate::platform::Platform;
 use crate::random::MIX_MAXIMUM;
 use crate::stamped::{Stamped, clock_cost};
 use crate::statistics::Summary;
-use crate::subject::{Empty, Subject};
+use crate::subject::{Empty, Feature, Subject};
 use crate::workloads;
 
 /// Operations of a sample under [`Effort::Fixed`].
@@ -91,10 +91,10 @@ fn several_nodes(platform: impl Platform) -> bool {
     (0..platform.cpu_count()).any(|cpu| platform.remote_node(cpu).is_some())
 }
 
-/// The cases [`run`] will measure over an allocator, in order.
-pub fn plan<S: Subject>(platform: impl Platform, settings: &Settings) -> Vec<Case> {
+/// The cases [`run`] will measure over an allocator with those features, in order.
+pub fn plan(platform: impl Platform, features: &'static [Feature], settings: &Settings) -> Vec<Case> {
     let several_nodes = several_nodes(platform);
-    settings.plan(&Means { cpus: platform.cpu_count(), several_nodes, features: S::FEATURES })
+    settings.plan(&Means { cpus: platform.cpu_count(), several_nodes, features })
 }
 
 /// How many rows the cases of a plan have together.
@@ -106,7 +106,7 @@ pub fn row_count(plan: &[Case]) -> usize {
 pub fn run<P: Platform, S: Subject>(platform: P, subject: &S, settings: &Settings, sink: &mut dyn FnMut(&Row)) {
     let clock = clock_cost(platform);
     let mut baselines = Baselines { known: Vec::new() };
-    for case in plan::<S>(platform, settings) {
+    for case in plan(platform, subject.features(), settings) {
         let passes = Passes { platform, settings, case };
         let Some((findings, footprint)) = passes.checked(subject) else { continue };
         let Some(measured) = passes.measured(subject) else { continue };
@@ -152,6 +152,7 @@ impl<P: Platform> Passes<'_, P> {
             samples: self.settings.samples.max(1),
             length,
             most_bytes: self.platform.memory() / self.case.cpus as u64,
+            most_blocks: self.settings.most_blocks,
             seed: self.settings.seed,
         }
     }
@@ -177,6 +178,7 @@ impl<P: Platform> Passes<'_, P> {
             samples: CHECKED_SAMPLES,
             length: Length::Operations(operations),
             most_bytes,
+            most_blocks: self.settings.most_blocks,
             seed: self.settings.seed,
         };
         subject.trim();

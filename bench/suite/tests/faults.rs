@@ -15,7 +15,7 @@ fn rows(workload: Workload, fault: Fault, cpus: usize) -> Vec<Row> {
         samples: 1,
         effort: Effort::Microseconds(1),
         latencies: false,
-        seed: 1,
+        ..Settings::default()
     };
     let mut rows = Vec::new();
     run(Threads(2), &Arena::new(fault), &settings, &mut |row| rows.push(row.clone()));

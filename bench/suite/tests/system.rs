@@ -103,7 +103,7 @@ fn every_planned_row_arrives_in_order() {
         effort: Effort::Microseconds(20),
         ..Settings::default()
     };
-    let planned = plan::<System>(Threads(3), &settings);
+    let planned = plan(Threads(3), System::FEATURES, &settings);
     let mut rows = Vec::new();
     run(Threads(3), &System, &settings, &mut |row| rows.push(row.clone()));
 

@@ -16,7 +16,7 @@ mod heaps;
 mod region;
 mod subject;
 
-use quarry_suite::{Case, Row, Settings, Subject, plan, run};
+use quarry_suite::{Feature, Row, Settings, Subject, run};
 
 use crate::kernel::Kernel;
 use crate::machine::Machine;
@@ -31,9 +31,9 @@ type Measure = fn(Machine, &Settings, &mut dyn FnMut(&Row));
 pub(crate) struct Contestant {
     /// Its name on command lines and in records.
     pub(crate) name: &'static str,
-    /// The cases it can do.
-    pub(crate) plan: fn(Machine, &Settings) -> alloc::vec::Vec<Case>,
-    /// Starts it, and measures and checks them.
+    /// What it can do.
+    pub(crate) features: &'static [Feature],
+    /// Starts it, and measures and checks what it can do.
     pub(crate) run: Measure,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Contestant {
 pub(crate) const CONTESTANTS: &[Contestant] = &[
     Contestant {
         name: Kernel::NAME,
-        plan: plan::<Kernel>,
+        features: Kernel::FEATURES,
         run: |machine, settings, sink| run(machine, &Kernel, settings, sink),
     },
     contestant::<BuddySlab>(),
@@ -57,7 +57,12 @@ pub(crate) const CONTESTANTS: &[Contestant] = &[
 const fn contestant<P: Peer>() -> Contestant {
     Contestant {
         name: P::NAME,
-        plan: plan::<PeerSubject<P>>,
-        run: |machine, settings, sink| run(machine, &PeerSubject::<P>::start(), settings, sink),
+        features: P::FEATURES,
+        run: |machine, settings, sink| measure(machine, &PeerSubject::start::<P>(), settings, sink),
     }
+}
+
+/// One function for all peers, so that the workloads' code is there once.
+fn measure(machine: Machine, peer: &PeerSubject, settings: &Settings, sink: &mut dyn FnMut(&Row)) {
+    run(machine, peer, settings, sink);
 }

@@ -52,19 +52,55 @@ pub(crate) trait Peer: Send + Sync + 'static {
     fn held(&self) -> u64;
 }
 
-/// A handle on a peer.
-pub(crate) struct PeerSubject<P>(Arc<P>);
+/// A handle on a peer. One type for all of them: the workloads' code is there once, not once for each, for one
+/// instruction an operation more than a call of the peer itself would take: the call goes by way of a table.
+#[derive(Clone)]
+pub(crate) struct PeerSubject {
+    peer: Arc<dyn AnyPeer>,
+    features: &'static [Feature],
+}
 
-impl<P> Clone for PeerSubject<P> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
+impl PeerSubject {
+    /// A handle on a new peer.
+    pub(crate) fn start<P: Peer>() -> Self {
+        Self { peer: Arc::new(P::start()), features: P::FEATURES }
     }
 }
 
-impl<P: Peer> PeerSubject<P> {
-    /// A handle on a new one.
-    pub(crate) fn start() -> Self {
-        Self(Arc::new(P::start()))
+/// What a [`Peer`] does, whatever its type.
+trait AnyPeer: Send + Sync {
+    fn allocate(&self, size: usize) -> Option<NonNull<u8>>;
+
+    unsafe fn free(&self, block: NonNull<u8>, size: usize);
+
+    fn allocate_pages(&self, order: u32) -> Option<NonNull<u8>>;
+
+    unsafe fn free_pages(&self, block: NonNull<u8>, order: u32);
+
+    fn held(&self) -> u64;
+}
+
+impl<P: Peer> AnyPeer for P {
+    fn allocate(&self, size: usize) -> Option<NonNull<u8>> {
+        Peer::allocate(self, layout(size))
+    }
+
+    unsafe fn free(&self, block: NonNull<u8>, size: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { Peer::free(self, block, layout(size)) }
+    }
+
+    fn allocate_pages(&self, order: u32) -> Option<NonNull<u8>> {
+        Peer::allocate_pages(self, order)
+    }
+
+    unsafe fn free_pages(&self, block: NonNull<u8>, order: u32) {
+        // SAFETY: the caller's promise.
+        unsafe { Peer::free_pages(self, block, order) }
+    }
+
+    fn held(&self) -> u64 {
+        Peer::held(self)
     }
 }
 
@@ -90,23 +126,28 @@ fn pages(order: u32) -> Layout {
     Layout::from_size_align(PAGE << order, PAGE << order).expect("orders are small")
 }
 
-impl<P: Peer> Subject for PeerSubject<P> {
+impl Subject for PeerSubject {
     type Block = Memory;
     type Objects = Empty;
 
-    const NAME: &'static str = P::NAME;
+    const NAME: &'static str = "peer";
 
-    const FEATURES: &'static [Feature] = P::FEATURES;
+    /// Of some of them.
+    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Pages];
 
-    #[inline(never)]
-    fn allocate(&self, size: usize) -> Option<Memory> {
-        self.0.allocate(layout(size)).map(|start| Memory { start, size })
+    fn features(&self) -> &'static [Feature] {
+        self.features
     }
 
-    #[inline(never)]
+    #[inline(always)]
+    fn allocate(&self, size: usize) -> Option<Memory> {
+        self.peer.allocate(size).map(|start| Memory { start, size })
+    }
+
+    #[inline(always)]
     fn free(&self, block: Memory) {
         // SAFETY: the token is used up, and carries the size it was allocated with.
-        unsafe { self.0.free(block.start, layout(block.size)) }
+        unsafe { self.peer.free(block.start, block.size) }
     }
 
     fn allocate_inlined<const SIZE: usize>(&self) -> Option<Memory> {
@@ -121,15 +162,15 @@ impl<P: Peer> Subject for PeerSubject<P> {
         self.allocate(size)
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn allocate_pages(&self, order: u32) -> Option<Memory> {
-        self.0.allocate_pages(order).map(|start| Memory { start, size: PAGE << order })
+        self.peer.allocate_pages(order).map(|start| Memory { start, size: PAGE << order })
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn free_pages(&self, block: Memory, order: u32) {
         // SAFETY: the token is used up; the suite names the order it was allocated with.
-        unsafe { self.0.free_pages(block.start, order) }
+        unsafe { self.peer.free_pages(block.start, order) }
     }
 
     fn address(&self, block: &Memory) -> usize {
@@ -160,6 +201,6 @@ impl<P: Peer> Subject for PeerSubject<P> {
     }
 
     fn held(&self) -> Option<u64> {
-        Some(self.0.held())
+        Some(self.peer.held())
     }
 }
