@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::accelerator::{Accelerator, Choice, kvm_works};
 use crate::budget::BudgetCommand;
 use crate::compare::CompareCommand;
+use crate::export::ExportCommand;
 use crate::images::ImageOptions;
 use crate::machine::{Board, Machine, file};
 use crate::noise::NoiseCommand;
@@ -66,6 +67,8 @@ pub(crate) enum Command {
     Compare(CompareCommand),
     /// Run the same build over and over, to know what `compare` makes of no change.
     Noise(NoiseCommand),
+    /// Write runs in the formats of other programs.
+    Export(ExportCommand),
     /// Hold what operations cost in instructions against ci/budget.toml.
     Budget(BudgetCommand),
     /// Write a page with pictures and tables of runs, for a browser.

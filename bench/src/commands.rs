@@ -12,6 +12,7 @@ use crate::cli::{
     StatsCommand, StressCommand, TestCommand, accelerator,
 };
 use crate::compare;
+use crate::export;
 use crate::failure::Failure;
 use crate::guest::{Guest, check_words, results, words_of_host};
 use crate::images::{Image, workspace};
@@ -45,6 +46,7 @@ pub(crate) fn execute(cli: &Cli) -> Result<()> {
         Command::Show(command) => show(command),
         Command::Compare(command) => compare::execute(command),
         Command::Noise(command) => noise::execute(command),
+        Command::Export(command) => export::execute(command),
         Command::Budget(command) => budget::execute(command),
         Command::Report(command) => report_page::execute(command),
     }

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! commands, smoke        run, boot, test, stress, stats, show; every topology of a folder
+//! export                 runs in the formats of others
 //! budget                 instructions held against a file
 //! noise                  one build, over and over
 //! compare                two builds, case by case
@@ -30,6 +31,7 @@ mod cli;
 mod commands;
 mod compare;
 mod expectation;
+mod export;
 mod failure;
 mod guest;
 mod images;

@@ -55,7 +55,14 @@ fn boot(pair: f64, page: f64) -> Vec<Record> {
             ..Measurement::default()
         })
     };
-    let run = Run { schema: SCHEMA_VERSION, git: "440aa3b".into(), cpu: "a CPU".into(), rows: 2, ..Run::default() };
+    let run = Run {
+        schema: SCHEMA_VERSION,
+        git: "440aa3b".into(),
+        cpu: "a CPU".into(),
+        hypervisor: "TCG".into(),
+        rows: 2,
+        ..Run::default()
+    };
     let end = End { status: EndStatus::Ok, reason: None, errors: 0 };
     vec![Record::Run(run), result("pair", pair), result("page", page), Record::End(end)]
 }
@@ -260,6 +267,77 @@ fn counted_instructions_are_compared_exactly() {
     let complaint = complaint(folder.path(), "compare old.jsonl new.jsonl --fail-on 0%");
     insta::assert_snapshot!(complaint, @"quarry: 1 case got worse by more than 0 %: quarry: pair 64 B on 1 CPU by 0.0 % (59.0031 to 59.0032 instructions)");
     printed(folder.path(), "compare old.jsonl old.jsonl --fail-on 0%");
+}
+
+#[test]
+fn runs_are_exported_for_other_programs() {
+    let folder = folder();
+    let boots = [lines(&boot(100.0, 50.0)), lines(&boot(104.0, 50.2)), lines(&boot(101.0, 50.1))];
+    fs::write(folder.path().join("runs.jsonl"), boots.concat()).expect("there is room for files");
+    fs::write(folder.path().join("counted.jsonl"), counted(59.0031, 128.0)).expect("there is room for files");
+    let export = |words: &str| printed(folder.path(), &format!("export {words}"));
+    insta::assert_snapshot!(export("runs.jsonl --format csv"), @"
+    boot,git,accelerator,allocator,workload,size,order,variant,phase,cpus,operations,ns_min,ns_median,ns_p99,ns_spread,ns_empty_loop,cycles_median,instructions_median,ops_per_second_median,fairness,latency_p50_ns,latency_p99_ns,latency_worst_ns,peak_live_bytes,peak_held_bytes,end_held_bytes,errors
+    1,440aa3b,,quarry,pair,64,,,,1,1000,100.0,100.0,100.0,0.0,0.0,200.0,,,,,,,,,,0
+    1,440aa3b,,quarry,page,,0,,,1,1000,50.0,50.0,50.0,0.0,0.0,100.0,,,,,,,,,,0
+    2,440aa3b,,quarry,pair,64,,,,1,1000,104.0,104.0,104.0,0.0,0.0,208.0,,,,,,,,,,0
+    2,440aa3b,,quarry,page,,0,,,1,1000,50.2,50.2,50.2,0.0,0.0,100.4,,,,,,,,,,0
+    3,440aa3b,,quarry,pair,64,,,,1,1000,101.0,101.0,101.0,0.0,0.0,202.0,,,,,,,,,,0
+    3,440aa3b,,quarry,page,,0,,,1,1000,50.1,50.1,50.1,0.0,0.0,100.2,,,,,,,,,,0
+    ");
+    insta::assert_snapshot!(export("runs.jsonl --format markdown"), @"
+    3 boots of 440aa3b on a CPU, TCG.
+
+    ### pair (quarry)
+
+    one kmalloc and its kfree, over and over; an operation is the pair.
+
+    | size | part | CPUs |  ns | from |  to |
+    |------|------|------|-----|------|-----|
+    | 64 B |      |    1 | 101 |  100 | 104 |
+
+    ### page (quarry)
+
+    one alloc_pages and its free_pages, over and over; order n is 2^n pages of 4 KiB.
+
+    | size            | part | CPUs |   ns | from |   to |
+    |-----------------|------|------|------|------|------|
+    | order 0 (4 KiB) |      |    1 | 50.2 | 50.1 | 50.3 |
+    ");
+    let github = export("counted.jsonl --format github-benchmark");
+    insta::assert_snapshot!(github, @r#"
+    [
+      {
+        "name": "quarry: pair 64 B on 1 CPU",
+        "unit": "instructions/op",
+        "value": 59.0031,
+        "range": "± 0",
+        "extra": "1 boot of 440aa3b on a CPU, TCG"
+      },
+      {
+        "name": "quarry: page order 0 (4 KiB) on 1 CPU",
+        "unit": "instructions/op",
+        "value": 128.0,
+        "range": "± 0",
+        "extra": "1 boot of 440aa3b on a CPU, TCG"
+      }
+    ]
+    "#);
+    assert_eq!(export("counted.jsonl --format github-benchmark --output kept.json"), "");
+    assert_eq!(fs::read_to_string(folder.path().join("kept.json")).expect("it was written"), github);
+    let of_boots = export("runs.jsonl --format github-benchmark --metric ns");
+    let entries: serde_json::Value = serde_json::from_str(&of_boots).expect("it is JSON");
+    assert_eq!((&entries[0]["unit"], &entries[0]["range"]), (&"ns/op".into(), &"± 2.00".into()));
+    let complaints = [
+        complaint(folder.path(), "export runs.jsonl --format markdown --metric p99"),
+        complaint(folder.path(), "export nothing.jsonl --format csv"),
+        complaint(folder.path(), "export runs.jsonl --format csv --output no/folder"),
+    ];
+    insta::assert_snapshot!(complaints.join("\n"), @"
+    quarry: no case has p99 in ns
+    quarry: cannot read nothing.jsonl: No such file or directory (os error 2)
+    quarry: cannot write no/folder: No such file or directory (os error 2)
+    ");
 }
 
 #[test]
