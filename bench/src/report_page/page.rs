@@ -196,8 +196,8 @@ fn multiples(view: &View) -> Markup {
             section id="summary" {
                 h2 { "Others as multiples of " (OURS) }
                 p {
-                    "What an operation costs the CPU that does it, as a multiple of what it costs with " (OURS)
-                    ": the geometric mean over the cases both have. More than 1 is slower."
+                    "How many times as long as with " (OURS) " the same work takes all CPUs together (instructions, where those are \
+                    counted): the geometric mean over the cases both have. More than 1 is slower."
                 }
                 div class="scroll" {
                     table class="figures" {

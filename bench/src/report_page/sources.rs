@@ -35,7 +35,7 @@ pub(crate) struct Source {
 ///
 /// # Errors
 ///
-/// When one cannot be read, is no file of records or has no results.
+/// When one cannot be read, is no file of records or has no results, and when some measure time and some instructions.
 pub(crate) fn read(files: &[PathBuf]) -> Result<Vec<Source>> {
     let short = |file: &PathBuf| file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
     let read = |file: &PathBuf| {
@@ -47,7 +47,23 @@ pub(crate) fn read(files: &[PathBuf]) -> Result<Vec<Source>> {
         }
         Ok(Source { label, runs })
     };
-    files.iter().map(read).collect()
+    let sources = files.iter().map(read).collect::<Result<Vec<_>>>()?;
+    let of_kind = |counted: bool| {
+        sources.iter().find(|source| rows(source).any(|row| row.instructions_per_op.is_some() == counted))
+    };
+    if let (Some(counting), Some(timing)) = (of_kind(true), of_kind(false)) {
+        bail!(
+            "{} counts instructions (--icount) and {} measures time: report them apart, for they do not compare",
+            counting.label,
+            timing.label
+        );
+    }
+    Ok(sources)
+}
+
+/// Results of all runs of a file.
+pub(crate) fn rows(source: &Source) -> impl Iterator<Item = &Measurement> {
+    source.runs.iter().flat_map(|run| &run.results)
 }
 
 /// What is wrong with runs, a sentence each.
@@ -124,13 +140,8 @@ impl<'r> View<'r> {
     /// Of each allocator, workload and size the figures of the last file that has any: one curve never is of two builds.
     /// Of several runs in that file the last counts.
     pub(crate) fn latest(sources: &'r [Source]) -> Self {
-        let all: Vec<(usize, &Measurement)> = sources
-            .iter()
-            .enumerate()
-            .flat_map(|(file, source)| {
-                source.runs.iter().flat_map(move |run| run.results.iter().map(move |row| (file, row)))
-            })
-            .collect();
+        let all: Vec<(usize, &Measurement)> =
+            sources.iter().enumerate().flat_map(|(file, source)| rows(source).map(move |row| (file, row))).collect();
         let curve = |row: &'r Measurement| (row.allocator.as_str(), row.workload.as_str(), Subject::from(row));
         let mut last_files = HashMap::new();
         let mut last_rows = HashMap::new();

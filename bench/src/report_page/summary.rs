@@ -1,10 +1,12 @@
-//! The report in a few numbers: what other allocators cost as a multiple of ours, by group of workloads.
+//! The report in a few numbers: how many times as long as with ours work takes with other allocators, by group of
+//! workloads.
 //!
-//! Used by [`super::page`]. A number is the geometric mean over the cases both have.
+//! Used by [`super::page`]. A number is the geometric mean over the cases both have, of operations a second of all CPUs
+//! together: what CPUs wait for each other is in it. Where instructions are counted, it is of those.
 
 use quarry_record::catalogue::{self, Group};
 
-use super::parts::{cost, geometric_mean};
+use super::parts::{cost, geometric_mean, rate};
 use super::sources::{OURS, Subject, View};
 
 /// What others cost as a multiple of ours.
@@ -30,9 +32,11 @@ pub(crate) fn summary<'r>(view: &View<'r>) -> Option<Summary<'r>> {
                     && Subject::from(**other) == Subject::from(*row)
             };
             let ours = view.rows.iter().find(is_same)?;
-            let (theirs, ours) = (cost(row).0.median, cost(ours).0.median);
-            let factor = theirs / ours;
-            let counts = row.allocator != OURS && theirs > 0.0 && ours > 0.0 && factor.is_finite() && factor > 0.0;
+            let factor = match (rate(ours), rate(row)) {
+                (Some(ours), Some(theirs)) => ours / theirs,
+                _ => cost(row).0.median / cost(ours).0.median,
+            };
+            let counts = row.allocator != OURS && factor.is_finite() && factor > 0.0;
             counts.then_some((row.allocator.as_str(), group(&row.workload), row.cpus, factor))
         })
         .collect();

@@ -331,6 +331,12 @@ fn bad_input_costs_one_sentence() {
         foreign.starts_with("FOLDER/file is no file of records: line 1 of the guest's output is not a record"),
         "{foreign}"
     );
+    let counted = Measurement { instructions_per_op: Some(Summary::default()), ..row("pair", "quarry", 64, 1, 20.0) };
+    let both = [row("pair", "quarry", 64, 1, 20.0), counted].map(|row| Record::Result(row).to_line());
+    assert_eq!(
+        complaint(&format!("{run}\n{}", both.join("\n"))),
+        "file counts instructions (--icount) and file measures time: report them apart, for they do not compare"
+    );
     let missing = super::sources::read(&["no/such/file".into()]).expect_err("there is none");
     assert_eq!(format!("{missing:#}"), "cannot read no/such/file: No such file or directory (os error 2)");
 }

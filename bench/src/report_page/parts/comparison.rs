@@ -6,7 +6,7 @@ use quarry_record::Measurement;
 
 use super::super::chart::{Axis, Bar, Bars, Content, Panel, Row, Tone};
 use super::super::scale::{Spread, Unit};
-use super::super::sources::{OURS, Source, Subject};
+use super::super::sources::{OURS, Source, Subject, rows};
 use super::{cost, geometric_mean};
 use crate::words::count;
 
@@ -164,10 +164,6 @@ fn changes<'r>(before: &'r Source, after: &'r Source) -> Vec<Change<'r>> {
         }
     }
     changes
-}
-
-fn rows(source: &Source) -> impl Iterator<Item = &Measurement> {
-    source.runs.iter().flat_map(|run| &run.results)
 }
 
 /// Of the runs of one build, the one in the middle: its cost, and how its samples are spread.

@@ -73,12 +73,13 @@ impl Part {
             Self::Memory => {
                 "Bytes taken from the page layer for each byte of live blocks: in full colour when live blocks were most; \
                  paler what was still held after all had been given back, as a share of that same peak. 1 would be no \
-                 overhead at all."
+                 overhead at all, and less than 1 means that blocks came out of memory held before."
             }
             Self::Series => "What was watched while workloads ran, in a pass of its own.",
             Self::Comparison => {
                 "Cost after as a multiple of the cost before: bars to the left got cheaper. Grey bars changed by less than \
-                 the samples of either side are spread, so they tell of nothing."
+                 the samples of either side are spread, so they tell of nothing. `quarry compare` judges changes over \
+                 several boots."
             }
         }
     }
@@ -105,7 +106,7 @@ impl Part {
 }
 
 /// Operations a second, all CPUs together; where it was not measured, what the samples come to.
-fn rate(row: &Measurement) -> Option<f64> {
+pub(crate) fn rate(row: &Measurement) -> Option<f64> {
     let computed = || crate::tables::throughput(row) * 1e6;
     let rate = row.ops_per_second.map_or_else(computed, |measured| measured.median);
     (row.instructions_per_op.is_none() && rate.is_finite() && rate > 0.0).then_some(rate)
