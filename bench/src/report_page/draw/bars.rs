@@ -44,11 +44,13 @@ pub(super) fn draw(bars: &Bars) -> Drawn {
     let across = |value: f64| scale.place(value).map(|place| left + place * (right - left));
     let base = across(origin).unwrap_or(left);
     let mut top = TOP;
+    // Ours stands out where there is something to stand out from.
+    let several = all().any(|bar| bar.tone != Tone::Ours);
     let rows: Vec<Markup> = bars
         .rows
         .iter()
         .map(|one| {
-            let row = row(one, top, base, label, &across);
+            let row = row(one, several, (top, base, label), &across);
             top += row_height(one);
             row
         })
@@ -68,9 +70,10 @@ fn row_height(row: &Row) -> f64 {
     row.bars.len() as f64 * STEP + GAP
 }
 
-fn row(row: &Row, top: f64, base: f64, room: f64, across: &dyn Fn(f64) -> Option<f64>) -> Markup {
+/// A row from `top`; its bars begin at `base`, and its label has so much room.
+fn row(row: &Row, several: bool, (top, base, room): (f64, f64, f64), across: &dyn Fn(f64) -> Option<f64>) -> Markup {
     let middle = top + (row_height(row) - GAP) / 2.0 + 3.0;
-    let ours = row.bars.iter().any(|bar| bar.tone == Tone::Ours);
+    let ours = several && row.bars.iter().any(|bar| bar.tone == Tone::Ours);
     html! {
         text class=(if ours { "label end strong" } else { "label end" }) x=(number(MARGIN + room)) y=(number(middle)) {
             (shortened(&row.label, room, text::LABEL))

@@ -9,6 +9,8 @@ mod lines;
 mod matrix;
 mod text;
 
+use std::f64::consts::FRAC_1_SQRT_2;
+
 use maud::{Markup, PreEscaped, html};
 
 use super::chart::{Content, Panel, Tone};
@@ -22,7 +24,23 @@ pub(crate) const WIDTH: f64 = 400.0;
 
 /// Colours and shapes there are for other allocators; after that they come again, in other pairs.
 const PEER_COLOURS: usize = 8;
-const SHAPES: usize = 5;
+const SHAPES: usize = 7;
+
+/// A cross; turned by an eighth it is another shape.
+const PLUS: [(f64, f64); 12] = [
+    (-1.3, -4.6),
+    (1.3, -4.6),
+    (1.3, -1.3),
+    (4.6, -1.3),
+    (4.6, 1.3),
+    (1.3, 1.3),
+    (1.3, 4.6),
+    (-1.3, 4.6),
+    (-1.3, 1.3),
+    (-4.6, 1.3),
+    (-4.6, -1.3),
+    (-1.3, -1.3),
+];
 
 /// Space between a picture's edge and what is in it.
 const MARGIN: f64 = 10.0;
@@ -130,7 +148,9 @@ fn dot(tone: Tone, x: f64, y: f64, hint: Option<&str>) -> Markup {
         1 => path(&[(0.0, -4.4), (4.2, 3.2), (-4.2, 3.2)]),
         2 => path(&[(0.0, -4.6), (4.6, 0.0), (0.0, 4.6), (-4.6, 0.0)]),
         3 => path(&[(-4.2, -3.2), (4.2, -3.2), (0.0, 4.4)]),
-        _ => path(&[(-4.4, -1.4), (4.4, -1.4), (4.4, 1.4), (-4.4, 1.4)]),
+        4 => path(&[(-4.4, -1.4), (4.4, -1.4), (4.4, 1.4), (-4.4, 1.4)]),
+        5 => path(&PLUS),
+        _ => path(&PLUS.map(|(right, down)| ((right - down) * FRAC_1_SQRT_2, (right + down) * FRAC_1_SQRT_2))),
     }
 }
 
