@@ -167,11 +167,13 @@ const FINGERPRINT: &[Line] = &[
     }),
 ];
 
+/// `SRAT, distances assumed`: the tables that said so, or that nobody did.
 fn told_by(topology: &Topology) -> String {
     let Topology { source, distance_source, .. } = topology;
-    match (source.is_empty(), distance_source.is_empty()) {
-        (false, false) => format!("{source}, distances by {distance_source}"),
-        _ => format!("{source}{distance_source}"),
+    match distance_source.as_str() {
+        "" => source.clone(),
+        "assumed" => format!("{source}, distances assumed"),
+        table => format!("{source}, distances by {table}"),
     }
 }
 

@@ -46,7 +46,7 @@ impl Part {
     /// Its heading.
     pub(crate) const fn heading(self) -> &'static str {
         match self {
-            Self::Scaling => "Scaling",
+            Self::Scaling => "Throughput and scaling",
             Self::Latency => "Latency of single calls",
             Self::Nodes => "Nodes",
             Self::Memory => "Memory held",
@@ -59,8 +59,9 @@ impl Part {
     pub(crate) const fn introduction(self) -> &'static str {
         match self {
             Self::Scaling => {
-                "Work done by all CPUs together. Both axes are logarithmic, so that an allocator that scales runs along the \
-                 dotted line, which is our figure on the fewest CPUs times the CPUs."
+                "Work done by all CPUs together; instructions an operation, where those are counted. Where there are several \
+                 numbers of CPUs both axes are logarithmic, so that an allocator that scales runs along the dotted line: our \
+                 figure on the fewest CPUs, times the CPUs."
             }
             Self::Latency => {
                 "How long the slowest calls take. To the right calls become rarer: one in ten takes longer than the value at \
