@@ -28,7 +28,9 @@ const NAP: Duration = Duration::from_micros(20);
 static ROUNDS: AtomicU32 = AtomicU32::new(0);
 
 impl Machine {
+    /// Called once: it takes the vector for [`Platform::interrupt`].
     pub(crate) fn new() -> Self {
+        interrupts::register(VECTOR, do_work).expect("the vector is free, and this is called once");
         let rows = memory::service().statistics();
         // A quarter: one node may have the smaller part of it, and the checks need some themselves.
         Self { memory: (rows.free + rows.deferred) / 4, emulated: under_emulation() }
@@ -40,9 +42,8 @@ impl Machine {
         self.on_cpus(self.cpu_count(), |_| ());
     }
 
-    /// The same with that many threads, and with a handler for [`Threads::interrupt`].
+    /// The same with that many threads.
     pub(crate) fn warm_up_threads(self, threads: usize) {
-        interrupts::register(VECTOR, do_work).expect("the vector is free, and this is called once");
         let missing = AtomicUsize::new(threads);
         self.on_threads(threads, move |_| {
             // All at once, so that each has a stack of its own. Relaxed: nothing else is shared.
@@ -98,6 +99,21 @@ impl Platform for Machine {
         self.memory
     }
 
+    fn has_interrupts(&self) -> bool {
+        true
+    }
+
+    fn interrupt(&self, work: &mut dyn FnMut()) {
+        let mut work = Work(work);
+        let slot = &WORK[cpus::current().index()];
+        slot.store((&raw mut work).cast(), Ordering::Relaxed);
+        interrupts::raise(VECTOR);
+        // Acquire: pairs with the Release in `do_work`. The handler runs on this CPU, before or while this loop does.
+        while !slot.load(Ordering::Acquire).is_null() {
+            core::hint::spin_loop();
+        }
+    }
+
     fn on_cpus<T, F>(&self, cpus: usize, body: F) -> Vec<T>
     where
         T: Send + 'static,
@@ -137,17 +153,6 @@ impl Threads for Machine {
 
     fn yield_now(&self) {
         thread::yield_now();
-    }
-
-    fn interrupt(&self, work: &mut dyn FnMut()) {
-        let mut work = Work(work);
-        let slot = &WORK[cpus::current().index()];
-        slot.store((&raw mut work).cast(), Ordering::Relaxed);
-        interrupts::raise(VECTOR);
-        // Acquire: pairs with the Release in `do_work`. The handler runs on this CPU, before or while this loop does.
-        while !slot.load(Ordering::Acquire).is_null() {
-            core::hint::spin_loop();
-        }
     }
 }
 

@@ -10,8 +10,34 @@ use crate::subject::Feature;
 /// Orders `page` is measured at: 4 KiB to 2 MiB.
 pub const ORDERS: core::ops::RangeInclusive<u32> = 0..=9;
 
-/// Sizes `node` is measured at when none are asked for.
+/// Sizes `node` and `interrupt` are measured at when none are asked for.
 const NODE_SIZES: [usize; 3] = [64, 1024, 4096];
+
+/// The size `bulk` is measured at when none is asked for: about that of the packet heads it was made for.
+const BULK_SIZES: [usize; 1] = [256];
+
+/// Objects in a call of `bulk`: those of `slab_bulk_test01`.
+const BULKS: [Variant; 14] = bulks([1, 2, 3, 4, 8, 16, 30, 32, 34, 48, 64, 128, 158, 250]);
+
+/// Pages in a group of `page-bulk`: those of `page_bench04_bulk`.
+const PAGE_BULKS: [Variant; 9] = bulks([1, 2, 3, 4, 8, 16, 32, 64, 128]);
+
+/// Pages that are out at once in `page-outstanding`.
+const OUTSTANDING: [Variant; 4] =
+    [Variant::Outstanding(1), Variant::Outstanding(64), Variant::Outstanding(512), Variant::Outstanding(4096)];
+
+/// Largest objects a cache is asked for.
+const MOST_OBJECT: usize = 32 << 10;
+
+const fn bulks<const N: usize>(counts: [usize; N]) -> [Variant; N] {
+    let mut variants = [Variant::Bulk(0); N];
+    let mut index = 0;
+    while index < N {
+        variants[index] = Variant::Bulk(counts[index]);
+        index += 1;
+    }
+    variants
+}
 
 macro_rules! workloads {
     ($($(#[$doc:meta])* $workload:ident = $name:literal,)*) => {
@@ -40,16 +66,36 @@ workloads! {
     Pair = "pair",
     /// The same, inlined, the size known at compile time.
     PairInlined = "pair-inlined",
+    /// Pairs of zeroed memory.
+    PairZeroed = "pair-zeroed",
+    /// Pairs of objects of a cache of their own.
+    PairCache = "pair-cache",
     /// Many allocations, then their frees, first in, first out. Two rows.
     Batch = "batch",
+    /// The same with objects of a cache of their own. Two rows.
+    BatchCache = "batch-cache",
+    /// Objects of a cache, many in one call.
+    Bulk = "bulk",
     /// As `Batch`, but every batch is freed on the next CPU (on one CPU: the same). Two rows.
     Remote = "remote",
+    /// As `Batch`, but CPU 0 frees what all allocated. Two rows.
+    RemoteZero = "remote-zero",
+    /// As `Batch`, but CPU 0 allocates what all free. Two rows.
+    OneAllocates = "one-allocates",
     /// Random sizes over slots replaced at random.
     Mix = "mix",
     /// Pairs on a node that is asked for: the local one, a remote one, and both in turn.
     Node = "node",
+    /// Pairs in interrupt handlers, alone and in turn with those of a thread.
+    Interrupt = "interrupt",
     /// Pairs of page blocks, by order.
     Page = "page",
+    /// Pages taken until many are out, and then given back.
+    PageOutstanding = "page-outstanding",
+    /// The same by small groups.
+    PageBulk = "page-bulk",
+    /// Many pages, freed on the next CPU (on one CPU: the same). Two rows.
+    PageCross = "page-cross",
 }
 
 impl Workload {
@@ -58,12 +104,23 @@ impl Workload {
         match self {
             Self::Pair | Self::Batch | Self::Remote => Shape::of_sizes(&SIZES),
             Self::PairInlined => Shape { only_known: true, ..Shape::of_sizes(&SIZES).needing(Feature::Inlined) },
+            Self::PairZeroed => Shape::of_sizes(&SIZES).needing(Feature::Zeroed),
+            Self::PairCache | Self::BatchCache => Shape::of_objects(&SIZES),
+            Self::Bulk => Shape { variants: &BULKS, ..Shape::of_objects(&BULK_SIZES).needing(Feature::Bulk) },
+            Self::RemoteZero | Self::OneAllocates => Shape { least_cpus: 2, ..Shape::of_sizes(&SIZES) },
             Self::Mix => Shape::MIXED,
             Self::Node => {
                 let variants = &[Variant::Local, Variant::Remote, Variant::Alternating];
                 Shape { variants, ..Shape::of_sizes(&NODE_SIZES).needing(Feature::Nodes) }
             }
+            Self::Interrupt => {
+                let variants = &[Variant::InHandler, Variant::Interleaved];
+                Shape { variants, interrupts: true, ..Shape::of_sizes(&NODE_SIZES).needing(Feature::Atomic) }
+            }
             Self::Page => Shape::ORDERS.needing(Feature::Pages),
+            Self::PageOutstanding => Shape { variants: &OUTSTANDING, ..Shape::PAGES },
+            Self::PageBulk => Shape { variants: &PAGE_BULKS, ..Shape::PAGES },
+            Self::PageCross => Shape::PAGES,
         }
     }
 }
@@ -76,7 +133,11 @@ struct Shape {
     only_known: bool,
     /// One case for each; for none, one that has no variant.
     variants: &'static [Variant],
-    needs: Option<Feature>,
+    needs: [Option<Feature>; 2],
+    /// Whether it needs interrupt handlers.
+    interrupts: bool,
+    /// Largest blocks there can be.
+    most_size: usize,
     /// CPUs without which it has no meaning.
     least_cpus: usize,
 }
@@ -86,21 +147,45 @@ struct Shape {
 enum Extents {
     Sizes(&'static [usize]),
     Orders,
+    /// Single pages, whatever orders are asked for.
+    Page,
     Mixed,
 }
 
 impl Shape {
-    const MIXED: Self =
-        Self { extents: Extents::Mixed, only_known: false, variants: &[], needs: Some(Feature::Sizes), least_cpus: 1 };
+    const MIXED: Self = Self {
+        extents: Extents::Mixed,
+        only_known: false,
+        variants: &[],
+        needs: [Some(Feature::Sizes), None],
+        interrupts: false,
+        most_size: usize::MAX,
+        least_cpus: 1,
+    };
 
     const ORDERS: Self = Self { extents: Extents::Orders, ..Self::MIXED };
+
+    const PAGES: Self = Self { extents: Extents::Page, ..Self::MIXED }.needing(Feature::Pages);
 
     const fn of_sizes(sizes: &'static [usize]) -> Self {
         Self { extents: Extents::Sizes(sizes), ..Self::MIXED }
     }
 
+    const fn of_objects(sizes: &'static [usize]) -> Self {
+        Self { most_size: MOST_OBJECT, ..Self::of_sizes(sizes).needing(Feature::Caches) }
+    }
+
+    /// That feature, of two at most, in place of the sizes that others need.
     const fn needing(self, feature: Feature) -> Self {
-        Self { needs: Some(feature), ..self }
+        let needs = match self.needs {
+            [Some(Feature::Sizes), None] => [Some(feature), None],
+            [first, _] => [first, Some(feature)],
+        };
+        Self { needs, ..self }
+    }
+
+    fn is_possible(&self, features: &[Feature], interrupts: bool) -> bool {
+        self.needs.iter().flatten().all(|feature| features.contains(feature)) && (interrupts || !self.interrupts)
     }
 }
 
@@ -154,15 +239,37 @@ pub enum Variant {
     Remote,
     /// Local and remote in turn.
     Alternating,
+    /// So many blocks a call, or a group.
+    Bulk(usize),
+    /// So many blocks are out at once.
+    Outstanding(usize),
+    /// Interrupt handlers allocate, many times each.
+    InHandler,
+    /// A thread and handlers that interrupt it allocate in turn.
+    Interleaved,
+}
+
+impl Variant {
+    /// Blocks it says are had at once.
+    const fn blocks(self) -> usize {
+        match self {
+            Self::Bulk(count) | Self::Outstanding(count) => count,
+            _ => 0,
+        }
+    }
 }
 
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Local => "local",
-            Self::Remote => "remote",
-            Self::Alternating => "alternating",
-        })
+        match self {
+            Self::Local => f.write_str("local"),
+            Self::Remote => f.write_str("remote"),
+            Self::Alternating => f.write_str("alternating"),
+            Self::Bulk(count) => write!(f, "bulk {count}"),
+            Self::Outstanding(count) => write!(f, "{count} outstanding"),
+            Self::InHandler => f.write_str("in handler"),
+            Self::Interleaved => f.write_str("interleaved"),
+        }
     }
 }
 
@@ -205,9 +312,37 @@ impl Case {
     /// Its rows.
     pub fn phases(&self) -> &'static [Phase] {
         match self.workload {
-            Workload::Batch | Workload::Remote => &[Phase::Allocate, Phase::Free],
+            Workload::Batch
+            | Workload::BatchCache
+            | Workload::Remote
+            | Workload::RemoteZero
+            | Workload::OneAllocates
+            | Workload::PageCross => &[Phase::Allocate, Phase::Free],
             _ => &[Phase::Whole],
         }
+    }
+
+    /// Whether all its CPUs work in a phase, and not CPU 0 for them.
+    pub(crate) fn all_work(&self, phase: Phase) -> bool {
+        !matches!(
+            (self.workload, phase),
+            (Workload::RemoteZero, Phase::Free) | (Workload::OneAllocates, Phase::Allocate)
+        )
+    }
+
+    /// Whether an allocator with these features has what it takes.
+    pub(crate) fn is_possible(&self, features: &[Feature], interrupts: bool) -> bool {
+        self.workload.shape().is_possible(features, interrupts)
+    }
+
+    /// Bytes that live at once by its variant's name.
+    fn bytes(&self) -> u64 {
+        let length = match self.extent {
+            Extent::Size(size) => size as u64,
+            Extent::Order(order) => 4096 << order,
+            Extent::Mixed => 0,
+        };
+        (self.variant.map_or(0, Variant::blocks) * self.cpus) as u64 * length
     }
 }
 
@@ -267,6 +402,10 @@ pub(crate) struct Means {
     /// Whether there is a second node with memory.
     pub(crate) several_nodes: bool,
     pub(crate) features: &'static [Feature],
+    /// Whether there are interrupt handlers.
+    pub(crate) interrupts: bool,
+    /// Bytes all CPUs may hold together.
+    pub(crate) memory: u64,
 }
 
 impl Default for Settings {
@@ -317,12 +456,16 @@ impl Settings {
         let mut cases = Vec::new();
         for &workload in workloads {
             let shape = workload.shape();
-            if shape.needs.is_some_and(|feature| !means.features.contains(&feature)) {
+            if !shape.is_possible(means.features, means.interrupts) {
                 continue;
             }
             let cpu_counts = cpu_counts.iter().filter(|cpus| **cpus >= shape.least_cpus);
             for (extent, variant) in self.variants(&shape, means) {
-                cases.extend(cpu_counts.clone().map(|&cpus| Case { workload, extent, variant, cpus }));
+                let with_cpus = cpu_counts.clone().map(|&cpus| Case { workload, extent, variant, cpus });
+                // What cannot be held would not be what the variant says.
+                cases.extend(with_cpus.filter(|case| {
+                    case.bytes() <= means.memory && case.variant.is_none_or(|it| it.blocks() <= self.most_blocks)
+                }));
             }
         }
         cases
@@ -357,11 +500,13 @@ impl Settings {
     fn extents(&self, shape: &Shape) -> Vec<Extent> {
         match shape.extents {
             Extents::Mixed => [Extent::Mixed].into(),
+            Extents::Page => [Extent::Order(0)].into(),
             Extents::Orders if self.orders.is_empty() => ORDERS.map(Extent::Order).collect(),
             Extents::Orders => self.orders.iter().copied().map(Extent::Order).collect(),
             Extents::Sizes(default) => {
                 let sizes = if self.sizes.is_empty() { default } else { &self.sizes };
-                let sizes = sizes.iter().filter(|size| !shape.only_known || SIZES.contains(size));
+                let possible = |size: &&usize| (!shape.only_known || SIZES.contains(size)) && **size <= shape.most_size;
+                let sizes = sizes.iter().filter(possible);
                 sizes.copied().map(Extent::Size).collect()
             }
         }
@@ -398,7 +543,7 @@ mod tests {
 
     /// An allocator that can do everything, on a machine of so many CPUs.
     fn means(cpus: usize, several_nodes: bool) -> Means {
-        Means { cpus, several_nodes, features: Feature::ALL }
+        Means { cpus, several_nodes, features: Feature::ALL, interrupts: true, memory: 1 << 30 }
     }
 
     fn cpu_counts(cpu_count: usize) -> Vec<usize> {
@@ -451,6 +596,57 @@ mod tests {
         assert!(plan.iter().any(|case| case.workload == Workload::Pair));
         let more = [Workload::PairInlined, Workload::Node, Workload::Page];
         assert!(plan.iter().all(|case| !more.contains(&case.workload)));
+    }
+
+    fn plan_of(workload: Workload, means: &Means) -> Vec<Case> {
+        Settings { workloads: vec![workload], ..Settings::default() }.plan(means)
+    }
+
+    #[test]
+    fn bulk_calls_need_a_cache_as_well() {
+        let of = |features| plan_of(Workload::Bulk, &Means { features, ..means(1, false) }).len();
+        assert_eq!(of(&[Feature::Bulk, Feature::Caches]), BULKS.len());
+        assert_eq!((of(&[Feature::Bulk]), of(&[Feature::Caches])), (0, 0));
+    }
+
+    #[test]
+    fn handlers_need_a_machine_that_is_interrupted() {
+        assert_eq!(plan_of(Workload::Interrupt, &Means { interrupts: false, ..means(1, false) }), []);
+        assert_ne!(plan_of(Workload::Interrupt, &means(1, false)), []);
+    }
+
+    #[test]
+    fn objects_are_no_larger_than_caches_have_them() {
+        let workloads = vec![Workload::PairCache];
+        let settings = Settings { workloads, sizes: vec![64, MOST_OBJECT, MOST_OBJECT + 1], ..Settings::default() };
+        let extents: Vec<_> = settings.plan(&means(1, false)).iter().map(|case| case.extent).collect();
+        assert_eq!(extents, [Extent::Size(64), Extent::Size(MOST_OBJECT)]);
+    }
+
+    #[test]
+    fn more_than_memory_holds_is_not_outstanding() {
+        let means = Means { memory: 2 * 512 * 4096, ..means(2, false) };
+        let plan = plan_of(Workload::PageOutstanding, &means);
+        let named = |variant, cpus| plan.iter().any(|case| case.variant == Some(variant) && case.cpus == cpus);
+        assert!(named(Variant::Outstanding(512), 2) && !named(Variant::Outstanding(4096), 1));
+        let few = Settings { workloads: vec![Workload::PageOutstanding], most_blocks: 64, ..Settings::default() };
+        let most = few.plan(&self::means(1, false)).iter().filter_map(|case| case.variant).map(Variant::blocks).max();
+        assert_eq!(most, Some(64));
+    }
+
+    #[test]
+    fn what_one_cpu_does_for_another_needs_two() {
+        for workload in [Workload::RemoteZero, Workload::OneAllocates] {
+            assert!(plan_of(workload, &means(4, false)).iter().all(|case| case.cpus >= 2));
+            assert_eq!(plan_of(workload, &means(1, false)), []);
+        }
+    }
+
+    #[test]
+    fn variants_are_told_in_words() {
+        let variants = [Variant::Bulk(16), Variant::Outstanding(64), Variant::InHandler, Variant::Interleaved];
+        let words: Vec<_> = variants.iter().map(ToString::to_string).collect();
+        assert_eq!(words, ["bulk 16", "64 outstanding", "in handler", "interleaved"]);
     }
 
     #[test]

@@ -77,6 +77,9 @@ pub(crate) fn overlaps(ranges: &mut [Range]) -> u64 {
 /// Most blocks of a CPU's company.
 const MOST_COMPANY: usize = 64;
 
+/// Most blocks that join a company for a call that allocates many.
+const BULK_COMPANY: usize = 16;
+
 /// Most bytes of a CPU's company, if that is two blocks at least.
 const MOST_COMPANY_BYTES: usize = 64 << 10;
 
@@ -116,7 +119,6 @@ pub(crate) struct CheckedBlock<B> {
 }
 
 /// What is counted, by all CPUs. Everything is relaxed: counters that order nothing, read when all threads have ended.
-#[derive(Default)]
 pub(crate) struct Tally {
     errors: AtomicU64,
     /// Blocks so far: makes their patterns different.
@@ -125,6 +127,8 @@ pub(crate) struct Tally {
     remote_frees: AtomicU64,
     live_blocks: AtomicU64,
     live_bytes: AtomicU64,
+    /// What the allocator held before the first block: what the suite itself took from it for its lists is in that.
+    held_before: AtomicU64,
     /// The most bytes that lived when the allocator was last asked what it holds.
     peak_live: AtomicU64,
     peak_held: AtomicU64,
@@ -136,8 +140,24 @@ pub(crate) struct Findings {
     pub(crate) errors: u64,
     /// Of all frees, those on another CPU than the one that allocated.
     pub(crate) remote_frees: f64,
-    /// The most bytes that lived, and what the allocator held then.
+    /// The most bytes that lived, and what the allocator held for them then.
     pub(crate) peak: Option<(u64, u64)>,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            errors: AtomicU64::default(),
+            blocks: AtomicU64::default(),
+            frees: AtomicU64::default(),
+            remote_frees: AtomicU64::default(),
+            live_blocks: AtomicU64::default(),
+            live_bytes: AtomicU64::default(),
+            held_before: AtomicU64::new(u64::MAX),
+            peak_live: AtomicU64::default(),
+            peak_held: AtomicU64::default(),
+        }
+    }
 }
 
 impl Tally {
@@ -145,15 +165,25 @@ impl Tally {
     pub(crate) fn findings(&self) -> Findings {
         let frees = self.frees.load(Relaxed);
         let peak_held = self.peak_held.load(Relaxed);
+        let held = peak_held.saturating_sub(self.held_before.load(Relaxed));
         Findings {
             errors: self.errors.load(Relaxed) + self.live_blocks.load(Relaxed),
             remote_frees: if frees == 0 { 0.0 } else { self.remote_frees.load(Relaxed) as f64 / frees as f64 },
-            peak: (peak_held > 0).then(|| (self.peak_live.load(Relaxed), peak_held)),
+            peak: (peak_held > 0).then(|| (self.peak_live.load(Relaxed), held)),
         }
     }
 
     fn error_if(&self, wrong: bool) {
         self.errors.fetch_add(u64::from(wrong), Relaxed);
+    }
+
+    /// Before an allocation.
+    fn begin(&self, subject: &impl Subject) {
+        if self.blocks.load(Relaxed) == 0
+            && let Some(held) = subject.held()
+        {
+            self.held_before.fetch_min(held, Relaxed);
+        }
     }
 
     /// A fresh block, filled.
@@ -247,6 +277,7 @@ impl<S: Subject> Checked<S> {
         way: Way,
         mut allocate: impl FnMut() -> Option<S::Block>,
     ) -> Option<CheckedBlock<S::Block>> {
+        self.tally.begin(&self.subject);
         let block = self.tally.take(&self.subject, self.cpu, allocate()?, length);
         if let Some(other) = allocate() {
             self.company.join(self.tally.take(&self.subject, self.cpu, other, length), way);
@@ -312,15 +343,23 @@ impl<S: Subject> Subject for Checked<S> {
         })
     }
 
+    fn allocate_atomic(&self, size: usize) -> Option<Self::Block> {
+        self.take(size, Way::Plain, || self.subject.allocate_atomic(size))
+    }
+
     fn allocate_bulk(&self, size: usize, blocks: &mut [Option<Self::Block>]) -> bool {
         let mut fresh: Vec<Option<S::Block>> = blocks.iter().map(|_| None).collect();
+        self.tally.begin(&self.subject);
         let complete = self.subject.allocate_bulk(size, &mut fresh);
         self.tally.error_if(fresh.iter().any(|block| block.is_some() != complete));
         for (place, block) in blocks.iter_mut().zip(fresh) {
             *place = block.map(|block| self.tally.take(&self.subject, self.cpu, block, size));
         }
-        if let Some(other) = self.subject.allocate(size) {
-            self.company.join(self.tally.take(&self.subject, self.cpu, other, size), Way::Plain);
+        // Blocks of one call have no contents to lose before all are there; those that come one by one have.
+        for _ in 0..blocks.len().min(BULK_COMPANY) {
+            if let Some(other) = self.subject.allocate(size) {
+                self.company.join(self.tally.take(&self.subject, self.cpu, other, size), Way::Plain);
+            }
         }
         complete
     }

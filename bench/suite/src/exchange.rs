@@ -1,4 +1,4 @@
-//! [`Exchange`]: CPUs hand what they have to their neighbours.
+//! [`Exchange`]: CPUs hand what they have to their neighbours, or to CPU 0, or have it from there.
 
 use alloc::vec::Vec;
 use core::mem;
@@ -25,6 +25,27 @@ impl<T> Exchange<T> {
         self.barrier.wait(platform);
         mem::swap(&mut *self.mailboxes[(cpu + 1) % self.mailboxes.len()].lock(), mail);
         // Nobody may leave new mail in a box before its reader has been there.
+        self.barrier.wait(platform);
+    }
+
+    /// Every CPU gives its mail to CPU 0, which has a place for each in `all`. Nobody else has places.
+    pub(crate) fn gather(&self, platform: impl Platform, cpu: usize, mail: &mut Vec<T>, all: &mut [Vec<T>]) {
+        mem::swap(&mut *self.mailboxes[cpu].lock(), mail);
+        self.barrier.wait(platform);
+        for (place, mailbox) in all.iter_mut().zip(&self.mailboxes) {
+            mem::swap(&mut *mailbox.lock(), place);
+        }
+        // As in `pass_on`.
+        self.barrier.wait(platform);
+    }
+
+    /// The way back: CPU 0 gives every CPU its mail.
+    pub(crate) fn scatter(&self, platform: impl Platform, cpu: usize, mail: &mut Vec<T>, all: &mut [Vec<T>]) {
+        for (place, mailbox) in all.iter_mut().zip(&self.mailboxes) {
+            mem::swap(&mut *mailbox.lock(), place);
+        }
+        self.barrier.wait(platform);
+        mem::swap(&mut *self.mailboxes[cpu].lock(), mail);
         self.barrier.wait(platform);
     }
 }

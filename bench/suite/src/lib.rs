@@ -54,4 +54,4 @@ pub use sizes::SIZES;
 pub use statistics::Summary;
 pub use stress::{Limit, Stress, StressReport, stress};
 pub use subject::{Empty, EmptyBlock, Feature, Pressed, Subject, Way};
-pub use suite::{Footprint, Latency, Row, plan, row_count, run};
+pub use suite::{Footprint, Latency, Row, plan, row_count, run, run_cases};

@@ -75,9 +75,9 @@ pub(crate) fn nodes(platform: impl Platform, cpu: usize, variant: Variant) -> [q
     let local = platform.local_node(cpu);
     let remote = platform.remote_node(cpu).unwrap_or(local);
     match variant {
-        Variant::Local => [local, local],
         Variant::Remote => [remote, remote],
         Variant::Alternating => [local, remote],
+        _ => [local, local],
     }
 }
 
@@ -154,6 +154,8 @@ impl<P: Platform> Run<P> {
             Length::Microseconds(_) => None,
             Length::Operations(operations) | Length::Counted(operations) => Some(operations),
         };
+        let granule = body.granule();
+        let given = given.map(|operations| operations.next_multiple_of(granule));
         if let Some(operations) = body.fixed_operations().or(given) {
             // What is only checked may be cold.
             let warm_ups = if matches!(self.sampling.length, Length::Operations(_)) { 0 } else { WARM_UPS };
@@ -165,7 +167,7 @@ impl<P: Platform> Run<P> {
             return operations;
         }
         loop {
-            let operations = team.operations.load(Ordering::Relaxed);
+            let operations = team.operations.load(Ordering::Relaxed).next_multiple_of(granule);
             let span = self.timed(team, body, 0, operations, failures);
             if cpu == 0 {
                 self.judge(team, operations, span);
@@ -173,7 +175,7 @@ impl<P: Platform> Run<P> {
             // Orders CPU 0's verdict before everyone's reading of it, and the reading before the next verdict.
             team.barrier.wait(self.platform);
             if team.calibrated.load(Ordering::Relaxed) != 0 {
-                return team.operations.load(Ordering::Relaxed);
+                return team.operations.load(Ordering::Relaxed).next_multiple_of(granule);
             }
         }
     }

@@ -32,6 +32,17 @@ pub trait Platform: Copy + Send + Sync + 'static {
     /// Bytes the workloads may hold at once, all CPUs together.
     fn memory(&self) -> u64;
 
+    /// Whether [`Self::interrupt`] interrupts, or does what stands for it.
+    fn has_interrupts(&self) -> bool {
+        false
+    }
+
+    /// Has an interrupt handler of the calling CPU run `work`, and returns when it has. By default there are none, and
+    /// the caller does it.
+    fn interrupt(&self, work: &mut dyn FnMut()) {
+        work();
+    }
+
     /// Runs `body` once on each of the CPUs `0..cpus`, at the same time, and returns what they returned in that order.
     fn on_cpus<T, F>(&self, cpus: usize, body: F) -> Vec<T>
     where
@@ -39,7 +50,7 @@ pub trait Platform: Copy + Send + Sync + 'static {
         F: Fn(usize) -> T + Send + Sync + 'static;
 }
 
-/// A machine with more threads than CPUs, which run in turn, and with interrupts or what stands for them.
+/// A machine with more threads than CPUs, which run in turn.
 pub trait Threads: Platform {
     /// Runs `body` once in each of that many threads at the same time, thread `t` on CPU `t % cpu_count()`, and returns
     /// what they returned in that order. Takes no memory once all threads run.
@@ -50,9 +61,6 @@ pub trait Threads: Platform {
 
     /// Lets the other threads of the calling CPU run.
     fn yield_now(&self);
-
-    /// Has an interrupt handler of the calling CPU run `work`, and returns when it has.
-    fn interrupt(&self, work: &mut dyn FnMut());
 }
 
 /// Holds CPUs until all have come. Reusable at once.

@@ -140,6 +140,11 @@ impl<S: Subject, P: Platform> Subject for Stamped<S, P> {
     }
 
     #[inline(always)]
+    fn allocate_atomic(&self, size: usize) -> Option<S::Block> {
+        self.allocation(|| self.subject.allocate_atomic(size))
+    }
+
+    #[inline(always)]
     fn allocate_bulk(&self, size: usize, blocks: &mut [Option<S::Block>]) -> bool {
         self.allocation(|| self.subject.allocate_bulk(size, blocks))
     }

@@ -59,6 +59,12 @@ pub trait Subject: Clone + Send + Sync + 'static {
         None
     }
 
+    /// Like [`Self::allocate`], and may be called in interrupt handlers, as may [`Self::free`]. With
+    /// [`Feature::Atomic`].
+    fn allocate_atomic(&self, _size: usize) -> Option<Self::Block> {
+        None
+    }
+
     /// Fills every place of `blocks`, all of which are empty, or none; tells which. With [`Feature::Bulk`].
     fn allocate_bulk(&self, size: usize, blocks: &mut [Option<Self::Block>]) -> bool {
         for place in &mut *blocks {
@@ -126,6 +132,12 @@ pub trait Subject: Clone + Send + Sync + 'static {
         None
     }
 
+    /// What the allocator itself found wrong so far, where nobody else can see it: caches that ended with objects in
+    /// use. What this grows by while a case runs are errors of the case.
+    fn complaints(&self) -> u64 {
+        0
+    }
+
     /// Gives back what it only caches, as far as it can: so that [`Self::held`] begins low.
     fn trim(&self) {}
 }
@@ -147,12 +159,14 @@ pub enum Feature {
     Bulk,
     /// Caches of objects of one size.
     Caches,
+    /// Memory for interrupt handlers.
+    Atomic,
 }
 
 impl Feature {
     /// All of them.
     pub const ALL: &'static [Self] =
-        &[Self::Sizes, Self::Inlined, Self::Nodes, Self::Pages, Self::Zeroed, Self::Bulk, Self::Caches];
+        &[Self::Sizes, Self::Inlined, Self::Nodes, Self::Pages, Self::Zeroed, Self::Bulk, Self::Caches, Self::Atomic];
 }
 
 /// In which way memory is asked for, when there may be none.
@@ -253,6 +267,11 @@ impl Subject for Empty {
 
     #[inline(always)]
     fn allocate_zeroed(&self, size: usize) -> Option<EmptyBlock> {
+        EmptyBlock::new(size)
+    }
+
+    #[inline(always)]
+    fn allocate_atomic(&self, size: usize) -> Option<EmptyBlock> {
         EmptyBlock::new(size)
     }
 

@@ -53,7 +53,7 @@ pub struct Row {
     pub empty_ticks: f64,
     /// Operations a tick, of all CPUs together.
     pub operations_per_tick: Summary,
-    /// How evenly the CPUs got on: Jain's index of their speeds, the median. `None` on one CPU.
+    /// How evenly the CPUs got on: Jain's index of their speeds, the median. `None` where but one works.
     pub fairness: Option<f64>,
     /// Of all frees, those on another CPU than the one that allocated.
     pub remote_frees: f64,
@@ -94,7 +94,13 @@ fn several_nodes(platform: impl Platform) -> bool {
 /// The cases [`run`] will measure over an allocator with those features, in order.
 pub fn plan(platform: impl Platform, features: &'static [Feature], settings: &Settings) -> Vec<Case> {
     let several_nodes = several_nodes(platform);
-    settings.plan(&Means { cpus: platform.cpu_count(), several_nodes, features })
+    settings.plan(&Means {
+        cpus: platform.cpu_count(),
+        several_nodes,
+        features,
+        interrupts: platform.has_interrupts(),
+        memory: platform.memory(),
+    })
 }
 
 /// How many rows the cases of a plan have together.
@@ -104,14 +110,29 @@ pub fn row_count(plan: &[Case]) -> usize {
 
 /// Measures and checks every case of the plan over `subject`, and hands each row to `sink` when it is there.
 pub fn run<P: Platform, S: Subject>(platform: P, subject: &S, settings: &Settings, sink: &mut dyn FnMut(&Row)) {
+    run_cases(platform, subject, settings, &plan(platform, subject.features(), settings), sink);
+}
+
+/// The same with those cases; what the allocator cannot do is left out. Of the settings, what they say of samples.
+pub fn run_cases<P: Platform, S: Subject>(
+    platform: P,
+    subject: &S,
+    settings: &Settings,
+    cases: &[Case],
+    sink: &mut dyn FnMut(&Row),
+) {
     let clock = clock_cost(platform);
     let mut baselines = Baselines { known: Vec::new() };
-    for case in plan(platform, subject.features(), settings) {
+    for &case in cases {
+        if !case.is_possible(subject.features(), platform.has_interrupts()) {
+            continue;
+        }
         let passes = Passes { platform, settings, case };
+        let complaints = subject.complaints();
         let Some((findings, footprint)) = passes.checked(subject) else { continue };
         let Some(measured) = passes.measured(subject) else { continue };
         let stamped = settings.latencies.then(|| passes.stamped(subject)).flatten();
-        let mut errors = findings.errors + measured.failures;
+        let mut errors = findings.errors + measured.failures + (subject.complaints() - complaints);
         for (index, (&phase, samples)) in case.phases().iter().zip(measured.phases).enumerate() {
             let Some(ticks) = Summary::of(&mut samples.costs.clone()) else { continue };
             let calls = stamped.as_ref().map(|stamped| stamped.of(phase));
@@ -123,7 +144,7 @@ pub fn run<P: Platform, S: Subject>(platform: P, subject: &S, settings: &Setting
                 samples: samples.costs,
                 empty_ticks: baselines.of(passes, index),
                 operations_per_tick: Summary::of(&mut samples.throughputs.clone()).unwrap_or_default(),
-                fairness: (case.cpus > 1)
+                fairness: (case.cpus > 1 && case.all_work(phase))
                     .then(|| Summary::of(&mut samples.fairness.clone()).unwrap_or_default().median),
                 remote_frees: findings.remote_frees,
                 latency: calls.filter(|calls| calls.count() > 0).map(|calls| Latency { calls, clock }),
@@ -194,7 +215,7 @@ impl<P: Platform> Passes<'_, P> {
         findings.errors += failures + u64::from(in_use_before.is_some_and(|before| subject.in_use() != Some(before)));
         let footprint = held_before.zip(findings.peak).zip(subject.held()).map(|((before, peak), after)| Footprint {
             peak_live: peak.0,
-            peak_held: peak.1.saturating_sub(before),
+            peak_held: peak.1,
             end_held: after.saturating_sub(before),
         });
         Some((findings, footprint))

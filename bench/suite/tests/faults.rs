@@ -9,7 +9,7 @@ use support::{Arena, Fault, Threads};
 fn rows(workload: Workload, fault: Fault, cpus: usize) -> Vec<Row> {
     let settings = Settings {
         workloads: vec![workload],
-        sizes: vec![64, 1024],
+        sizes: vec![64, 512],
         orders: vec![0, 2],
         cpus: vec![cpus],
         samples: 1,
@@ -75,6 +75,22 @@ fn changed_contents_are_found() {
 fn blocks_of_the_wrong_node_are_found() {
     for row in rows(Workload::Node, Fault::WrongNode, 2) {
         assert_ne!(row.errors, 0, "{}", row.case);
+    }
+}
+
+#[test]
+fn zeroed_memory_that_is_not_is_found() {
+    for row in rows(Workload::PairZeroed, Fault::NotZero, 2) {
+        assert_ne!(row.errors, 0, "{}", row.case);
+    }
+}
+
+#[test]
+fn objects_in_use_at_the_end_of_their_cache_are_found() {
+    for workload in [Workload::PairCache, Workload::BatchCache, Workload::Bulk] {
+        for row in rows(workload, Fault::Remains, 1).iter().filter(|row| row.phase != Phase::Free) {
+            assert_ne!(row.errors, 0, "{}", row.case);
+        }
     }
 }
 

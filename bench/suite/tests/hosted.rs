@@ -7,10 +7,11 @@ mod support;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use quarry_memory::events::Event;
-use quarry_memory::hosted::Hosted;
-use quarry_memory::{CpuId, Gfp, NodeId, Order, ShrinkControl, Shrinker, Topology};
+use quarry_memory::hosted::{Hosted, HostedMachine};
+use quarry_memory::{CpuId, Gfp, KmemCache, Machine as _, NodeId, Order, ShrinkControl, Shrinker, SlabFlags, Topology};
 use quarry_suite::{
     Cache, Edge, Effort, Empty, Feature, Limit, Platform, Pressed, Settings, Stress, Subject, Threads, Way, edge,
     pattern, run, stress,
@@ -18,9 +19,10 @@ use quarry_suite::{
 
 const MIB: u64 = 1 << 20;
 
-/// The simulated machine, whose CPUs are threads; also the allocator on it.
+/// The simulated machine, whose CPUs are threads; also the allocator on it. And how many caches were to be destroyed
+/// with objects in use.
 #[derive(Clone, Copy)]
-struct Machine(&'static Hosted);
+struct Machine(&'static Hosted, &'static AtomicU64);
 
 impl Machine {
     fn new() -> Self {
@@ -29,7 +31,7 @@ impl Machine {
 
     fn with_nodes_of(bytes: u64) -> Self {
         let topology = Topology::builder().node(bytes, 2).node(bytes, 2).build().expect("a machine");
-        Self(Hosted::leak(topology).expect("there is address space"))
+        Self(Hosted::leak(topology).expect("there is address space"), Box::leak(Box::default()))
     }
 
     /// The books balance, and nobody holds anything.
@@ -71,6 +73,11 @@ impl Platform for Machine {
         64 * MIB
     }
 
+    /// There are none here: whoever wants to interrupt does it itself.
+    fn has_interrupts(&self) -> bool {
+        true
+    }
+
     fn on_cpus<T, F>(&self, cpus: usize, body: F) -> Vec<T>
     where
         T: Send + 'static,
@@ -102,38 +109,55 @@ impl Threads for Machine {
     fn yield_now(&self) {
         std::thread::yield_now();
     }
-
-    /// There are no interrupts here.
-    fn interrupt(&self, work: &mut dyn FnMut()) {
-        work();
-    }
 }
 
 /// Memory of the service.
+#[repr(transparent)]
 struct Memory(NonNull<u8>);
 
 // SAFETY: the token owns its memory; nothing about the service's memory is bound to a thread.
 unsafe impl Send for Memory {}
 
+impl Memory {
+    fn new(address: *mut u8) -> Option<Self> {
+        NonNull::new(address).map(Self)
+    }
+
+    fn into_raw(self) -> *mut u8 {
+        self.0.as_ptr()
+    }
+
+    fn fill(&mut self, length: usize, seed: u64) {
+        // SAFETY: the suite asks for no more than it asked the allocator for, and the token is borrowed exclusively.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(self.0.as_ptr().cast::<MaybeUninit<u8>>(), length) };
+        pattern::fill(bytes, seed);
+    }
+
+    fn bytes(&self, length: usize) -> &[u8] {
+        // SAFETY: as for `fill`, and the suite filled the bytes before it looks at them, or the service zeroed them.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr(), length) }
+    }
+}
+
 impl Subject for Machine {
     type Block = Memory;
-    type Objects = Empty;
+    type Objects = Objects;
 
     const NAME: &'static str = "hosted";
 
-    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Inlined, Feature::Nodes, Feature::Pages];
+    const FEATURES: &'static [Feature] = Feature::ALL;
 
     fn allocate(&self, size: usize) -> Option<Memory> {
-        NonNull::new(self.0.service().kmalloc(size, Gfp::KERNEL)).map(Memory)
+        Memory::new(self.0.service().kmalloc(size, Gfp::KERNEL))
     }
 
     fn free(&self, block: Memory) {
         // SAFETY: the token is used up, so nobody uses the object any more.
-        unsafe { self.0.service().kfree(block.0.as_ptr()) }
+        unsafe { self.0.service().kfree(block.into_raw()) }
     }
 
     fn allocate_inlined<const SIZE: usize>(&self) -> Option<Memory> {
-        NonNull::new(self.0.service().kmalloc(SIZE, Gfp::KERNEL)).map(Memory)
+        self.allocate(SIZE)
     }
 
     fn free_inlined(&self, block: Memory) {
@@ -141,36 +165,51 @@ impl Subject for Machine {
     }
 
     fn allocate_on(&self, size: usize, node: NodeId) -> Option<Memory> {
-        NonNull::new(self.0.service().kmalloc_node(size, Gfp::KERNEL, node)).map(Memory)
+        Memory::new(self.0.service().kmalloc_node(size, Gfp::KERNEL, node))
     }
 
     fn allocate_pages(&self, order: u32) -> Option<Memory> {
-        NonNull::new(self.0.service().get_free_pages(Gfp::KERNEL, Order::new(order)?)).map(Memory)
+        Memory::new(self.0.service().get_free_pages(Gfp::KERNEL, Order::new(order)?))
     }
 
     fn free_pages(&self, block: Memory, order: u32) {
-        self.0.service().free_pages(block.0.as_ptr(), Order::new(order).expect("it was allocated with that order"));
+        self.0.service().free_pages(block.into_raw(), Order::new(order).expect("it was allocated with that order"));
+    }
+
+    fn allocate_zeroed(&self, size: usize) -> Option<Memory> {
+        Memory::new(self.0.service().kzalloc(size, Gfp::KERNEL))
+    }
+
+    fn allocate_atomic(&self, size: usize) -> Option<Memory> {
+        Memory::new(self.0.service().kmalloc(size, Gfp::ATOMIC))
+    }
+
+    fn free_bulk(&self, blocks: &mut [Option<Memory>]) {
+        let pointers: Vec<*mut u8> = blocks.iter_mut().filter_map(Option::take).map(Memory::into_raw).collect();
+        // SAFETY: the tokens are used up, so nobody uses the objects any more.
+        unsafe { self.0.service().kfree_bulk(&pointers) }
+    }
+
+    fn objects(&self, size: usize) -> Option<Objects> {
+        let flags = SlabFlags::HWCACHE_ALIGN | SlabFlags::NO_MERGE;
+        let cache = self.0.service().kmem_cache_create("suite", size, 0, flags, None).ok()?;
+        Some(Objects(Arc::new(OwnCache { machine: *self, cache: Some(cache) })))
     }
 
     fn address(&self, block: &Memory) -> usize {
-        block.0.as_ptr() as usize
+        block.0.addr().get()
     }
 
     fn fill(&self, block: &mut Memory, length: usize, seed: u64) {
-        // SAFETY: the suite asks for no more than it asked the allocator for, and the token is borrowed exclusively.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(block.0.as_ptr().cast::<MaybeUninit<u8>>(), length) };
-        pattern::fill(bytes, seed);
+        block.fill(length, seed);
     }
 
     fn check(&self, block: &Memory, length: usize, seed: u64) -> bool {
-        // SAFETY: as for `fill`, and the suite filled the bytes before it checks them.
-        let bytes = unsafe { std::slice::from_raw_parts(block.0.as_ptr(), length) };
-        pattern::check(bytes, seed)
+        pattern::check(block.bytes(length), seed)
     }
 
     fn is_zero(&self, block: &Memory, length: usize) -> bool {
-        // SAFETY: as for `check`; the service zeroed the bytes or the suite filled them.
-        pattern::is_zero(unsafe { std::slice::from_raw_parts(block.0.as_ptr(), length) })
+        pattern::is_zero(block.bytes(length))
     }
 
     fn node_of(&self, block: &Memory) -> Option<NodeId> {
@@ -181,19 +220,163 @@ impl Subject for Machine {
     fn in_use(&self) -> Option<u64> {
         Some(self.0.service().statistics().in_use())
     }
+
+    fn held(&self) -> Option<u64> {
+        let rows = self.0.service().statistics();
+        Some(rows.total - rows.free - rows.deferred)
+    }
+
+    fn complaints(&self) -> u64 {
+        self.1.load(Ordering::Relaxed)
+    }
+
+    fn trim(&self) {
+        let service = self.0.service();
+        service.drain_local();
+        HostedMachine::drain_others(service);
+        service.shrink_depots();
+    }
+}
+
+/// A cache of objects of one size.
+#[derive(Clone)]
+struct Objects(Arc<OwnCache>);
+
+/// Destroys its cache when it goes.
+struct OwnCache {
+    machine: Machine,
+    cache: Option<KmemCache>,
+}
+
+impl Drop for OwnCache {
+    fn drop(&mut self) {
+        let destroyed = self.cache.take().map(|cache| self.machine.0.service().kmem_cache_destroy(cache));
+        if let Some(Err(remaining)) = destroyed {
+            eprintln!("{remaining}");
+            self.machine.1.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Objects {
+    fn machine(&self) -> &Machine {
+        &self.0.machine
+    }
+
+    fn cache(&self) -> &KmemCache {
+        self.0.cache.as_ref().expect("it is taken by its drop alone")
+    }
+}
+
+impl Subject for Objects {
+    type Block = Memory;
+    type Objects = Empty;
+
+    const NAME: &'static str = Machine::NAME;
+
+    const FEATURES: &'static [Feature] = &[Feature::Bulk];
+
+    fn allocate(&self, _size: usize) -> Option<Memory> {
+        Memory::new(self.machine().0.service().kmem_cache_alloc(self.cache(), Gfp::KERNEL))
+    }
+
+    fn free(&self, block: Memory) {
+        // SAFETY: the token is used up, so nobody uses the object any more.
+        unsafe { self.machine().0.service().kmem_cache_free(self.cache(), block.into_raw()) }
+    }
+
+    fn allocate_inlined<const SIZE: usize>(&self) -> Option<Memory> {
+        self.allocate(SIZE)
+    }
+
+    fn free_inlined(&self, block: Memory) {
+        self.free(block);
+    }
+
+    fn allocate_on(&self, _size: usize, node: NodeId) -> Option<Memory> {
+        Memory::new(self.machine().0.service().kmem_cache_alloc_node(self.cache(), Gfp::KERNEL, node))
+    }
+
+    fn allocate_pages(&self, _order: u32) -> Option<Memory> {
+        None
+    }
+
+    fn free_pages(&self, block: Memory, _order: u32) {
+        self.free(block);
+    }
+
+    fn allocate_bulk(&self, _size: usize, blocks: &mut [Option<Memory>]) -> bool {
+        let mut pointers = vec![std::ptr::null_mut(); blocks.len()];
+        let count = self.machine().0.service().kmem_cache_alloc_bulk(self.cache(), Gfp::KERNEL, &mut pointers);
+        for (place, pointer) in blocks.iter_mut().zip(pointers) {
+            *place = Memory::new(pointer);
+        }
+        count == blocks.len()
+    }
+
+    fn free_bulk(&self, blocks: &mut [Option<Memory>]) {
+        let pointers: Vec<*mut u8> = blocks.iter_mut().filter_map(Option::take).map(Memory::into_raw).collect();
+        // SAFETY: the tokens are used up, so nobody uses the objects any more.
+        unsafe { self.machine().0.service().kmem_cache_free_bulk(self.cache(), &pointers) }
+    }
+
+    fn alignment(&self, size: usize) -> usize {
+        size.next_power_of_two().clamp(8, 64)
+    }
+
+    fn address(&self, block: &Memory) -> usize {
+        block.0.addr().get()
+    }
+
+    fn fill(&self, block: &mut Memory, length: usize, seed: u64) {
+        block.fill(length, seed);
+    }
+
+    fn check(&self, block: &Memory, length: usize, seed: u64) -> bool {
+        pattern::check(block.bytes(length), seed)
+    }
+
+    fn is_zero(&self, block: &Memory, length: usize) -> bool {
+        pattern::is_zero(block.bytes(length))
+    }
+
+    fn in_use(&self) -> Option<u64> {
+        self.machine().in_use()
+    }
+
+    fn held(&self) -> Option<u64> {
+        self.machine().held()
+    }
 }
 
 #[test]
 fn every_workload_runs_without_error() {
     let machine = Machine::new();
     let settings = Settings {
-        sizes: vec![8, 64, 1024, 4096, 8192],
+        sizes: vec![8, 1024, 8192],
+        orders: vec![0, 3, 9],
+        cpus: vec![1, 4],
         samples: 2,
         effort: Effort::Microseconds(20),
         ..Settings::default()
     };
-    run(machine, &machine, &settings, &mut |row| assert_eq!(row.errors, 0, "{}", row.case));
+    run(machine, &machine, &settings, &mut |row| {
+        assert_eq!(row.errors, 0, "{}", row.case);
+        let footprint = row.footprint.expect("the service says what it holds");
+        // Where others free meanwhile, what lives and what is held are of different moments.
+        assert!(row.case.cpus > 1 || footprint.peak_held >= footprint.peak_live, "{}: {footprint:?}", row.case);
+    });
     machine.assert_all_returned();
+}
+
+#[test]
+fn a_cache_with_objects_in_use_complains_when_it_ends() {
+    let machine = Machine::new();
+    let objects = machine.objects(64).expect("caches have objects of 64 bytes");
+    let object = objects.allocate(64).expect("there is memory");
+    drop(objects);
+    assert_eq!(machine.complaints(), 1);
+    machine.free(object);
 }
 
 #[test]
@@ -220,11 +403,11 @@ fn flags(way: Way) -> Gfp {
 
 impl Pressed for Machine {
     fn allocate_with(&self, way: Way, size: usize) -> Option<Memory> {
-        NonNull::new(self.0.service().kmalloc(size, flags(way))).map(Memory)
+        Memory::new(self.0.service().kmalloc(size, flags(way)))
     }
 
     fn allocate_pages_with(&self, way: Way, order: u32) -> Option<Memory> {
-        NonNull::new(self.0.service().get_free_pages(flags(way), Order::new(order)?)).map(Memory)
+        Memory::new(self.0.service().get_free_pages(flags(way), Order::new(order)?))
     }
 }
 

@@ -6,6 +6,9 @@
 //! correctness and latencies. A block passes through `black_box` between allocation and free: C compilers cannot see
 //! through a call of `kmalloc`, and here an inlined pair might otherwise cancel out.
 
+mod cache;
+mod interrupt;
+mod one_sided;
 mod page;
 mod slab;
 
@@ -19,6 +22,11 @@ pub(crate) trait Body {
     /// How many operations a sample always has, for the workloads whose samples cannot be of any length.
     fn fixed_operations(&self) -> Option<u64> {
         None
+    }
+
+    /// Operations come in multiples of this.
+    fn granule(&self) -> u64 {
+        1
     }
 
     /// Timed. Does `operations` operations of a phase; returns how many allocations failed, as far as it knows.
@@ -38,10 +46,16 @@ pub(crate) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S) -> Optio
     match run.case.workload {
         Workload::Pair
         | Workload::PairInlined
+        | Workload::PairZeroed
         | Workload::Batch
         | Workload::Remote
         | Workload::Mix
         | Workload::Node => slab::sample(run, subject),
-        Workload::Page => page::sample(run, subject),
+        Workload::PairCache | Workload::BatchCache | Workload::Bulk => cache::sample(run, subject),
+        Workload::RemoteZero | Workload::OneAllocates => one_sided::sample(run, subject),
+        Workload::Interrupt => interrupt::sample(run, subject),
+        Workload::Page | Workload::PageOutstanding | Workload::PageBulk | Workload::PageCross => {
+            page::sample(run, subject)
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Kernel objects: pairs, batches, remote frees, a mix of sizes, nodes.
+//! Objects of any size: pairs, batches, remote frees, a mix of sizes, nodes. Those of caches use its loops as well.
 //!
 //! The loops have the shape of those of Linux's `slab_test`, so that the figures compare.
 
@@ -18,7 +18,7 @@ use crate::sizes::{WithSize, dispatch};
 use crate::subject::Subject;
 
 /// Objects in a batch, memory permitting: many times what the allocators' per-CPU caches hold.
-const BATCH: usize = 4096;
+pub(super) const BATCH: usize = 4096;
 
 /// Measures a case of one of these workloads.
 pub(super) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S) -> Option<Samples> {
@@ -28,7 +28,8 @@ pub(super) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S) -> Optio
         Extent::Mixed => MIX_MAXIMUM,
     };
     match run.case.workload {
-        Workload::Pair => Some(run.sample(subject, move |subject, _| Pair { subject, size })),
+        Workload::Pair => Some(pair(run, subject, size)),
+        Workload::PairZeroed => Some(run.sample(subject, move |subject, _| PairZeroed { subject, size })),
         Workload::PairInlined => dispatch(size, SampleInlined { run, subject }),
         Workload::Batch | Workload::Remote => Some(batch(run, subject, size)),
         Workload::Mix => {
@@ -46,7 +47,7 @@ pub(super) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S) -> Optio
                 nodes: nodes(platform, cpu, variant),
             }))
         }
-        Workload::Page => None,
+        _ => None,
     }
 }
 
@@ -63,7 +64,13 @@ impl<P: Platform, S: Subject> WithSize for SampleInlined<'_, P, S> {
     }
 }
 
-fn batch<P: Platform, S: Subject>(run: Run<P>, subject: &S, size: usize) -> Samples {
+/// Pairs of that size.
+pub(super) fn pair<P: Platform, S: Subject>(run: Run<P>, subject: &S, size: usize) -> Samples {
+    run.sample(subject, move |subject, _| Pair { subject, size })
+}
+
+/// Batches of that size, exchanged where the workload says so.
+pub(super) fn batch<P: Platform, S: Subject>(run: Run<P>, subject: &S, size: usize) -> Samples {
     let (platform, cpus) = (run.platform, run.case.cpus);
     let length = run.blocks(BATCH, size);
     let exchange = (run.case.workload == Workload::Remote).then(|| Arc::new(Exchange::new(cpus)));
@@ -118,6 +125,27 @@ impl<S: Subject, const SIZE: usize> Body for PairInlined<S, SIZE> {
     }
 }
 
+/// [`Workload::PairZeroed`](crate::Workload::PairZeroed).
+struct PairZeroed<S> {
+    subject: S,
+    size: usize,
+}
+
+impl<S: Subject> Body for PairZeroed<S> {
+    #[inline(never)]
+    fn run(&mut self, _phase: usize, operations: u64) -> u64 {
+        let (subject, size) = (self.subject.clone(), black_box(self.size));
+        let mut failures = 0;
+        for _ in 0..operations {
+            match subject.allocate_zeroed(size) {
+                Some(block) => subject.free(black_box(block)),
+                None => failures += 1,
+            }
+        }
+        failures
+    }
+}
+
 /// [`Workload::Batch`](crate::Workload::Batch) and, with an exchange, [`Workload::Remote`](crate::Workload::Remote).
 struct Batch<S: Subject, P> {
     subject: S,
@@ -128,8 +156,8 @@ struct Batch<S: Subject, P> {
     exchange: Option<Arc<Exchange<Option<S::Block>>>>,
 }
 
-/// The phases of [`Batch`].
-const ALLOCATE: usize = 0;
+/// The first phase of all workloads that have two.
+pub(super) const ALLOCATE: usize = 0;
 
 impl<S: Subject, P: Platform> Batch<S, P> {
     #[inline(never)]

@@ -4,10 +4,11 @@
 #![allow(dead_code, reason = "each test crate uses its part")]
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
+use quarry_suite::random::Random;
 use quarry_suite::{Feature, Platform, Subject, pattern};
 use quarry_topology::NodeId;
 
@@ -43,6 +44,11 @@ impl Platform for Threads {
 
     fn memory(&self) -> u64 {
         1 << 20
+    }
+
+    /// There are none here: whoever wants to interrupt does it itself.
+    fn has_interrupts(&self) -> bool {
+        true
     }
 
     fn on_cpus<T, F>(&self, cpus: usize, body: F) -> Vec<T>
@@ -81,13 +87,15 @@ pub(crate) enum Fault {
     WrongNode,
     /// Leaves a byte of zeroed memory as it was.
     NotZero,
+    /// Complains of a cache that ended with objects in use.
+    Remains,
 }
 
-/// Every so many calls the fault happens.
-const PERIOD: usize = 7;
+/// One of so many calls has the fault, which one being as good as random: a period would fall in with the workloads'.
+const RARITY: u64 = 7;
 
 /// Bytes of one node's memory.
-const NODE_BYTES: usize = 4 << 20;
+const NODE_BYTES: usize = 2 << 20;
 
 /// Where addresses start: aligned to every size.
 const BASE: usize = 1 << 40;
@@ -99,7 +107,8 @@ pub(crate) struct Arena(&'static Inner);
 struct Inner {
     bytes: Vec<AtomicU8>,
     fault: Fault,
-    calls: AtomicUsize,
+    calls: AtomicU64,
+    complaints: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -124,11 +133,12 @@ pub(crate) struct Place {
 impl Arena {
     pub(crate) fn new(fault: Fault) -> Self {
         let bytes = std::iter::repeat_with(AtomicU8::default).take(2 * NODE_BYTES).collect();
-        Self(Box::leak(Box::new(Inner { bytes, fault, calls: AtomicUsize::new(0), state: Mutex::default() })))
+        let (calls, complaints) = (AtomicU64::new(0), AtomicUsize::new(0));
+        Self(Box::leak(Box::new(Inner { bytes, fault, calls, complaints, state: Mutex::default() })))
     }
 
     fn strikes(self, fault: Fault) -> bool {
-        self.0.fault == fault && self.0.calls.fetch_add(1, Ordering::Relaxed) % PERIOD == PERIOD - 1
+        self.0.fault == fault && Random::new(0, self.0.calls.fetch_add(1, Ordering::Relaxed)).below(RARITY) == 0
     }
 
     fn place(self, size: usize, node: NodeId) -> Option<Place> {
@@ -220,8 +230,17 @@ impl Subject for Arena {
         Some(block)
     }
 
+    fn allocate_atomic(&self, size: usize) -> Option<Place> {
+        self.allocate(size)
+    }
+
     fn objects(&self, _size: usize) -> Option<Self> {
+        self.0.complaints.fetch_add(usize::from(self.0.fault == Fault::Remains), Ordering::Relaxed);
         Some(*self)
+    }
+
+    fn complaints(&self) -> u64 {
+        self.0.complaints.load(Ordering::Relaxed) as u64
     }
 
     fn address(&self, block: &Place) -> usize {
