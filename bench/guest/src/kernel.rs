@@ -1,98 +1,292 @@
-//! [`Kernel`]: the kernel's `kmalloc` and page layer as the suite measures them.
+//! [`Kernel`]: the kernel's `kmalloc` and page layer as the suite measures them, and [`Objects`]: a `kmem_cache` of its.
 //!
 //! `allocate` and `free` are real calls with the size in a register, as from another crate; the inlined pair is open to
 //! the optimiser, as within one image built with link-time optimisation.
 
-use core::mem::MaybeUninit;
-use core::ptr::NonNull;
-use core::slice;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering};
 
-use quarry_memory::{Gfp, Order};
-use quarry_suite::{Empty, Feature, Pressed, Subject, Way, pattern};
+use quarry_memory::{Gfp, KmemCache, Machine, Order, Service, SlabFlags};
+use quarry_suite::{Empty, Feature, Pressed, Subject, Way};
 use quarry_topology::NodeId;
+use quarry_unikernel::log;
 use quarry_unikernel::memory::service;
+
+use crate::memory::{Memory, as_pointers, as_pointers_mut};
 
 /// A handle on the kernel's memory service.
 #[derive(Clone, Copy)]
 pub(crate) struct Kernel;
 
-/// Memory of the service. Gives it back only when asked to.
-pub(crate) struct Memory(NonNull<u8>);
-
-// SAFETY: the token owns its memory, and nothing about the service's memory is bound to a CPU.
-unsafe impl Send for Memory {}
-
 impl Subject for Kernel {
     type Block = Memory;
-    type Objects = Empty;
+    type Objects = Objects;
 
     const NAME: &'static str = "quarry";
 
-    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Inlined, Feature::Nodes, Feature::Pages];
+    const FEATURES: &'static [Feature] = Feature::ALL;
 
     #[inline(never)]
     fn allocate(&self, size: usize) -> Option<Memory> {
-        NonNull::new(service().kmalloc(size, Gfp::KERNEL)).map(Memory)
+        Memory::new(service().kmalloc(size, Gfp::KERNEL))
     }
 
     #[inline(never)]
     fn free(&self, block: Memory) {
         // SAFETY: the token is used up, so nobody uses the object any more.
-        unsafe { service().kfree(block.0.as_ptr()) }
+        unsafe { service().kfree(block.into_raw()) }
     }
 
     #[inline(always)]
     fn allocate_inlined<const SIZE: usize>(&self) -> Option<Memory> {
-        NonNull::new(service().kmalloc(SIZE, Gfp::KERNEL)).map(Memory)
+        Memory::new(service().kmalloc(SIZE, Gfp::KERNEL))
     }
 
     #[inline(always)]
     fn free_inlined(&self, block: Memory) {
         // SAFETY: as in `free`.
-        unsafe { service().kfree(block.0.as_ptr()) }
+        unsafe { service().kfree(block.into_raw()) }
     }
 
     fn allocate_on(&self, size: usize, node: NodeId) -> Option<Memory> {
-        NonNull::new(service().kmalloc_node(size, Gfp::KERNEL, node)).map(Memory)
+        Memory::new(service().kmalloc_node(size, Gfp::KERNEL, node))
     }
 
     #[inline(never)]
     fn allocate_pages(&self, order: u32) -> Option<Memory> {
-        NonNull::new(service().get_free_pages(Gfp::KERNEL, Order::new(order)?)).map(Memory)
+        Memory::new(service().get_free_pages(Gfp::KERNEL, Order::new(order)?))
     }
 
     #[inline(never)]
     fn free_pages(&self, block: Memory, order: u32) {
-        service().free_pages(block.0.as_ptr(), Order::new(order).expect("it was allocated with that order"));
+        service().free_pages(block.into_raw(), Order::new(order).expect("it was allocated with that order"));
+    }
+
+    #[inline(never)]
+    fn allocate_zeroed(&self, size: usize) -> Option<Memory> {
+        Memory::new(service().kzalloc(size, Gfp::KERNEL))
+    }
+
+    #[inline(never)]
+    fn allocate_atomic(&self, size: usize) -> Option<Memory> {
+        Memory::new(service().kmalloc(size, Gfp::ATOMIC))
+    }
+
+    /// There is no such call for what kmalloc gives; its objects are allocated one by one.
+    fn free_bulk(&self, blocks: &mut [Option<Memory>]) {
+        // SAFETY: whoever borrows the tokens exclusively gives the objects up, and has none afterwards.
+        unsafe { service().kfree_bulk(as_pointers(blocks)) };
+        blocks.fill_with(|| None);
+    }
+
+    fn objects(&self, size: usize) -> Option<Objects> {
+        Objects::new(size)
     }
 
     fn address(&self, block: &Memory) -> usize {
-        block.0.as_ptr().addr()
+        block.address()
     }
 
     fn fill(&self, block: &mut Memory, length: usize, seed: u64) {
-        // SAFETY: the suite asks for no more than it asked the allocator for, and the token is borrowed exclusively.
-        let bytes = unsafe { slice::from_raw_parts_mut(block.0.as_ptr().cast::<MaybeUninit<u8>>(), length) };
-        pattern::fill(bytes, seed);
+        // SAFETY: the suite asks for no more than it asked the allocator for.
+        unsafe { block.fill(length, seed) }
     }
 
     fn check(&self, block: &Memory, length: usize, seed: u64) -> bool {
         // SAFETY: as for `fill`, and the suite filled the bytes before it checks them.
-        let bytes = unsafe { slice::from_raw_parts(block.0.as_ptr(), length) };
-        pattern::check(bytes, seed)
+        unsafe { block.check(length, seed) }
     }
 
     fn is_zero(&self, block: &Memory, length: usize) -> bool {
         // SAFETY: as for `check`; the service zeroed the bytes or the suite filled them.
-        pattern::is_zero(unsafe { slice::from_raw_parts(block.0.as_ptr(), length) })
+        unsafe { block.is_zero(length) }
     }
 
     fn node_of(&self, block: &Memory) -> Option<NodeId> {
-        service().virt_to_page(block.0.as_ptr()).and_then(|frame| service().page_to_node(frame))
+        node_of(block)
     }
 
     fn in_use(&self) -> Option<u64> {
-        Some(service().statistics().in_use())
+        Some(in_use())
+    }
+
+    fn held(&self) -> Option<u64> {
+        Some(held())
+    }
+
+    fn complaints(&self) -> u64 {
+        // Relaxed: whoever ended a cache did it on this thread, or on one that has ended.
+        CACHES_IN_USE.load(Ordering::Relaxed)
+    }
+
+    fn trim(&self) {
+        trim(service());
+    }
+}
+
+fn node_of(block: &Memory) -> Option<NodeId> {
+    let page = service().virt_to_page(core::ptr::without_provenance(block.address()));
+    page.and_then(|frame| service().page_to_node(frame))
+}
+
+/// Bytes callers have.
+fn in_use() -> u64 {
+    service().statistics().in_use()
+}
+
+/// Bytes that are not free: what callers have, what the service keeps ready, and what it needs itself.
+fn held() -> u64 {
+    let rows = service().statistics();
+    rows.total - rows.free - rows.deferred
+}
+
+/// Has this CPU and idle ones give back what they cache, and the depots what they keep.
+fn trim<M: Machine>(service: &Service<M>) {
+    service.drain_local();
+    M::drain_others(service);
+    service.shrink_depots();
+}
+
+/// Caches that were to be destroyed with objects in use.
+static CACHES_IN_USE: AtomicU64 = AtomicU64::new(0);
+
+/// A handle on a `kmem_cache`, made with `SLAB_NO_MERGE` and aligned to cache lines. The last one's drop destroys it.
+#[derive(Clone)]
+pub(crate) struct Objects(Arc<OwnCache>);
+
+/// The cache; always there but for the moment it is destroyed.
+struct OwnCache(Option<KmemCache>);
+
+impl Drop for OwnCache {
+    fn drop(&mut self) {
+        if let Some(Err(remaining)) = self.0.take().map(|cache| service().kmem_cache_destroy(cache)) {
+            log::error!("{remaining}");
+            // The cache stays as it is: whoever has the objects may still use them.
+            CACHES_IN_USE.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Objects {
+    /// A cache for objects of that size; none where the service makes none.
+    fn new(size: usize) -> Option<Self> {
+        let flags = SlabFlags::HWCACHE_ALIGN | SlabFlags::NO_MERGE;
+        match service().kmem_cache_create("suite", size, 0, flags, None) {
+            Ok(cache) => Some(Self(Arc::new(OwnCache(Some(cache))))),
+            Err(error) => {
+                log::error!("no cache for objects of {size} bytes: {error}");
+                None
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn cache(&self) -> &KmemCache {
+        self.0.0.as_ref().expect("it is taken by its drop alone")
+    }
+}
+
+impl Subject for Objects {
+    type Block = Memory;
+    type Objects = Empty;
+
+    const NAME: &'static str = Kernel::NAME;
+
+    const FEATURES: &'static [Feature] = &[Feature::Nodes, Feature::Zeroed, Feature::Bulk, Feature::Atomic];
+
+    #[inline(never)]
+    fn allocate(&self, _size: usize) -> Option<Memory> {
+        Memory::new(service().kmem_cache_alloc(self.cache(), Gfp::KERNEL))
+    }
+
+    #[inline(never)]
+    fn free(&self, block: Memory) {
+        // SAFETY: the token is used up, so nobody uses the object any more.
+        unsafe { service().kmem_cache_free(self.cache(), block.into_raw()) }
+    }
+
+    #[inline(always)]
+    fn allocate_inlined<const SIZE: usize>(&self) -> Option<Memory> {
+        Memory::new(service().kmem_cache_alloc(self.cache(), Gfp::KERNEL))
+    }
+
+    #[inline(always)]
+    fn free_inlined(&self, block: Memory) {
+        // SAFETY: as in `free`.
+        unsafe { service().kmem_cache_free(self.cache(), block.into_raw()) }
+    }
+
+    fn allocate_on(&self, _size: usize, node: NodeId) -> Option<Memory> {
+        Memory::new(service().kmem_cache_alloc_node(self.cache(), Gfp::KERNEL, node))
+    }
+
+    /// Caches have no pages.
+    fn allocate_pages(&self, _order: u32) -> Option<Memory> {
+        None
+    }
+
+    fn free_pages(&self, block: Memory, _order: u32) {
+        self.free(block);
+    }
+
+    #[inline(never)]
+    fn allocate_zeroed(&self, _size: usize) -> Option<Memory> {
+        Memory::new(service().kmem_cache_zalloc(self.cache(), Gfp::KERNEL))
+    }
+
+    #[inline(never)]
+    fn allocate_atomic(&self, _size: usize) -> Option<Memory> {
+        Memory::new(service().kmem_cache_alloc(self.cache(), Gfp::ATOMIC))
+    }
+
+    #[inline(never)]
+    fn allocate_bulk(&self, _size: usize, blocks: &mut [Option<Memory>]) -> bool {
+        // SAFETY: the places are empty, and what the service writes there are objects of the caller's, or nothing.
+        let pointers = unsafe { as_pointers_mut(blocks) };
+        service().kmem_cache_alloc_bulk(self.cache(), Gfp::KERNEL, pointers) == blocks.len()
+    }
+
+    #[inline(never)]
+    fn free_bulk(&self, blocks: &mut [Option<Memory>]) {
+        // SAFETY: as in `Kernel::free_bulk`.
+        unsafe { service().kmem_cache_free_bulk(self.cache(), as_pointers(blocks)) };
+        blocks.fill_with(|| None);
+    }
+
+    /// As `SLAB_HWCACHE_ALIGN` says: to a cache line, or to what several objects share one with.
+    fn alignment(&self, size: usize) -> usize {
+        size.next_power_of_two().clamp(8, 64)
+    }
+
+    fn address(&self, block: &Memory) -> usize {
+        block.address()
+    }
+
+    fn fill(&self, block: &mut Memory, length: usize, seed: u64) {
+        // SAFETY: the suite asks for no more than it asked the allocator for.
+        unsafe { block.fill(length, seed) }
+    }
+
+    fn check(&self, block: &Memory, length: usize, seed: u64) -> bool {
+        // SAFETY: as for `fill`, and the suite filled the bytes before it checks them.
+        unsafe { block.check(length, seed) }
+    }
+
+    fn is_zero(&self, block: &Memory, length: usize) -> bool {
+        // SAFETY: as for `check`; the service zeroed the bytes or the suite filled them.
+        unsafe { block.is_zero(length) }
+    }
+
+    fn node_of(&self, block: &Memory) -> Option<NodeId> {
+        node_of(block)
+    }
+
+    fn in_use(&self) -> Option<u64> {
+        Some(in_use())
+    }
+
+    fn held(&self) -> Option<u64> {
+        Some(held())
     }
 }
 
@@ -108,10 +302,10 @@ const fn flags(way: Way) -> Gfp {
 
 impl Pressed for Kernel {
     fn allocate_with(&self, way: Way, size: usize) -> Option<Memory> {
-        NonNull::new(service().kmalloc(size, flags(way))).map(Memory)
+        Memory::new(service().kmalloc(size, flags(way)))
     }
 
     fn allocate_pages_with(&self, way: Way, order: u32) -> Option<Memory> {
-        NonNull::new(service().get_free_pages(flags(way), Order::new(order)?)).map(Memory)
+        Memory::new(service().get_free_pages(flags(way), Order::new(order)?))
     }
 }

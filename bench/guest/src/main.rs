@@ -15,6 +15,7 @@ use alloc::vec::Vec;
 
 mod kernel;
 mod machine;
+mod memory;
 mod peers;
 mod pressure;
 mod records;
