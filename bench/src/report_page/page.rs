@@ -107,7 +107,7 @@ fn fingerprints(sources: &[Source]) -> Markup {
     html! {
         section id="machine" {
             h2 { "Machine and run" }
-            div class="scroll" {
+            div class="scroll" tabindex="0" {
                 table class="fingerprint" {
                     tbody {
                         @for (title, values) in lines {
@@ -201,7 +201,7 @@ fn multiples(view: &View) -> Markup {
                     "How many times as long as with " (OURS) " the same work takes all CPUs together (instructions, where those are \
                     counted): the geometric mean over the cases both have. More than 1 is slower."
                 }
-                div class="scroll" {
+                div class="scroll" tabindex="0" {
                     table class="figures" {
                         thead {
                             tr {
@@ -280,7 +280,7 @@ fn figure_table(table: &Table) -> Markup {
                 small { (count(table.rows.len() as u64, "row")) }
                 @if errors > 0 { " " strong class="wrong" { (count(errors as u64, "row")) " with errors" } }
             }
-            div class="scroll tall" {
+            div class="scroll tall" tabindex="0" {
                 table class="figures" {
                     thead { tr {
                         @for (at, (title, unit)) in table.headings.iter().enumerate() {
@@ -322,7 +322,7 @@ fn memory(sources: &[Source]) -> Markup {
                 h2 { "Where memory was at the end" }
                 @for (source, statistics) in statistics {
                     @if sources.len() > 1 { h3 { (source.label) } }
-                    div class="scroll" {
+                    div class="scroll" tabindex="0" {
                         table class="figures" {
                             thead { tr { th scope="col" class="name" { "row" } th scope="col" { "memory" } th scope="col" { "share" } } }
                             tbody {

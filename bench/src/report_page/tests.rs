@@ -103,7 +103,7 @@ fn every_part_has_its_pictures_with_one_of_each_workload_in_front() {
     scaling: aged, 64 B | operations a second on 4 CPUs
     latency (on request): batch, 64 B on 1 CPU | time of a call, logarithmic; the clock alone takes 5 ns
     latency: batch, 64 B on 4 CPUs | time of a call, logarithmic; the clock alone takes 5 ns
-    nodes: distances | from node (row) to node (column), by SLIT
+    nodes: distances | from row to column, 10 (pale) to 20 (dark); source: SLIT
     nodes: node, 64 B on 1 CPU | time of an operation, median
     nodes (on request): node, 64 B on 4 CPUs | time of an operation, median
     memory (on request): batch, 64 B on 1 CPU | held for each live byte, of 1000 B live at most

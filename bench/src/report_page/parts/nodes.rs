@@ -26,7 +26,10 @@ pub(super) fn panels(sources: &[Source], view: &View) -> Vec<Panel> {
         let seen = panels.iter().any(|panel| panel.content == content);
         if topology.distances.len() > 1 && columns > 0 && !seen {
             let title = if panels.is_empty() { "distances".into() } else { format!("distances, {}", source.label) };
-            let note = format!("from node (row) to node (column), by {}", topology.distance_source);
+            let distances = || topology.distances.iter().flatten();
+            let (least, most) = (distances().min().unwrap_or(&0), distances().max().unwrap_or(&0));
+            let source = &topology.distance_source;
+            let note = format!("from row to column, {least} (pale) to {most} (dark); source: {source}");
             panels.push(Panel { title, note, front: true, content });
         }
     }
