@@ -12,8 +12,9 @@
 //! instructions            no test: any difference is one
 //! ```
 //!
-//! Enough is when some outcome of the test could be significant: four boots a side. Over all cases, the rate of false
-//! discoveries is held at [`LEVEL`].
+//! Over all cases, the rate of false discoveries is held at [`LEVEL`]. Enough boots is when a single case among them
+//! could be told from chance: seven a side for a hundred cases. Where no noise floor was measured, it is when enough of
+//! them together could: four, for to assume one would be worse.
 
 use super::floor::{NoiseFloor, floor};
 use super::many::false_discovery_rates;
@@ -96,6 +97,7 @@ pub(crate) struct Comparisons {
 pub(crate) fn compare(old: &Side, new: &Side, metric: Metric, noise: Option<&NoiseFloor>) -> Comparisons {
     let mut all =
         Comparisons { metric, both: Vec::new(), only_old: Vec::new(), only_new: Vec::new(), unsteady: Vec::new() };
+    let shared = old.cases.iter().filter(|case| new.cases.contains(case)).count();
     let added = new.cases.iter().filter(|case| !old.cases.contains(case));
     for case in old.cases.iter().chain(added) {
         let (of_old, of_new) = (old.figures(case, metric), new.figures(case, metric));
@@ -106,7 +108,10 @@ pub(crate) fn compare(old: &Side, new: &Side, metric: Metric, noise: Option<&Noi
                 }
                 all.both.push(count(case, &of_old, &of_new));
             }
-            (false, false) => all.both.push(estimate(case, &of_old, &of_new, noise)),
+            (false, false) => {
+                let basis = basis((of_old.len(), of_new.len()), shared, noise.is_some());
+                all.both.push(estimate(case, &of_old, &of_new, basis, noise));
+            }
             (false, true) => all.only_old.push(case.clone()),
             (true, false) => all.only_new.push(case.clone()),
             (true, true) => {}
@@ -134,9 +139,12 @@ fn steady(boots: &[Vec<f64>]) -> bool {
     boots.iter().all(|boot| boot == &boots[0])
 }
 
-/// Whether a test over so many boots can come to a difference at all.
-pub(crate) fn boots_suffice(old: usize, new: usize) -> bool {
-    smallest_p_value(old, new) <= LEVEL
+/// What a comparison of so many cases is over, with so many boots a side.
+pub(crate) fn basis(boots: (usize, usize), cases: usize, noise_is_known: bool) -> Basis {
+    let smallest = smallest_p_value(boots.0, boots.1);
+    let one_case_can_be_told = smallest <= LEVEL / cases.max(1) as f64;
+    let boots_suffice = one_case_can_be_told || (!noise_is_known && smallest <= LEVEL);
+    if boots_suffice { Basis::Boots } else { Basis::Blocks }
 }
 
 fn count(case: &Case, old: &[Vec<f64>], new: &[Vec<f64>]) -> Comparison {
@@ -156,36 +164,32 @@ fn count(case: &Case, old: &[Vec<f64>], new: &[Vec<f64>]) -> Comparison {
     }
 }
 
-/// What figures a comparison of these boots is over.
-fn independent(old: &[Vec<f64>], new: &[Vec<f64>]) -> (Vec<f64>, Vec<f64>) {
-    let of = if boots_suffice(old.len(), new.len()) { medians } else { blocks };
-    (of(old), of(new))
+/// A side's figures for the test.
+fn independent(boots: &[Vec<f64>], basis: Basis) -> Vec<f64> {
+    if basis == Basis::Blocks { blocks(boots) } else { medians(boots) }
 }
 
 /// By what part two sides differ, in either direction.
-pub(crate) fn change(old: &[Vec<f64>], new: &[Vec<f64>]) -> f64 {
-    let (old, new) = independent(old, new);
-    let ratio = Ratio::of(&old, &new).estimate;
+pub(crate) fn change(old: &[Vec<f64>], new: &[Vec<f64>], basis: Basis) -> f64 {
+    let ratio = Ratio::of(&independent(old, basis), &independent(new, basis)).estimate;
     ratio.max(1.0 / ratio) - 1.0
 }
 
-fn estimate(case: &Case, old: &[Vec<f64>], new: &[Vec<f64>], noise: Option<&NoiseFloor>) -> Comparison {
-    let suffice = boots_suffice(old.len(), new.len());
-    let floor = floor(noise, case, old.len().min(new.len()), suffice);
-    let (old_medians, new_medians) = (medians(old), medians(new));
-    let (old_figures, new_figures) = independent(old, new);
+fn estimate(case: &Case, old: &[Vec<f64>], new: &[Vec<f64>], basis: Basis, noise: Option<&NoiseFloor>) -> Comparison {
+    let floor = floor(noise, case, old.len().min(new.len()), basis);
+    let (old_figures, new_figures) = (independent(old, basis), independent(new, basis));
     let ratio = Ratio::of(&old_figures, &new_figures);
     // Blocks know nothing of how boots differ: the floor does.
     let widen = |(low, high): (f64, f64)| (low / (1.0 + floor), high * (1.0 + floor));
     Comparison {
         case: case.clone(),
-        old: median(&old_medians),
-        new: median(&new_medians),
+        old: median(&medians(old)),
+        new: median(&medians(new)),
         ratio: ratio.estimate,
-        interval: if suffice { ratio.interval() } else { ratio.interval().map(widen) },
+        interval: if basis == Basis::Blocks { ratio.interval().map(widen) } else { ratio.interval() },
         p_value: Some(p_value(&old_figures, &new_figures)),
         figures: (old_figures.len(), new_figures.len()),
-        basis: if suffice { Basis::Boots } else { Basis::Blocks },
+        basis,
         floor,
         verdict: Verdict::Unchanged,
     }

@@ -159,7 +159,7 @@ pub(crate) fn notes(all: &Comparisons, noise: Option<&NoiseFloor>) -> Vec<String
     ));
     if tested.iter().any(|one| one.basis == Basis::Blocks) {
         notes.push(if noise.is_some() {
-            "So few boots do not tell how boots differ: the tests are over blocks of samples, intervals are widened by the noise floor; better take 8 boots a side (`quarry run --boots 8`).".into()
+            "With so few boots the tests are over blocks of samples, and intervals are widened by the noise floor; 8 boots a side tell more (`quarry run --boots 8`).".into()
         } else {
             format!(
                 "So few boots do not tell how boots differ, and no noise floor was given: a change below {:.0} % is taken for noise. Take 8 boots a side (`quarry run --boots 8`) or measure the noise (`quarry noise`).",

@@ -13,7 +13,7 @@ use tabled::settings::{Alignment, Modify};
 
 use crate::case::{Case, Metric};
 use crate::compare::floor::{CaseFloor, Floor, GroupFloor, NoiseFloor};
-use crate::compare::judge::{Verdict, change, compare};
+use crate::compare::judge::{Basis, Verdict, basis, change, compare};
 use crate::compare::many::percentile;
 use crate::compare::render::percent;
 use crate::compare::side::Side;
@@ -56,9 +56,12 @@ pub(crate) fn measure(sessions: &[Session], metric: Metric) -> Option<Noise> {
     let mut random = fastrand::Rng::with_seed(1);
     // For each case and number of boots, the changes.
     let counts = counts(boots);
+    let basis = |boots: usize| basis((boots, boots), cases.len(), true);
     let changes: Vec<Vec<Changes>> = cases
         .iter()
-        .map(|(_, figures)| counts.iter().map(|&boots| Changes::of(figures, boots, &mut random)).collect())
+        .map(|(_, figures)| {
+            counts.iter().map(|&boots| Changes::of(figures, boots, basis(boots), &mut random)).collect()
+        })
         .collect();
     let floors = |of: &dyn Fn(&Case) -> bool| -> Vec<Floor> {
         let pooled = |at: usize| {
@@ -115,15 +118,15 @@ struct Changes {
 
 impl Changes {
     /// Of one case, with so many boots a side.
-    fn of(figures: &[Vec<f64>], boots: usize, random: &mut fastrand::Rng) -> Self {
+    fn of(figures: &[Vec<f64>], boots: usize, basis: Basis, random: &mut fastrand::Rng) -> Self {
         let deal = |_| {
             let mut chosen: Vec<&Vec<f64>> = figures.iter().collect();
             random.shuffle(&mut chosen);
             let side = |from: usize| chosen[from..from + boots].iter().copied().cloned().collect::<Vec<_>>();
-            change(&side(0), &side(boots))
+            change(&side(0), &side(boots), basis)
         };
         let at_random = (0..DEALS).map(deal).collect();
-        let rows = figures.windows(2 * boots).map(|row| change(&row[..boots], &row[boots..]));
+        let rows = figures.windows(2 * boots).map(|row| change(&row[..boots], &row[boots..], basis));
         Self { at_random, in_a_row: rows.collect() }
     }
 
@@ -139,7 +142,7 @@ impl Changes {
             let of = |changes: &[f64]| percentile(changes, part).unwrap_or(0.0);
             of(&self.at_random).max(of(&self.in_a_row))
         };
-        Floor { boots, median: larger(0.5), p95: larger(0.95) }
+        Floor { boots, median: larger(0.5), p95: larger(0.95), p99: larger(0.99) }
     }
 }
 
@@ -161,12 +164,18 @@ pub(crate) fn text(noise: &Noise) -> String {
         writeln!(text, "  {name:<30} {changed:>5.1} {}", share(changed)).expect(STRING);
     }
     let mut builder = Builder::new();
-    builder.push_record(["group", "boots a side", "change, median", "95 % of all below"]);
+    builder.push_record(["group", "boots a side", "change, median", "95 % below", "99 % below"]);
     let overall = GroupFloor { group: "all".into(), floors: noise.floor.overall.clone() };
     for GroupFloor { group, floors } in noise.floor.groups.iter().chain([&overall]) {
         for floor in floors {
             let part = |part: f64| percent(part).trim_start_matches('+').to_owned();
-            builder.push_record([group.clone(), floor.boots.to_string(), part(floor.median), part(floor.p95)]);
+            builder.push_record([
+                group.clone(),
+                floor.boots.to_string(),
+                part(floor.median),
+                part(floor.p95),
+                part(floor.p99),
+            ]);
         }
     }
     let mut table = builder.build();
@@ -237,22 +246,22 @@ mod tests {
           dealt at random, on the mean     0.1   2.5 %
 
         By how much sides of the same build differ
-        ╭───────┬──────────────┬────────────────┬───────────────────╮
-        │ group │ boots a side │ change, median │ 95 % of all below │
-        ├───────┼──────────────┼────────────────┼───────────────────┤
-        │ page  │            1 │          0.0 % │             0.0 % │
-        │ page  │            2 │          0.0 % │             0.0 % │
-        │ page  │            4 │          0.0 % │             0.0 % │
-        │ page  │            8 │          0.0 % │             0.0 % │
-        │ slab  │            1 │          2.9 % │             6.0 % │
-        │ slab  │            2 │          1.7 % │             4.5 % │
-        │ slab  │            4 │          1.9 % │             3.2 % │
-        │ slab  │            8 │          3.9 % │             3.9 % │
-        │ all   │            1 │          0.0 % │             5.4 % │
-        │ all   │            2 │          0.0 % │             3.7 % │
-        │ all   │            4 │          0.0 % │             2.7 % │
-        │ all   │            8 │          0.0 % │             3.9 % │
-        ╰───────┴──────────────┴────────────────┴───────────────────╯
+        ╭───────┬──────────────┬────────────────┬────────────┬────────────╮
+        │ group │ boots a side │ change, median │ 95 % below │ 99 % below │
+        ├───────┼──────────────┼────────────────┼────────────┼────────────┤
+        │ page  │            1 │          0.0 % │      0.0 % │      0.0 % │
+        │ page  │            2 │          0.0 % │      0.0 % │      0.0 % │
+        │ page  │            4 │          0.0 % │      0.0 % │      0.0 % │
+        │ page  │            8 │          0.0 % │      0.0 % │      0.0 % │
+        │ slab  │            1 │          2.9 % │      6.0 % │      7.0 % │
+        │ slab  │            2 │          1.7 % │      4.5 % │      4.9 % │
+        │ slab  │            4 │          1.9 % │      3.2 % │      3.7 % │
+        │ slab  │            8 │          3.9 % │      3.9 % │      3.9 % │
+        │ all   │            1 │          0.0 % │      5.4 % │      7.0 % │
+        │ all   │            2 │          0.0 % │      3.7 % │      4.7 % │
+        │ all   │            4 │          0.0 % │      2.7 % │      3.7 % │
+        │ all   │            8 │          0.0 % │      3.9 % │      3.9 % │
+        ╰───────┴──────────────┴────────────────┴────────────┴────────────╯
         ");
     }
 

@@ -85,17 +85,30 @@ fn a_change_within_the_noise_floor_is_none() {
     let (old, new) = (side(8, &[100.0], &mut random), side(8, &[108.0], &mut random));
     let verdict = |p95| {
         let mut noise = NoiseFloor::new(Run::default(), Metric::Ns, 8);
-        noise.overall = vec![Floor { boots: 8, median: 0.0, p95 }];
+        noise.overall = vec![Floor { boots: 8, median: 0.0, p95, p99: p95 }];
         compare(&old, &new, Metric::Ns, Some(&noise)).both[0].verdict
     };
     assert_eq!([verdict(0.02), verdict(0.2)], [Verdict::Worse, Verdict::Unchanged]);
     // One boot a side tells it too, where the floor is known to be lower.
     let (old, new) = (side(1, &[100.0], &mut random), side(1, &[115.0], &mut random));
     let mut noise = NoiseFloor::new(Run::default(), Metric::Ns, 1);
-    noise.overall = vec![Floor { boots: 1, median: 0.02, p95: 0.05 }];
+    noise.overall = vec![Floor { boots: 1, median: 0.02, p95: 0.05, p99: 0.08 }];
     let verdict = |noise| compare(&old, &new, Metric::Ns, noise).both[0].verdict;
     const { assert!(WITH_FEW_BOOTS > 0.2) };
     assert_eq!([verdict(Some(&noise)), verdict(None)], [Verdict::Worse, Verdict::Unchanged]);
+}
+
+#[test]
+fn a_few_boots_find_with_a_measured_floor_what_they_cannot_find_alone() {
+    let mut random = Rng::with_seed(11);
+    let levels = [100.0; 20];
+    let mut changed = levels;
+    changed[5] = 112.0;
+    let (old, new) = (side(4, &levels, &mut random), side(4, &changed, &mut random));
+    let mut noise = NoiseFloor::new(Run::default(), Metric::Ns, 4);
+    noise.overall = vec![Floor { boots: 4, median: 0.01, p95: 0.03, p99: 0.04 }];
+    let worse = |noise| verdicts(&compare(&old, &new, Metric::Ns, noise), Verdict::Worse);
+    assert_eq!((worse(None), worse(Some(&noise))), (vec![], vec![5]));
 }
 
 #[test]

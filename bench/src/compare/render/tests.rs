@@ -134,7 +134,7 @@ fn what_the_boots_cannot_tell_is_said() {
     So few boots do not tell how boots differ, and no noise floor was given: a change below 25 % is taken for noise. Take 8 boots a side (`quarry run --boots 8`) or measure the noise (`quarry noise`).
 
     ~ is a difference that the rank test (false discoveries over 3 cases at 5 %) or the noise floor takes for noise.
-    So few boots do not tell how boots differ: the tests are over blocks of samples, intervals are widened by the noise floor; better take 8 boots a side (`quarry run --boots 8`).
+    With so few boots the tests are over blocks of samples, and intervals are widened by the noise floor; 8 boots a side tell more (`quarry run --boots 8`).
     ");
     assert!(super::notes(&all(1, Basis::Counts), None).is_empty());
 }
