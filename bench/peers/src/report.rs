@@ -113,7 +113,7 @@ fn record(comparison: &Comparison, allocator: &str, outcome: &Outcome, nanosecon
         allocator: allocator.to_owned(),
         size,
         order,
-        phase: comparison.phase.map(str::to_owned),
+        phase: comparison.phase.name().map(str::to_owned),
         cpus: comparison.case.cpus as u32,
         ops: outcome.operations,
         ns_per_op: summary(ticks.scaled(nanoseconds)),
