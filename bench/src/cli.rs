@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::accelerator::{Accelerator, Choice, kvm_works};
 use crate::budget::BudgetCommand;
@@ -12,6 +13,7 @@ use crate::compare::CompareCommand;
 use crate::export::ExportCommand;
 use crate::images::ImageOptions;
 use crate::machine::{Board, Machine, file};
+use crate::matrix::MatrixCommand;
 use crate::noise::NoiseCommand;
 use crate::qemu::DEFAULT_QEMU;
 use crate::report_page::ReportCommand;
@@ -61,6 +63,10 @@ pub(crate) enum Command {
     Stats(StatsCommand),
     /// Boot a folder of topologies, and check what each guest finds against what was asked for.
     Smoke(SmokeCommand),
+    /// Run a matrix of topologies, workloads and allocators; goes on where it was interrupted.
+    Matrix(MatrixCommand),
+    /// Print what a shell needs to complete this command's words.
+    Completions(CompletionsCommand),
     /// Print the tables of a run again.
     Show(ShowCommand),
     /// Compare two builds case by case, from the records of their runs.
@@ -92,6 +98,13 @@ pub(crate) struct RunCommand {
     pub(crate) details: bool,
     #[command(flatten)]
     pub(crate) host: HostOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsCommand {
+    /// Which shell.
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
 }
 
 #[derive(Debug, Args)]
@@ -411,6 +424,9 @@ pub(crate) struct HostOptions {
     /// The QEMU to run.
     #[arg(long, value_name = "PATH", env = "QUARRY_QEMU", default_value = DEFAULT_QEMU)]
     pub(crate) qemu: PathBuf,
+    /// Give each of the guest's CPUs one of this computer's for itself. Steadies figures where there are enough.
+    #[arg(long)]
+    pub(crate) pin: bool,
     /// One more argument for QEMU, as it is. May be repeated.
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) qemu_arg: Vec<String>,

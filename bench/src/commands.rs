@@ -1,9 +1,10 @@
 //! The commands: each gets its image, boots it, watches it and prints what came of it.
 
-use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use clap::CommandFactory;
+use clap_complete::Shell;
 use quarry_record::{Record, Run, Test, TestStatus};
 
 use crate::budget;
@@ -16,7 +17,9 @@ use crate::export;
 use crate::failure::Failure;
 use crate::guest::{Guest, check_words, results, words_of_host};
 use crate::images::{Image, workspace};
+use crate::matrix;
 use crate::noise;
+use crate::preflight;
 use crate::process::check_qemu;
 use crate::progress::Progress;
 use crate::report;
@@ -44,6 +47,11 @@ pub(crate) fn execute(cli: &Cli) -> Result<()> {
         Command::Stats(command) => stats(command),
         Command::Smoke(command) => smoke(command),
         Command::Show(command) => show(command),
+        Command::Matrix(command) => matrix::execute(command),
+        Command::Completions(command) => {
+            completions(command.shell);
+            Ok(())
+        }
         Command::Compare(command) => compare::execute(command),
         Command::Noise(command) => noise::execute(command),
         Command::Export(command) => export::execute(command),
@@ -55,12 +63,15 @@ pub(crate) fn execute(cli: &Cli) -> Result<()> {
 fn run(command: &RunCommand) -> Result<()> {
     let words = ["mode=run".to_owned()].into_iter().chain(command.suite.guest_words());
     let mut guest = Guest::announce(Image::Bench, "run", &command.machine, &command.host, words)?;
+    for warning in preflight::warnings(guest.boot.accelerator, guest.boot.machine.cpus()) {
+        eprintln!("note: {warning}");
+    }
     guest.files.output.clone_from(&command.output);
     for boot in 1..=command.boots {
         let ended = guest.watch(Duration::ZERO, &mut Progress::new(command.host.verbose));
         let last = boot == command.boots;
         if last || ended.verdict.is_err() {
-            print_session(&ended.session, command.details, turns(guest.boot.machine.cpus()).as_deref());
+            print_session(&ended.session, command.details);
         } else {
             eprintln!("boot {boot} of {}: {}", command.boots, count(ended.session.results.len() as u64, "result"));
         }
@@ -73,27 +84,12 @@ fn run(command: &RunCommand) -> Result<()> {
     Ok(())
 }
 
-/// What has to be said of figures from more CPUs than this computer has.
-fn turns(cpus: u32) -> Option<String> {
-    let host_cpus = available_parallelism().map_or(1, usize::from) as u64;
-    (u64::from(cpus) > host_cpus).then(|| {
-        let host_cpus = count(host_cpus, "CPU");
-        format!(
-            "This computer has {host_cpus}: where more work at once they take turns, and contend less than they would."
-        )
-    })
-}
-
 /// Machine, tables and memory, as far as they are known.
-fn print_session(session: &Session, details: bool, note: Option<&str>) {
+fn print_session(session: &Session, details: bool) {
     if let Some(run) = &session.run {
         println!("\n{}", report::machine(run));
-        if !session.results.is_empty() && !run.icount {
-            let tcg = "TCG translates every instruction: compare these figures with each other, not with real CPUs.";
-            for note in (run.hypervisor == "TCG").then_some(tcg).into_iter().chain(note) {
-                println!("{note}");
-            }
-            println!();
+        if !session.results.is_empty() && !run.icount && run.hypervisor == "TCG" {
+            println!("TCG translates every instruction: compare these figures with each other, not with real CPUs.\n");
         }
     }
     print!("{}", tables(&session.results, if details { Detail::Full } else { Detail::Overview }));
@@ -198,7 +194,7 @@ impl Work {
         let words = [format!("mode={mode}"), format!("seconds={seconds}"), format!("seed={seed}")];
         let guest = Guest::announce(Image::Bench, mode, machine, host, words)?;
         let ended = guest.watch(Duration::from_secs(*seconds), &mut Progress::new(host.verbose));
-        print_session(&ended.session, false, None);
+        print_session(&ended.session, false);
         ended.verdict.map_err(|failure| guest.explain(failure))?;
         if !has_record(&ended.session) {
             return Err(guest.explain(Failure::Nothing(mode)));
@@ -242,9 +238,14 @@ fn smoke(command: &SmokeCommand) -> Result<()> {
     smoke.run(&topologies)
 }
 
+fn completions(shell: Shell) {
+    let mut command = Cli::command();
+    clap_complete::generate(shell, &mut command, "quarry", &mut std::io::stdout());
+}
+
 fn show(command: &ShowCommand) -> Result<()> {
     for session in runs::read(&command.file)? {
-        print_session(&session, command.details, None);
+        print_session(&session, command.details);
         let end = session.end.as_ref().context("the file has no `end` record: this run did not come to its end")?;
         session.judge(end)?;
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::pin::CannotPin;
 use crate::process::Exit;
 use crate::words::count;
 
@@ -22,6 +23,9 @@ pub(crate) enum Failure {
     /// The file of records cannot be written.
     #[error("cannot write the records to {}: {problem}", output.display())]
     Output { output: PathBuf, problem: io::Error },
+    /// Virtual CPUs cannot be bound to this computer's.
+    #[error(transparent)]
+    Pin(#[from] CannotPin),
     /// QEMU refused its command line, or could not go on.
     #[error("QEMU gave up (exit status {status}): {complaint}")]
     Qemu { status: i32, complaint: String },

@@ -9,6 +9,7 @@ use crate::accelerator::Accelerator;
 use crate::cli::{HostOptions, MachineOptions};
 use crate::failure::Failure;
 use crate::images::{Image, revision, workspace};
+use crate::pin;
 use crate::process::{check_qemu, default_log};
 use crate::qemu::Boot;
 use crate::watch::{Ended, Files, Observer, watch};
@@ -58,6 +59,9 @@ impl<'o> Guest<'o> {
         guest_words.extend(machine.icount.then(|| "icount=1".to_owned()));
         guest_words.extend(words_of_host(accelerator, host));
         check_words(&guest_words)?;
+        if host.pin {
+            pin::check(description.cpus() as usize)?;
+        }
         let boot = Boot {
             qemu: host.qemu.clone(),
             machine: description,
@@ -65,6 +69,7 @@ impl<'o> Guest<'o> {
             loader: files.loader,
             image: files.image,
             guest_words,
+            pin: host.pin,
             more: host.qemu_arg.clone(),
         };
         let log = host.log.clone().unwrap_or_else(|| default_log(&results(), name));

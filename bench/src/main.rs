@@ -36,7 +36,10 @@ mod failure;
 mod guest;
 mod images;
 mod machine;
+mod matrix;
 mod noise;
+mod pin;
+mod preflight;
 mod process;
 mod progress;
 mod qemu;
@@ -59,6 +62,8 @@ use clap::Parser;
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
+    // `quarry ... | head` ends quietly when head has enough.
+    sigpipe::reset();
     let cli = cli::Cli::parse();
     process::listen_to_interrupts();
     match commands::execute(&cli) {

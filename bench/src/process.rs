@@ -134,6 +134,11 @@ impl Process {
         Ok(Self { child, lines, readers: vec![serial_reader, stderr_reader], complaints })
     }
 
+    /// QEMU's number among processes.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for the guest's next line, but no longer than to the deadline, and a moment at most.
     pub(crate) fn next(&self, deadline: Instant) -> Event {
         if interrupted() {

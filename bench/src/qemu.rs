@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::accelerator::Accelerator;
 use crate::machine::{Board, Firmware, Layout, Machine, Node, Performance};
+use crate::pin;
 use crate::size::Size;
 
 /// QEMU's name when no other is asked for.
@@ -26,6 +27,8 @@ pub(crate) struct Boot {
     pub(crate) image: PathBuf,
     /// Words for the guest.
     pub(crate) guest_words: Vec<String>,
+    /// Whether each of its CPUs is bound to one of this computer's.
+    pub(crate) pin: bool,
     /// More of QEMU's own arguments, as they are.
     pub(crate) more: Vec<String>,
 }
@@ -66,6 +69,10 @@ impl Boot {
         arguments.two("-kernel", &self.loader);
         arguments.two("-initrd", &self.image);
         arguments.two("-append", self.guest_words.join(" "));
+        if self.pin {
+            let [option, value] = pin::QEMU_ARGUMENTS;
+            arguments.two(option, value);
+        }
         arguments.0.extend(self.more.iter().map(OsString::from));
         arguments.0
     }
@@ -208,6 +215,7 @@ mod tests {
             loader: "loader".into(),
             image: "an image".into(),
             guest_words: vec!["mode=run".into(), "seed=1".into()],
+            pin: false,
             more: vec!["-s".into()],
         };
         boot.line().replace(" -", "\n-")

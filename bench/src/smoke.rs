@@ -95,6 +95,7 @@ impl Smoke {
             loader: self.files.loader.clone(),
             image: self.files.image.clone(),
             guest_words: self.guest_words.clone(),
+            pin: false,
             more: self.more.clone(),
         };
         let files = Files { log: default_log(&self.results, &format!("smoke-{name}")), output: None, append: false };
@@ -136,6 +137,7 @@ mod tests {
                 loader: "loader".into(),
                 image: "image".into(),
                 guest_words: vec!["mode=boot".into()],
+                pin: false,
                 more: Vec::new(),
             };
             let line = boot.line().replace(&tables, "").replace(" -", "\n-");

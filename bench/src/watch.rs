@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use quarry_record::Record;
 
 use crate::failure::Failure;
+use crate::pin;
 use crate::process::{Event, Process};
 use crate::qemu::Boot;
 use crate::session::{Phase, Session};
@@ -72,7 +73,8 @@ pub(crate) struct Ended {
 pub(crate) fn watch(boot: &Boot, deadlines: Deadlines, files: &Files, observer: &mut dyn Observer) -> Ended {
     let mut session = Session::default();
     let verdict = begin(boot, files).and_then(|(mut process, mut output)| {
-        let verdict = attend(&mut process, &mut session, deadlines, &mut output, observer);
+        let pin = boot.pin.then(|| boot.machine.cpus() as usize);
+        let verdict = attend(&mut process, &mut session, deadlines, &mut output, pin, observer);
         observer.done();
         verdict
     });
@@ -159,6 +161,7 @@ fn attend(
     session: &mut Session,
     deadlines: Deadlines,
     output: &mut Output,
+    mut pin: Option<usize>,
     observer: &mut dyn Observer,
 ) -> Result<(), Failure> {
     let mut clock = Clock::new(deadlines);
@@ -170,6 +173,10 @@ fn attend(
                 Ok(None) => observer.text(&line),
                 Ok(Some(record)) => {
                     clock.record(session.phase());
+                    // With its first record its CPUs are up, and nothing is measured yet.
+                    if let Some(cpus) = pin.take() {
+                        pin::pin(process.id(), cpus)?;
+                    }
                     output.keep(&line)?;
                     observer.record(&record, session);
                 }

@@ -105,7 +105,10 @@ impl Arguments {
             cpus: or(&self.threads, &[1, 2]),
             samples: 3,
             effort: Effort::Microseconds(200),
+            // All contestants are compared by the same loops; latencies have no place in these tables.
+            latencies: false,
             seed: self.seed,
+            ..Settings::default()
         }
     }
 
