@@ -1,24 +1,41 @@
-//! The console: the first serial port, a line at a time, whoever writes.
+//! The console: the first serial port, a line at a time, whoever writes, and byte by byte to whoever reads.
 //!
-//! Users: `print!`, `println!` and the log. Lines of different CPUs never mix: a call writes all its text under one
-//! lock, which is taken with interrupts off, for handlers log too. The panic handler writes without the lock, once the
-//! other CPUs are stopped.
+//! Users: `print!`, `println!` and the log; images that want to be spoken to read. Lines of different CPUs never mix: a
+//! call writes all its text under one lock, which is taken with interrupts off, for handlers log too. The panic handler
+//! writes without the lock, once the other CPUs are stopped.
+//!
+//! Nothing interrupts when a byte arrives: whoever reads looks every few milliseconds and sleeps in between. So reading
+//! works on every machine that has the port, whatever its interrupt controllers. The port keeps 16 bytes; hypervisors
+//! hold back what comes after them until there is room again. The receiving half of the port has a lock of its own, for
+//! a reader must not wait, interrupts off, until somebody's long text is out.
 
 use core::fmt::{self, Write};
+use core::time::Duration;
 
 use spin::mutex::TicketMutex;
 
-use crate::arch;
+use crate::{arch, thread};
 
 const COM1: u16 = 0x3f8;
 const LINE_STATUS: u16 = COM1 + 5;
 const TRANSMITTER_EMPTY: u8 = 1 << 5;
+const DATA_READY: u8 = 1 << 0;
+const OVERRUN: u8 = 1 << 1;
+
+/// What a port says whose device is not there.
+const ABSENT: u8 = 0xff;
 
 /// Bytes the transmitter takes at once when it is empty.
 const FIFO_BYTES: u32 = 16;
 
 /// How often to look at the status before a byte is sent regardless: a stuck port must not hang the guest.
 const PATIENCE: u32 = 100_000;
+
+/// How long a reader sleeps between two looks: short enough for hands, long enough for an idle CPU to be idle.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Held while bytes are taken from the port. Threads of the first CPU and of others may both read; handlers do not.
+static RECEIVER: TicketMutex<()> = TicketMutex::new(());
 
 static PORT: TicketMutex<SerialPort> = TicketMutex::new(SerialPort { room: 0 });
 
@@ -76,6 +93,44 @@ pub fn write(text: fmt::Arguments<'_>) {
 /// Writes text without the lock, for when its holder was stopped.
 pub(crate) fn write_unlocked(text: fmt::Arguments<'_>) {
     let _ = SerialPort { room: 0 }.write_fmt(text);
+}
+
+/// Waits for bytes and takes as many as have come and `buffer` has room for; returns how many, which is 0 only for an
+/// empty buffer. Other threads of the CPU run meanwhile. Where several threads read, each byte goes to one of them.
+///
+/// Context: a thread that may sleep; not an interrupt handler. The end of whatever the hypervisor connects to the port
+/// is not seen: who needs an end has to agree on a byte for it.
+pub fn read(buffer: &mut [u8]) -> usize {
+    loop {
+        let count = try_read(buffer);
+        if count > 0 || buffer.is_empty() {
+            return count;
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// As [`read`], but does not wait: returns 0 when nothing has come. Any thread may call it.
+pub fn try_read(buffer: &mut [u8]) -> usize {
+    let mut count = 0;
+    let mut lost = false;
+    let receiver = RECEIVER.lock();
+    for place in buffer {
+        // SAFETY: reading the status has no effect on memory.
+        let status = unsafe { arch::read_port(LINE_STATUS) };
+        if status == ABSENT || status & DATA_READY == 0 {
+            break;
+        }
+        lost |= status & OVERRUN != 0;
+        // SAFETY: takes a byte from the port, no more.
+        *place = unsafe { arch::read_port(COM1) };
+        count += 1;
+    }
+    drop(receiver);
+    if lost {
+        log::warn!("the serial port had more to take than it keeps: some input is lost");
+    }
+    count
 }
 
 /// Waits until everything written has left the port, as far as a bounded wait can tell.
