@@ -2,7 +2,8 @@
 //!
 //! Booted by the `quarry` command, or by hand with the same words on the command line ([`Options`]). What it does:
 //! `mode=run` measures, `mode=boot` shows the machine and ends, `mode=stress` has all CPUs allocate, hand on and check,
-//! `mode=edge` has threads want more memory than there is, and `mode=dead-end` ends when all of it is gone;
+//! `mode=edge` has threads want more memory than there is, `mode=dead-end` ends when all of it is gone, and `mode=shell`
+//! does what it is told at a prompt;
 //! with `reports=1` it then tells the state of the memory service in every format there is.
 
 #![no_std]
@@ -19,6 +20,7 @@ mod memory;
 mod peers;
 mod pressure;
 mod records;
+mod shell;
 
 use quarry_guest_records::{emit, fingerprint, reports, statistics};
 use quarry_record::{End, EndStatus, Record};
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Mode::Stress => endure(machine, &options),
         Mode::Edge => pressure::edge(machine, &options),
         Mode::DeadEnd => pressure::run_into_a_dead_end(),
+        Mode::Shell => return converse(machine, &options),
     };
     let statistics = statistics();
     let adds_up = statistics.adds_up;
@@ -129,6 +132,19 @@ fn endure(machine: Machine, options: &Options) -> u64 {
     let errors = if report.passed() { 0 } else { (report.errors + report.failed_allocations).max(1) };
     emit(&Record::Stress(record));
     errors
+}
+
+/// Does what is asked for at the prompt. What went wrong was told there, and the run's end tells it once more.
+fn converse(machine: Machine, options: &Options) -> ExitCode {
+    let failed = shell::converse(machine, options);
+    let reason = if failed > 0 {
+        Some(alloc::format!("{failed} {} failed", if failed == 1 { "command" } else { "commands" }))
+    } else if !service().statistics().adds_up() {
+        Some("the memory statistics do not add up".into())
+    } else {
+        None
+    };
+    finish(failed, reason)
 }
 
 fn finish(errors: u64, reason: Option<String>) -> ExitCode {

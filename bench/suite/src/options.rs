@@ -12,9 +12,6 @@ use quarry_topology::MAX_CPUS;
 
 use crate::case::{Effort, ORDERS, Settings, UnknownWorkload};
 
-/// Largest size a workload may be asked for: 4 MiB, the most `kmalloc` gives.
-const MAX_SIZE: usize = 4 << 20;
-
 /// What the image is to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -29,12 +26,14 @@ pub enum Mode {
     Edge,
     /// Have threads that must not fail take more memory than there is, and see the run end.
     DeadEnd,
+    /// Do what is asked for at a prompt on the serial line.
+    Shell,
 }
 
 /// The command line, understood.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `mode=run|boot|stress|edge|dead-end`.
+    /// `mode=run|boot|stress|edge|dead-end|shell`.
     pub mode: Mode,
     /// `effort=quick|full` sets the defaults of what follows. `workloads=`, `sizes=`, `orders=`, `cpus=` (lists with commas), `samples=`, `seed=`, `no-latencies=1`;
     /// `icount=1` makes the effort fixed.
@@ -47,7 +46,12 @@ pub struct Options {
     pub seconds: u64,
     /// `reports=1`: tell the state of the memory service in every format when the work is done.
     pub reports: bool,
+    /// `columns=`: how wide the terminal at the prompt is; 0 where there is none, but a pipe with lines.
+    pub columns: usize,
 }
+
+/// Columns of a terminal that does not say.
+const USUAL_COLUMNS: usize = 80;
 
 /// A word of the command line that cannot be followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +70,9 @@ impl fmt::Display for OptionError {
 impl core::error::Error for OptionError {}
 
 impl Options {
+    /// Largest size a workload may be asked for: 4 MiB, the most `kmalloc` gives.
+    pub const MAX_SIZE: usize = 4 << 20;
+
     /// Reads what it knows from `find`, which gives the value of a key; other words are somebody else's.
     ///
     /// # Errors
@@ -79,7 +86,7 @@ impl Options {
                 .map(|word| word.parse().map_err(|problem: UnknownWorkload| error("workloads", word, problem)))
                 .collect::<Result<Vec<_>, _>>()
                 .map(|asked| or(asked, &defaults.workloads))?,
-            sizes: or(numbers("sizes", find("sizes"), &(1..=MAX_SIZE))?, &defaults.sizes),
+            sizes: or(numbers("sizes", find("sizes"), &(1..=Self::MAX_SIZE))?, &defaults.sizes),
             orders: or(numbers("orders", find("orders"), &ORDERS)?, &defaults.orders),
             cpus: numbers("cpus", find("cpus"), &(1..=MAX_CPUS))?,
             only_ends: defaults.only_ends,
@@ -96,7 +103,8 @@ impl Options {
         let seconds = one("seconds", &find)?.unwrap_or(30);
         let reports = switch("reports", find("reports"))?;
         let allocators = words(find("allocators")).map(ToString::to_string).collect();
-        Ok(Self { mode: mode(find("mode"))?, settings, icount, allocators, seconds, reports })
+        let columns = one("columns", &find)?.unwrap_or(USUAL_COLUMNS);
+        Ok(Self { mode: mode(find("mode"))?, settings, icount, allocators, seconds, reports, columns })
     }
 }
 
@@ -134,7 +142,8 @@ fn mode(value: Option<&str>) -> Result<Mode, OptionError> {
         Some("stress") => Ok(Mode::Stress),
         Some("edge") => Ok(Mode::Edge),
         Some("dead-end") => Ok(Mode::DeadEnd),
-        Some(other) => Err(error("mode", other, "use run, boot, stress, edge or dead-end")),
+        Some("shell") => Ok(Mode::Shell),
+        Some(other) => Err(error("mode", other, "use run, boot, stress, edge, dead-end or shell")),
     }
 }
 
@@ -192,8 +201,15 @@ mod tests {
         assert_eq!(options.settings.sizes, [64, 4096]);
         assert_eq!(options.settings.orders, [0, 9]);
         assert_eq!(options.settings.cpus, [1, 4]);
+        assert_eq!(options.columns, USUAL_COLUMNS);
         assert_eq!((options.settings.samples, options.settings.seed, options.seconds), (7, 3, 5));
         assert!(options.reports);
+    }
+
+    #[test]
+    fn a_prompt_may_have_no_terminal() {
+        let options = read("mode=shell columns=0").expect("the words are right");
+        assert_eq!((options.mode, options.columns), (Mode::Shell, 0));
     }
 
     #[test]
@@ -213,7 +229,7 @@ mod tests {
 
     #[test]
     fn wrong_values_get_a_sentence() {
-        assert_eq!(complaint("mode=walk"), "mode=walk: use run, boot, stress, edge or dead-end");
+        assert_eq!(complaint("mode=walk"), "mode=walk: use run, boot, stress, edge, dead-end or shell");
         assert_eq!(complaint("workloads=pair,pear"), alloc::format!("workloads=pear: {UnknownWorkload}"));
         assert_eq!(complaint("sizes=64,x"), "sizes=x: use whole numbers from 1 to 4194304");
         assert_eq!(complaint("sizes=0"), "sizes=0: use whole numbers from 1 to 4194304");
