@@ -17,6 +17,7 @@ use crate::matrix::MatrixCommand;
 use crate::noise::NoiseCommand;
 use crate::qemu::DEFAULT_QEMU;
 use crate::report_page::ReportCommand;
+use crate::shell::ShellCommand;
 use crate::size::Size;
 use crate::watch::Deadlines;
 
@@ -61,6 +62,8 @@ pub(crate) enum Command {
     Edge(EdgeCommand),
     /// Have a guest work, then show the state of its memory service in the formats of Linux's files, or as JSON.
     Stats(StatsCommand),
+    /// Boot a guest with a prompt: show the state of its memory service, measure, let allocations fail.
+    Shell(ShellCommand),
     /// Boot a folder of topologies, and check what each guest finds against what was asked for.
     Smoke(SmokeCommand),
     /// Run a matrix of topologies, workloads and allocators; goes on where it was interrupted.

@@ -26,6 +26,7 @@ use crate::report;
 use crate::report_page;
 use crate::runs;
 use crate::session::Session;
+use crate::shell;
 use crate::smoke::{Smoke, topologies};
 use crate::stats;
 use crate::tables::{Detail, tables};
@@ -45,6 +46,7 @@ pub(crate) fn execute(cli: &Cli) -> Result<()> {
         Command::Stress(command) => stress(command),
         Command::Edge(command) => edge(command),
         Command::Stats(command) => stats(command),
+        Command::Shell(command) => shell::execute(command),
         Command::Smoke(command) => smoke(command),
         Command::Show(command) => show(command),
         Command::Matrix(command) => matrix::execute(command),

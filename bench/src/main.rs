@@ -5,6 +5,7 @@
 //! ```text
 //! commands, smoke        run, boot, test, stress, stats, show; every topology of a folder
 //! export                 runs in the formats of others
+//! shell                  a guest to speak with
 //! budget                 instructions held against a file
 //! noise                  one build, over and over
 //! compare                two builds, case by case
@@ -17,6 +18,7 @@
 //! runs                   files of records
 //! process, session       QEMU and its pipes; what a guest has said and what to think of it
 //! images, expectation    what is booted; what a guest must find
+//! terminal               the person's terminal, raw and restored
 //! qemu                   a machine in QEMU's words
 //! machine, accelerator   a machine; what it runs on
 //! size, words, failure
@@ -47,10 +49,12 @@ mod report;
 mod report_page;
 mod runs;
 mod session;
+mod shell;
 mod size;
 mod smoke;
 mod stats;
 mod tables;
+mod terminal;
 mod watch;
 mod words;
 
@@ -62,9 +66,12 @@ use clap::Parser;
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
-    // `quarry ... | head` ends quietly when head has enough.
-    sigpipe::reset();
     let cli = cli::Cli::parse();
+    // `quarry ... | head` ends quietly when head has enough. Who speaks with a guest must not be killed for a key that the
+    // guest does not take any more: the terminal would stay raw.
+    if !matches!(cli.command, cli::Command::Shell(_)) {
+        sigpipe::reset();
+    }
     process::listen_to_interrupts();
     match commands::execute(&cli) {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,7 +2,8 @@
 //!
 //! Two threads read QEMU's pipes: standard output is the guest's serial port, standard error is QEMU itself. Both
 //! append to the log as they read, so the log is whole to the last byte even when QEMU is killed. Lines of the guest go
-//! through a channel to whoever watches. Dropping a [`Process`] kills QEMU.
+//! through a channel to whoever watches. Where somebody speaks with the guest ([`Line`]), the serial port's bytes also go
+//! to them as they come. Dropping a [`Process`] kills QEMU.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -30,7 +31,12 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub(crate) fn listen_to_interrupts() {
     // Also where the signal was ignored so far, as it is in a script's background: whoever asks QEMU's keeper to stop
     // must not be left with both. It fails only when called twice.
-    drop(ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)));
+    drop(ctrlc::set_handler(interrupt));
+}
+
+/// Has it end as Ctrl-C does.
+pub(crate) fn interrupt() {
+    INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
 /// Whether the user wants to stop.
@@ -83,6 +89,24 @@ pub(crate) enum Event {
     Interrupted,
 }
 
+/// Takes bytes as they come.
+type Sink = dyn FnMut(&[u8]) + Send;
+
+/// The guest's serial line where somebody is at its other end.
+pub(crate) struct Line {
+    /// What the guest reads.
+    pub(crate) input: Stdio,
+    /// Whoever wants what the guest writes, before it is cut into lines.
+    pub(crate) output: Box<Sink>,
+}
+
+impl Line {
+    /// Nobody is there.
+    pub(crate) fn unused() -> Self {
+        Self { input: Stdio::null(), output: Box::new(|_| {}) }
+    }
+}
+
 /// A running QEMU.
 pub(crate) struct Process {
     child: Child,
@@ -107,13 +131,13 @@ impl Process {
     /// # Errors
     ///
     /// [`Failure::NoQemu`] and [`Failure::Log`].
-    pub(crate) fn start(boot: &Boot, log: &Path) -> Result<Self, Failure> {
+    pub(crate) fn start(boot: &Boot, log: &Path, line: Line) -> Result<Self, Failure> {
         let no_log = |problem| Failure::Log { log: log.to_owned(), problem };
         let log_file = create(log).map_err(no_log)?;
         writeln!(&log_file, "$ {}", boot.line()).map_err(no_log)?;
         let mut child = Command::new(&boot.qemu)
             .args(boot.arguments())
-            .stdin(Stdio::null())
+            .stdin(line.input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -125,7 +149,8 @@ impl Process {
         let complaints = Arc::new(Mutex::new(Vec::new()));
         let serial_reader = thread::spawn({
             let log_file = Arc::clone(&log_file);
-            move || read_lines(serial, &log_file, &sender)
+            let mut output = line.output;
+            move || read_lines(serial, &log_file, &mut output, &sender)
         });
         let stderr_reader = thread::spawn({
             let complaints = Arc::clone(&complaints);
@@ -192,7 +217,7 @@ fn keep(mut log: &File, bytes: &[u8]) {
     drop(log.write_all(bytes));
 }
 
-fn read_lines(mut serial: impl Read, log: &File, lines: &Sender<String>) {
+fn read_lines(mut serial: impl Read, log: &File, output: &mut Sink, lines: &Sender<String>) {
     let mut chunk = vec![0; 64 << 10];
     let mut line = Vec::new();
     let send = |line: &mut Vec<u8>| {
@@ -205,6 +230,7 @@ fn read_lines(mut serial: impl Read, log: &File, lines: &Sender<String>) {
             break;
         }
         keep(log, &chunk[..count]);
+        output(&chunk[..count]);
         for &byte in &chunk[..count] {
             if byte != b'\n' {
                 line.push(byte);
@@ -242,7 +268,7 @@ mod tests {
     fn lines(serial: &[u8]) -> Vec<String> {
         let log = tempfile::tempfile().expect("there is room for a file");
         let (sender, lines) = mpsc::channel();
-        read_lines(serial, &log, &sender);
+        read_lines(serial, &log, &mut |_| {}, &sender);
         drop(sender);
         lines.iter().collect()
     }

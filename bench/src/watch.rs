@@ -12,7 +12,7 @@ use quarry_record::Record;
 
 use crate::failure::Failure;
 use crate::pin;
-use crate::process::{Event, Process};
+use crate::process::{Event, Line, Process};
 use crate::qemu::Boot;
 use crate::session::{Phase, Session};
 
@@ -71,8 +71,19 @@ pub(crate) struct Ended {
 
 /// Boots a guest and watches it to its end.
 pub(crate) fn watch(boot: &Boot, deadlines: Deadlines, files: &Files, observer: &mut dyn Observer) -> Ended {
+    watch_line(boot, deadlines, files, Line::unused(), observer)
+}
+
+/// The same, with somebody at the other end of the guest's serial line.
+pub(crate) fn watch_line(
+    boot: &Boot,
+    deadlines: Deadlines,
+    files: &Files,
+    line: Line,
+    observer: &mut dyn Observer,
+) -> Ended {
     let mut session = Session::default();
-    let verdict = begin(boot, files).and_then(|(mut process, mut output)| {
+    let verdict = begin(boot, files, line).and_then(|(mut process, mut output)| {
         let pin = boot.pin.then(|| boot.machine.cpus() as usize);
         let verdict = attend(&mut process, &mut session, deadlines, &mut output, pin, observer);
         observer.done();
@@ -100,9 +111,9 @@ impl Output {
     }
 }
 
-fn begin(boot: &Boot, files: &Files) -> Result<(Process, Output), Failure> {
+fn begin(boot: &Boot, files: &Files, line: Line) -> Result<(Process, Output), Failure> {
     let output = Output::open(files.output.as_deref(), files.append)?;
-    Ok((Process::start(boot, &files.log)?, output))
+    Ok((Process::start(boot, &files.log, line)?, output))
 }
 
 /// The three deadlines at work.
