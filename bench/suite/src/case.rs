@@ -4,40 +4,12 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::str::FromStr;
 
+use crate::shape::{Extents, Shape};
 use crate::sizes::SIZES;
 use crate::subject::Feature;
 
 /// Orders `page` is measured at: 4 KiB to 2 MiB.
 pub const ORDERS: core::ops::RangeInclusive<u32> = 0..=9;
-
-/// Sizes `node` and `interrupt` are measured at when none are asked for.
-const NODE_SIZES: [usize; 3] = [64, 1024, 4096];
-
-/// The size `bulk` is measured at when none is asked for: about that of the packet heads it was made for.
-const BULK_SIZES: [usize; 1] = [256];
-
-/// Objects in a call of `bulk`: those of `slab_bulk_test01`.
-const BULKS: [Variant; 14] = bulks([1, 2, 3, 4, 8, 16, 30, 32, 34, 48, 64, 128, 158, 250]);
-
-/// Pages in a group of `page-bulk`: those of `page_bench04_bulk`.
-const PAGE_BULKS: [Variant; 9] = bulks([1, 2, 3, 4, 8, 16, 32, 64, 128]);
-
-/// Pages that are out at once in `page-outstanding`.
-const OUTSTANDING: [Variant; 4] =
-    [Variant::Outstanding(1), Variant::Outstanding(64), Variant::Outstanding(512), Variant::Outstanding(4096)];
-
-/// Largest objects a cache is asked for.
-const MOST_OBJECT: usize = 32 << 10;
-
-const fn bulks<const N: usize>(counts: [usize; N]) -> [Variant; N] {
-    let mut variants = [Variant::Bulk(0); N];
-    let mut index = 0;
-    while index < N {
-        variants[index] = Variant::Bulk(counts[index]);
-        index += 1;
-    }
-    variants
-}
 
 macro_rules! workloads {
     ($($(#[$doc:meta])* $workload:ident = $name:literal,)*) => {
@@ -96,97 +68,6 @@ workloads! {
     PageBulk = "page-bulk",
     /// Many pages, freed on the next CPU (on one CPU: the same). Two rows.
     PageCross = "page-cross",
-}
-
-impl Workload {
-    /// Its cases, and what they need.
-    const fn shape(self) -> Shape {
-        match self {
-            Self::Pair | Self::Batch | Self::Remote => Shape::of_sizes(&SIZES),
-            Self::PairInlined => Shape { only_known: true, ..Shape::of_sizes(&SIZES).needing(Feature::Inlined) },
-            Self::PairZeroed => Shape::of_sizes(&SIZES).needing(Feature::Zeroed),
-            Self::PairCache | Self::BatchCache => Shape::of_objects(&SIZES),
-            Self::Bulk => Shape { variants: &BULKS, ..Shape::of_objects(&BULK_SIZES).needing(Feature::Bulk) },
-            Self::RemoteZero | Self::OneAllocates => Shape { least_cpus: 2, ..Shape::of_sizes(&SIZES) },
-            Self::Mix => Shape::MIXED,
-            Self::Node => {
-                let variants = &[Variant::Local, Variant::Remote, Variant::Alternating];
-                Shape { variants, ..Shape::of_sizes(&NODE_SIZES).needing(Feature::Nodes) }
-            }
-            Self::Interrupt => {
-                let variants = &[Variant::InHandler, Variant::Interleaved];
-                Shape { variants, interrupts: true, ..Shape::of_sizes(&NODE_SIZES).needing(Feature::Atomic) }
-            }
-            Self::Page => Shape::ORDERS.needing(Feature::Pages),
-            Self::PageOutstanding => Shape { variants: &OUTSTANDING, ..Shape::PAGES },
-            Self::PageBulk => Shape { variants: &PAGE_BULKS, ..Shape::PAGES },
-            Self::PageCross => Shape::PAGES,
-        }
-    }
-}
-
-/// Over what the cases of a workload range, and what they need.
-#[derive(Clone, Copy)]
-struct Shape {
-    extents: Extents,
-    /// Sizes other than [`SIZES`] have no code.
-    only_known: bool,
-    /// One case for each; for none, one that has no variant.
-    variants: &'static [Variant],
-    needs: [Option<Feature>; 2],
-    /// Whether it needs interrupt handlers.
-    interrupts: bool,
-    /// Largest blocks there can be.
-    most_size: usize,
-    /// CPUs without which it has no meaning.
-    least_cpus: usize,
-}
-
-/// How large blocks are by default.
-#[derive(Clone, Copy)]
-enum Extents {
-    Sizes(&'static [usize]),
-    Orders,
-    /// Single pages, whatever orders are asked for.
-    Page,
-    Mixed,
-}
-
-impl Shape {
-    const MIXED: Self = Self {
-        extents: Extents::Mixed,
-        only_known: false,
-        variants: &[],
-        needs: [Some(Feature::Sizes), None],
-        interrupts: false,
-        most_size: usize::MAX,
-        least_cpus: 1,
-    };
-
-    const ORDERS: Self = Self { extents: Extents::Orders, ..Self::MIXED };
-
-    const PAGES: Self = Self { extents: Extents::Page, ..Self::MIXED }.needing(Feature::Pages);
-
-    const fn of_sizes(sizes: &'static [usize]) -> Self {
-        Self { extents: Extents::Sizes(sizes), ..Self::MIXED }
-    }
-
-    const fn of_objects(sizes: &'static [usize]) -> Self {
-        Self { most_size: MOST_OBJECT, ..Self::of_sizes(sizes).needing(Feature::Caches) }
-    }
-
-    /// That feature, of two at most, in place of the sizes that others need.
-    const fn needing(self, feature: Feature) -> Self {
-        let needs = match self.needs {
-            [Some(Feature::Sizes), None] => [Some(feature), None],
-            [first, _] => [first, Some(feature)],
-        };
-        Self { needs, ..self }
-    }
-
-    fn is_possible(&self, features: &[Feature], interrupts: bool) -> bool {
-        self.needs.iter().flatten().all(|feature| features.contains(feature)) && (interrupts || !self.interrupts)
-    }
 }
 
 impl fmt::Display for Workload {
@@ -516,6 +397,7 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shape::{BULKS, MOST_OBJECT};
     use alloc::string::ToString;
     use alloc::{format, vec};
     use quarry_record::catalogue;

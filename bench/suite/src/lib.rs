@@ -15,7 +15,7 @@
 //! workloads           what is timed
 //! measure             samples: calibration, barriers, clock
 //! checked, stamped    an allocator that is not trusted, and one whose calls are timed
-//! case                what there is to measure, and the plan
+//! case, shape         what there is to measure, and the plan
 //! subject, platform   what is asked of allocator and machine
 //! exchange, histogram, random, pattern, sizes, statistics
 //! ```
@@ -36,6 +36,7 @@ mod options;
 pub mod pattern;
 mod platform;
 pub mod random;
+mod shape;
 mod sizes;
 mod stamped;
 mod statistics;
