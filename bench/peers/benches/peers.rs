@@ -20,7 +20,7 @@ struct Arguments {
     #[arg(long)]
     quick: bool,
 
-    /// Workloads: pair, pair-inlined, batch, remote, mix, page [default: all but pair-inlined]
+    /// Workloads, by the names `quarry list` tells [default: pair, batch, remote, mix, page]
     #[arg(long, value_delimiter = ',')]
     workload: Vec<Workload>,
 

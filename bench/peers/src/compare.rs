@@ -96,9 +96,9 @@ pub fn compare(
     for round in 0..rounds {
         progress(round);
         for (place, (case, rows)) in cases.iter().zip(&mut rows).enumerate() {
-            let settings = only(case, settings, round);
+            let settings = Settings { seed: settings.seed.wrapping_add(round as u64), ..settings.clone() };
             for index in rotated(contestants.len(), round + place) {
-                contestants[index].run(threads, &settings, &mut |row| {
+                contestants[index].run_case(threads, &settings, *case, &mut |row| {
                     if let Some(comparison) = rows.iter_mut().find(|comparison| comparison.phase == row.phase) {
                         comparison.results[index].add(row);
                     }
@@ -113,23 +113,6 @@ pub fn compare(
 fn blank(case: Case, contestants: usize) -> Vec<Comparison> {
     let results = vec![Outcome::default(); contestants];
     case.phases().iter().map(|&phase| Comparison { case, phase, results: results.clone() }).collect()
-}
-
-/// The settings whose plan is that one case.
-fn only(case: &Case, settings: &Settings, round: usize) -> Settings {
-    let (sizes, orders) = match case.extent {
-        quarry_suite::Extent::Size(size) => (vec![size], vec![]),
-        quarry_suite::Extent::Order(order) => (vec![], vec![order]),
-        quarry_suite::Extent::Mixed => (vec![], vec![]),
-    };
-    Settings {
-        workloads: vec![case.workload],
-        sizes,
-        orders,
-        cpus: vec![case.cpus],
-        seed: settings.seed.wrapping_add(round as u64),
-        ..settings.clone()
-    }
 }
 
 /// The numbers below `count`, beginning with a different one each turn; every other pass through them runs backwards.
@@ -163,11 +146,22 @@ mod tests {
     }
 
     #[test]
-    fn the_settings_of_a_case_plan_that_case() {
-        let threads = Threads::new(2);
-        let settings = Settings { effort: Effort::Fixed, ..Settings::default() };
-        for case in quarry_suite::plan(threads, Quarry::FEATURES, &settings) {
-            assert_eq!(quarry_suite::plan(threads, Quarry::FEATURES, &only(&case, &settings, 3)), [case]);
+    fn every_row_of_every_case_is_of_all_contestants() {
+        let threads = Threads::new(1);
+        let settings = Settings {
+            workloads: vec![Workload::Batch, Workload::PageBulk],
+            sizes: vec![64],
+            samples: 1,
+            effort: Effort::Fixed,
+            latencies: false,
+            ..Settings::default()
+        };
+        let cases = quarry_suite::plan(threads, Quarry::FEATURES, &settings);
+        let comparisons = compare(threads, &[Contestant::new::<Quarry>(None)], &settings, 2, &mut |_| ());
+        assert_eq!(comparisons.len(), quarry_suite::row_count(&cases));
+        for comparison in comparisons {
+            let samples: Vec<usize> = comparison.results.iter().map(|outcome| outcome.samples.len()).collect();
+            assert_eq!(samples, [2], "{}", comparison.case);
         }
     }
 

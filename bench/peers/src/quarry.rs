@@ -1,7 +1,7 @@
 //! [`Quarry`]: the hosted memory service, as a program would use it: one static instance.
 
-use quarry_memory::hosted::Hosted;
-use quarry_memory::{Gfp, NodeId, Order};
+use quarry_memory::hosted::{Hosted, HostedMachine};
+use quarry_memory::{Gfp, Machine, NodeId, Order};
 use quarry_suite::{Empty, Feature, Subject};
 
 use crate::memory::Memory;
@@ -82,5 +82,17 @@ impl Subject for Quarry {
 
     fn in_use(&self) -> Option<u64> {
         Some(SERVICE.service().statistics().in_use())
+    }
+
+    fn held(&self) -> Option<u64> {
+        let rows = SERVICE.service().statistics();
+        Some(rows.total - rows.free - rows.deferred)
+    }
+
+    fn trim(&self) {
+        let service = SERVICE.service();
+        service.drain_local();
+        HostedMachine::drain_others(service);
+        service.shrink_depots();
     }
 }

@@ -113,6 +113,7 @@ fn record(comparison: &Comparison, allocator: &str, outcome: &Outcome, nanosecon
         allocator: allocator.to_owned(),
         size,
         order,
+        variant: comparison.case.variant.map(|variant| variant.to_string()),
         phase: comparison.phase.name().map(str::to_owned),
         cpus: comparison.case.cpus as u32,
         ops: outcome.operations,

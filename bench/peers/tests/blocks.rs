@@ -23,10 +23,10 @@ fn check<S: Subject + Default>() {
         rows += 1;
     });
     assert_eq!(rows, row_count(&plan(threads, S::FEATURES, &settings)));
-    threads.on_cpus(1, |_| page_blocks_are_aligned(S::default()));
+    threads.on_cpus(1, |_| page_blocks_are_aligned(&S::default()));
 }
 
-fn page_blocks_are_aligned(subject: impl Subject) {
+fn page_blocks_are_aligned(subject: &impl Subject) {
     for order in ORDERS {
         let blocks: Vec<_> = (0..3).map(|_| subject.allocate_pages(order).expect("there is memory")).collect();
         for block in blocks {
