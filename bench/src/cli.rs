@@ -12,6 +12,7 @@ use crate::budget::BudgetCommand;
 use crate::compare::CompareCommand;
 use crate::export::ExportCommand;
 use crate::images::ImageOptions;
+use crate::list::{self, ListCommand};
 use crate::machine::{Board, Machine, file};
 use crate::matrix::MatrixCommand;
 use crate::noise::NoiseCommand;
@@ -52,6 +53,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the benchmark suite in a guest and print tables of its results.
     Run(RunCommand),
+    /// List the workloads and allocators there are.
+    List(ListCommand),
     /// Boot a guest that shows its topology, zones and free memory, and ends.
     Boot(BootCommand),
     /// Run the tests that need a real boot.
@@ -358,12 +361,12 @@ pub(crate) fn accelerator(choice: Choice, icount: bool, cpus: u32) -> Result<Acc
     Ok(accelerator)
 }
 
-/// What to measure. The guest knows what there is, and says so when it is asked for something else.
+/// What to measure.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "What to measure")]
 pub(crate) struct SuiteOptions {
-    /// Workloads: pair, pair-inlined, batch, remote, mix, node, page [default: all].
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    /// Workloads [default: all]. `quarry list --details` tells more of each.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = list::workloads())]
     workload: Vec<String>,
     /// Sizes of blocks in bytes, `K` and `M` understood [default: 8 to 8K].
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
@@ -371,9 +374,8 @@ pub(crate) struct SuiteOptions {
     /// Orders of page blocks [default: 0 to 9].
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     order: Vec<u32>,
-    /// Allocators, ours and others beside it: quarry, buddy-slab, talc, rlsf, dlmalloc, linked-list, buddy-system,
-    /// slabmalloc, bitmap, or all [default: quarry].
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    /// Allocators, ours and others beside it [default: quarry].
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = list::allocators())]
     allocator: Vec<String>,
     /// On how many CPUs at once [default: 1, 2, 4 ... and all].
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
@@ -539,6 +541,16 @@ mod tests {
         let words = run("--workload pair,mix --size 64,4K --order 0,9 --cpu-counts 1,4 --samples 7 --seed 3");
         let expected = ["workloads=pair,mix", "sizes=64,4096", "orders=0,9", "cpus=1,4", "samples=7", "seed=3"];
         assert_eq!(words.suite.guest_words(), expected);
+    }
+
+    #[test]
+    fn unknown_workloads_and_allocators_are_refused() {
+        for words in ["--workload pear", "--workload pair,pear", "--allocator pear"] {
+            let words: Vec<&str> = ["quarry", "run"].into_iter().chain(words.split(' ')).collect();
+            let refusal = Cli::try_parse_from(words).expect_err("there is none of that name").to_string();
+            assert!(refusal.contains("invalid value 'pear'") && refusal.contains("[possible values: "), "{refusal}");
+        }
+        assert_eq!(run("--allocator all --workload page-cross").suite.guest_words()[0], "workloads=page-cross");
     }
 
     #[test]

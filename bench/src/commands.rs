@@ -17,6 +17,7 @@ use crate::export;
 use crate::failure::Failure;
 use crate::guest::{Guest, check_words, results, words_of_host};
 use crate::images::{Image, workspace};
+use crate::list;
 use crate::matrix;
 use crate::noise;
 use crate::preflight;
@@ -41,6 +42,10 @@ use crate::words::count;
 pub(crate) fn execute(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::Run(command) => run(command),
+        Command::List(command) => {
+            list::execute(command);
+            Ok(())
+        }
         Command::Boot(command) => boot(command),
         Command::Test(command) => test(command),
         Command::Stress(command) => stress(command),

@@ -17,6 +17,7 @@
 //! case                   what tells rows of results apart
 //! runs                   files of records
 //! process, session       QEMU and its pipes; what a guest has said and what to think of it
+//! list                   what there is to measure, in words
 //! images, expectation    what is booted; what a guest must find
 //! terminal               the person's terminal, raw and restored
 //! qemu                   a machine in QEMU's words
@@ -37,6 +38,7 @@ mod export;
 mod failure;
 mod guest;
 mod images;
+mod list;
 mod machine;
 mod matrix;
 mod noise;
