@@ -15,7 +15,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use quarry_topology::NodeId;
 use spin::Mutex;
@@ -129,6 +129,8 @@ pub(crate) struct Tally {
     live_bytes: AtomicU64,
     /// What the allocator held before the first block: what the suite itself took from it for its lists is in that.
     held_before: AtomicU64,
+    /// Whether a CPU asks what the allocator holds.
+    asking: AtomicBool,
     /// The most bytes that lived when the allocator was last asked what it holds.
     peak_live: AtomicU64,
     peak_held: AtomicU64,
@@ -154,6 +156,7 @@ impl Default for Tally {
             live_blocks: AtomicU64::default(),
             live_bytes: AtomicU64::default(),
             held_before: AtomicU64::new(u64::MAX),
+            asking: AtomicBool::default(),
             peak_live: AtomicU64::default(),
             peak_held: AtomicU64::default(),
         }
@@ -180,10 +183,21 @@ impl Tally {
     /// Before an allocation.
     fn begin(&self, subject: &impl Subject) {
         if self.blocks.load(Relaxed) == 0
-            && let Some(held) = subject.held()
+            && let Some(held) = self.held(subject)
         {
             self.held_before.fetch_min(held, Relaxed);
         }
+    }
+
+    /// What the allocator holds, unless another CPU is asking just now. An allocator that has to look at all it has
+    /// looks under its locks, and CPUs that ask at once would wait for each other at every single one.
+    fn held(&self, subject: &impl Subject) -> Option<u64> {
+        if self.asking.swap(true, Relaxed) {
+            return None;
+        }
+        let held = subject.held();
+        self.asking.store(false, Relaxed);
+        held
     }
 
     /// A fresh block, filled.
@@ -212,7 +226,7 @@ impl Tally {
     fn weigh(&self, subject: &impl Subject) {
         let (live, peak) = (self.live_bytes.load(Relaxed), self.peak_live.load(Relaxed));
         if live > peak + peak / 100
-            && let Some(held) = subject.held()
+            && let Some(held) = self.held(subject)
         {
             self.peak_live.fetch_max(live, Relaxed);
             self.peak_held.fetch_max(held, Relaxed);
