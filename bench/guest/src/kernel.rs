@@ -145,6 +145,8 @@ fn trim<M: Machine>(service: &Service<M>) {
     service.drain_local();
     M::drain_others(service);
     service.shrink_depots();
+    // Pages that depots gave up are on this CPU's lists now.
+    service.drain_local();
 }
 
 /// Caches that were to be destroyed with objects in use.
@@ -283,6 +285,10 @@ impl Subject for Objects {
 
     fn in_use(&self) -> Option<u64> {
         Some(in_use())
+    }
+
+    fn trim(&self) {
+        trim(service());
     }
 
     fn held(&self) -> Option<u64> {

@@ -94,5 +94,7 @@ impl Subject for Quarry {
         service.drain_local();
         HostedMachine::drain_others(service);
         service.shrink_depots();
+        // Pages that depots gave up are on this CPU's lists now.
+        service.drain_local();
     }
 }

@@ -415,6 +415,10 @@ impl<S: Subject> Subject for Checked<S> {
         self.subject.alignment(size)
     }
 
+    fn trim(&self) {
+        self.subject.trim();
+    }
+
     fn node_of(&self, block: &Self::Block) -> Option<NodeId> {
         self.subject.node_of(&block.held.block)
     }

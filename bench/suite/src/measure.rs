@@ -24,6 +24,9 @@ pub(crate) struct Sampling {
     /// Blocks each CPU may hold.
     pub(crate) most_blocks: usize,
     pub(crate) seed: u64,
+    /// Whether each CPU has the allocator give back what it caches before the first sample: where memory is weighed, so
+    /// that blocks do not come from what the workload's own lists left behind.
+    pub(crate) trims: bool,
 }
 
 /// How long a sample is, unless the workload decides.
@@ -116,8 +119,9 @@ impl<P: Platform> Run<P> {
             Team { barrier: Barrier::new(cpus), operations: AtomicU64::new(FIRST_TRY), calibrated: AtomicU64::new(0) };
         let subject = subject.clone();
         let yields = self.platform.on_cpus(cpus, move |cpu| {
-            let mut body = make(subject.for_cpu(cpu), cpu);
-            let result = self.work(&team, cpu, &mut body);
+            let subject = subject.for_cpu(cpu);
+            let mut body = make(subject.clone(), cpu);
+            let result = self.work(&team, cpu, &subject, &mut body);
             body.finish();
             result
         });
@@ -125,11 +129,14 @@ impl<P: Platform> Run<P> {
     }
 
     /// The whole work of one CPU.
-    fn work(self, team: &Team, cpu: usize, body: &mut impl Body) -> Yield {
+    fn work(self, team: &Team, cpu: usize, subject: &impl Subject, body: &mut impl Body) -> Yield {
         let phases = self.case.phases().len();
         let mut failures = 0;
-        let operations = self.find_operations(team, cpu, body, &mut failures);
         let mut spans = Vec::with_capacity(self.sampling.samples * phases);
+        if self.sampling.trims {
+            subject.trim();
+        }
+        let operations = self.find_operations(team, cpu, body, &mut failures);
         for _ in 0..self.sampling.samples {
             for phase in 0..phases {
                 spans.push(self.timed(team, body, phase, operations, &mut failures));

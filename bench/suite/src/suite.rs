@@ -175,6 +175,7 @@ impl<P: Platform> Passes<'_, P> {
             most_bytes: self.platform.memory() / self.case.cpus as u64,
             most_blocks: self.settings.most_blocks,
             seed: self.settings.seed,
+            trims: false,
         }
     }
 
@@ -201,6 +202,7 @@ impl<P: Platform> Passes<'_, P> {
             most_bytes,
             most_blocks: self.settings.most_blocks,
             seed: self.settings.seed,
+            trims: true,
         };
         subject.trim();
         let held_before = subject.held();

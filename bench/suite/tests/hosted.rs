@@ -235,6 +235,8 @@ impl Subject for Machine {
         service.drain_local();
         HostedMachine::drain_others(service);
         service.shrink_depots();
+        // Pages that depots gave up are on this CPU's lists now.
+        service.drain_local();
     }
 }
 
@@ -342,6 +344,10 @@ impl Subject for Objects {
 
     fn in_use(&self) -> Option<u64> {
         self.machine().in_use()
+    }
+
+    fn trim(&self) {
+        self.machine().trim();
     }
 
     fn held(&self) -> Option<u64> {
