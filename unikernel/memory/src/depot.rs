@@ -234,9 +234,11 @@ impl DepotState {
         }
     }
 
-    /// Adds a formatted slab that nobody has an object of yet.
+    /// Adds a formatted slab that nobody has an object of yet: an empty one, and so it stays when what was wanted came
+    /// back to the stack meanwhile.
     pub(crate) fn add_slab(&mut self, view: SlabView, slab: Pfn) {
-        self.partial.push(view.frames, slab);
+        self.empty.push(view.frames, slab);
+        self.empty_slabs += 1;
         self.slabs += 1;
         self.free_in_slabs += view.geometry.objects;
     }

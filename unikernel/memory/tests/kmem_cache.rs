@@ -561,3 +561,51 @@ fn a_value_for_which_there_is_no_memory_comes_back() {
     drop(boxes);
     assert!(cache.alloc(refused.0, Gfp::KERNEL).is_ok());
 }
+
+/// What a constructor does once: frees objects, by their addresses, from a CPU of the other node.
+type Errand = (&'static Hosted, &'static KmemCache, Vec<usize>);
+
+static ERRAND: Mutex<Option<Errand>> = Mutex::new(None);
+static CONSTRUCTED: AtomicUsize = AtomicUsize::new(0);
+
+fn construct_and_run_errand(_object: *mut u8) {
+    CONSTRUCTED.fetch_add(1, Ordering::Relaxed);
+    let Some((hosted, cache, objects)) = ERRAND.lock().expect("no holder panics").take() else { return };
+    let free = move || {
+        assert!(hosted.run_on(CpuId(2)));
+        let objects: Vec<*mut u8> = objects.into_iter().map(std::ptr::with_exposed_provenance_mut).collect();
+        // SAFETY: the objects are the test's, which frees them here alone.
+        unsafe { hosted.service().kmem_cache_free_bulk(cache, &objects) };
+    };
+    std::thread::spawn(free).join().expect("the free succeeds");
+}
+
+/// A slab is made without a lock, so what was wanted may come back from elsewhere meanwhile: then nothing is taken of the
+/// new slab, and it must not be forgotten when the cache ends.
+#[test]
+fn a_slab_that_turns_out_not_to_be_needed_goes_with_its_cache() {
+    let hosted = two_nodes();
+    let service = hosted.service();
+    let create = || service.kmem_cache_create("errand", 1000, 0, OWN, Some(construct_and_run_errand));
+    let cache: &'static mut KmemCache = Box::leak(Box::new(create().expect("there is memory")));
+    let cache: &'static KmemCache = cache;
+    let take = |count: usize| {
+        let mut objects = vec![std::ptr::null_mut(); count];
+        assert_eq!(service.kmem_cache_alloc_bulk(cache, Gfp::KERNEL, &mut objects), count);
+        objects
+    };
+    let mut objects = take(1);
+    let of_a_slab = CONSTRUCTED.load(Ordering::Relaxed);
+    objects.extend(take(of_a_slab - 1));
+    let addresses = objects.iter().map(|object| object.expose_provenance()).collect();
+    *ERRAND.lock().expect("no holder panics") = Some((hosted, cache, addresses));
+    let last = take(1)[0];
+    assert_eq!(CONSTRUCTED.load(Ordering::Relaxed), 2 * of_a_slab, "a second slab was made");
+    assert!(objects.contains(&last), "and not needed: the object came back from the other CPU");
+    free(service, cache, last);
+
+    service.kmem_cache_shrink(cache);
+    let rows = service.statistics();
+    assert_eq!((rows.slab_in_use, rows.slab_free, rows.slab_waste), (0, 0, 0), "{rows:#?}");
+    assert_books_balance(service);
+}
