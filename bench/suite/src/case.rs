@@ -270,6 +270,8 @@ pub struct Settings {
     pub effort: Effort,
     /// Blocks a CPU may hold at once, where a workload would hold more.
     pub most_blocks: usize,
+    /// Bytes a CPU holds at most, and about as many as it fills in a sample, in the pass that checks and weighs.
+    pub checked_bytes: u64,
     /// Whether single calls are timed, in a pass of its own.
     pub latencies: bool,
     /// Where the random numbers start.
@@ -300,6 +302,7 @@ impl Default for Settings {
             samples: 101,
             effort: Effort::Microseconds(1000),
             most_blocks: usize::MAX,
+            checked_bytes: 1 << 20,
             latencies: true,
             seed: 1,
         }

@@ -94,6 +94,7 @@ impl Options {
             samples: one("samples", &find)?.unwrap_or(if icount { 5 } else { defaults.samples }),
             effort: if icount { Effort::Fixed } else { defaults.effort },
             most_blocks: defaults.most_blocks,
+            checked_bytes: defaults.checked_bytes,
             latencies: !switch("no-latencies", find("no-latencies"))?,
             seed: one("seed", &find)?.unwrap_or(defaults.seed),
         };

@@ -91,6 +91,13 @@ pub trait Subject: Clone + Send + Sync + 'static {
         None
     }
 
+    /// A handle on the same allocator as it is when nothing was ever asked of it, where it can be started anew: each case
+    /// begins with one, so that no case depends on those before it. No block is live.
+    #[must_use]
+    fn fresh(&self) -> Self {
+        self.clone()
+    }
+
     /// The handle of one CPU, which calls this before anything else.
     #[must_use]
     fn for_cpu(&self, _cpu: usize) -> Self {

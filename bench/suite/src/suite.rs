@@ -30,10 +30,7 @@ const LATENCY_SAMPLES: usize = 5;
 const CHECKED_SAMPLES: usize = 2;
 
 /// Most operations of a checked sample.
-const CHECKED_OPERATIONS: u64 = 512;
-
-/// Most bytes a CPU holds, and about the most it fills in a sample, while blocks are checked.
-const CHECKED_BYTES: u64 = 256 << 10;
+const CHECKED_OPERATIONS: u64 = 4096;
 
 /// One row of results.
 #[derive(Clone, Debug)]
@@ -127,6 +124,7 @@ pub fn run_cases<P: Platform, S: Subject>(
         if !case.is_possible(subject.features(), platform.has_interrupts()) {
             continue;
         }
+        let subject = &subject.fresh();
         let passes = Passes { platform, settings, case };
         let complaints = subject.complaints();
         let Some((findings, footprint)) = passes.checked(subject) else { continue };
@@ -194,8 +192,8 @@ impl<P: Platform> Passes<'_, P> {
             Extent::Order(order) => 4096 << order,
             Extent::Mixed => MIX_MAXIMUM,
         };
-        let most_bytes = CHECKED_BYTES.min(self.platform.memory() / self.case.cpus as u64);
-        let operations = (CHECKED_BYTES / length as u64).clamp(8, CHECKED_OPERATIONS);
+        let most_bytes = self.settings.checked_bytes.min(self.platform.memory() / self.case.cpus as u64);
+        let operations = (self.settings.checked_bytes / length as u64).clamp(8, CHECKED_OPERATIONS);
         let sampling = Sampling {
             samples: CHECKED_SAMPLES,
             length: Length::Operations(operations),

@@ -14,6 +14,7 @@ fn rows(workload: Workload, fault: Fault, cpus: usize) -> Vec<Row> {
         cpus: vec![cpus],
         samples: 1,
         effort: Effort::Microseconds(1),
+        checked_bytes: 64 << 10,
         latencies: false,
         ..Settings::default()
     };

@@ -364,6 +364,7 @@ fn every_workload_runs_without_error() {
         cpus: vec![1, 4],
         samples: 2,
         effort: Effort::Microseconds(20),
+        checked_bytes: 64 << 10,
         ..Settings::default()
     };
     run(machine, &machine, &settings, &mut |row| {

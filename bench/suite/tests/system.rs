@@ -101,6 +101,7 @@ fn every_planned_row_arrives_in_order() {
         orders: vec![0, 3],
         samples: 3,
         effort: Effort::Microseconds(20),
+        checked_bytes: 64 << 10,
         ..Settings::default()
     };
     let planned = plan(Threads(3), System::FEATURES, &settings);
@@ -128,6 +129,7 @@ fn a_fixed_effort_does_the_same_number_of_operations_every_time() {
         cpus: vec![1],
         samples: 2,
         effort: Effort::Fixed,
+        checked_bytes: 64 << 10,
         ..Settings::default()
     };
     let operations = || {

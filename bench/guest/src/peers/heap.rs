@@ -52,7 +52,8 @@ pub(crate) struct Locked<H> {
 struct State<H> {
     // First, so that it goes before the memory it lies in.
     heap: H,
-    region: Region,
+    /// Taken when there is need for it.
+    region: Option<Region>,
 }
 
 impl<H: Heap> State<H> {
@@ -61,7 +62,8 @@ impl<H: Heap> State<H> {
     fn grow(&mut self, layout: Layout) -> bool {
         // Twice, for headers and alignment.
         let wanted = (2 * layout.size()).next_multiple_of(PIECE.max(H::GRANULE));
-        let Some(piece) = self.region.next(wanted) else { return false };
+        let region = self.region.get_or_insert_with(|| Region::take(MOST_BYTES));
+        let Some(piece) = region.next(wanted) else { return false };
         // SAFETY: the piece is part of the region, which goes after the heap and gives each piece out once.
         unsafe { self.heap.grow(piece, wanted, layout) };
         true
@@ -74,7 +76,7 @@ impl<H: Heap> Peer for Locked<H> {
     const FEATURES: &'static [Feature] = H::FEATURES;
 
     fn start() -> Self {
-        Self { state: Mutex::new(State { heap: H::new(), region: Region::take(MOST_BYTES) }) }
+        Self { state: Mutex::new(State { heap: H::new(), region: None }) }
     }
 
     fn allocate(&self, layout: Layout) -> Option<NonNull<u8>> {
@@ -95,6 +97,6 @@ impl<H: Heap> Peer for Locked<H> {
     }
 
     fn held(&self) -> u64 {
-        self.state.lock().region.used() as u64
+        self.state.lock().region.as_ref().map_or(0, Region::used) as u64
     }
 }

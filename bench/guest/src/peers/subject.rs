@@ -22,7 +22,7 @@ pub(crate) trait Peer: Send + Sync + 'static {
     /// What it can do.
     const FEATURES: &'static [Feature];
 
-    /// A new one.
+    /// A new one, which takes no memory before it is asked for some.
     fn start() -> Self;
 
     /// Memory of that layout; `None` when it has none.
@@ -57,13 +57,14 @@ pub(crate) trait Peer: Send + Sync + 'static {
 #[derive(Clone)]
 pub(crate) struct PeerSubject {
     peer: Arc<dyn AnyPeer>,
+    start: fn() -> Self,
     features: &'static [Feature],
 }
 
 impl PeerSubject {
     /// A handle on a new peer.
     pub(crate) fn start<P: Peer>() -> Self {
-        Self { peer: Arc::new(P::start()), features: P::FEATURES }
+        Self { peer: Arc::new(P::start()), start: Self::start::<P>, features: P::FEATURES }
     }
 }
 
@@ -137,6 +138,10 @@ impl Subject for PeerSubject {
 
     fn features(&self) -> &'static [Feature] {
         self.features
+    }
+
+    fn fresh(&self) -> Self {
+        (self.start)()
     }
 
     #[inline(always)]
