@@ -102,6 +102,11 @@ impl Subject for Kernel {
         unsafe { block.is_zero(length) }
     }
 
+    #[inline(always)]
+    fn touch(&self, block: &mut Memory, writes: u32) {
+        block.touch(writes);
+    }
+
     fn node_of(&self, block: &Memory) -> Option<NodeId> {
         node_of(block)
     }
@@ -277,6 +282,11 @@ impl Subject for Objects {
     fn is_zero(&self, block: &Memory, length: usize) -> bool {
         // SAFETY: as for `check`; the service zeroed the bytes or the suite filled them.
         unsafe { block.is_zero(length) }
+    }
+
+    #[inline(always)]
+    fn touch(&self, block: &mut Memory, writes: u32) {
+        block.touch(writes);
     }
 
     fn node_of(&self, block: &Memory) -> Option<NodeId> {

@@ -55,6 +55,12 @@ impl Memory {
         // SAFETY: so many bytes are this token's, and initialised.
         pattern::is_zero(unsafe { slice::from_raw_parts(self.0.as_ptr(), length) })
     }
+
+    #[inline(always)]
+    pub(crate) fn touch(&mut self, writes: u32) {
+        // SAFETY: nobody asks for no bytes at all, so the first is this token's, which is borrowed exclusively.
+        pattern::touch(unsafe { self.0.cast::<MaybeUninit<u8>>().as_mut() }, writes);
+    }
 }
 
 // `Option<NonNull<T>>` is a pointer that is null for `None`, and so is what is transparent over it.

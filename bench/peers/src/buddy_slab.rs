@@ -206,6 +206,11 @@ impl Subject for BuddySlab {
         unsafe { block.memory.is_zero(length) }
     }
 
+    #[inline(always)]
+    fn touch(&self, block: &mut SizedMemory, writes: u32) {
+        block.memory.touch(writes);
+    }
+
     fn alignment(&self, size: usize) -> usize {
         malloc_alignment(size)
     }

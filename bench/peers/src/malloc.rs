@@ -213,6 +213,11 @@ impl<M: Malloc> Subject for MallocSubject<M> {
         unsafe { block.is_zero(length) }
     }
 
+    #[inline(always)]
+    fn touch(&self, block: &mut Memory, writes: u32) {
+        block.touch(writes);
+    }
+
     fn alignment(&self, size: usize) -> usize {
         // Page blocks promise more: that has a test of its own.
         malloc_alignment(size)

@@ -52,6 +52,12 @@ impl Memory {
         pattern::check(bytes, seed)
     }
 
+    #[inline(always)]
+    pub(crate) fn touch(&mut self, writes: u32) {
+        // SAFETY: nobody asks for no bytes at all, so the first is this token's, which is borrowed exclusively.
+        pattern::touch(unsafe { self.0.cast::<MaybeUninit<u8>>().as_mut() }, writes);
+    }
+
     /// # Safety
     ///
     /// At least `length` bytes were asked for, and are initialised.

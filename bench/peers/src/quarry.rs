@@ -80,6 +80,11 @@ impl Subject for Quarry {
         unsafe { block.is_zero(length) }
     }
 
+    #[inline(always)]
+    fn touch(&self, block: &mut Memory, writes: u32) {
+        block.touch(writes);
+    }
+
     fn in_use(&self) -> Option<u64> {
         Some(SERVICE.service().statistics().in_use())
     }

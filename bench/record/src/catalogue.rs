@@ -200,6 +200,123 @@ pub static WORKLOADS: &[Workload] = &[
         stresses: "per-CPU page lists that only fill and others that only run dry",
         origin: "Brouer's page_bench05_cross_cpu, made symmetric: every CPU frees what its neighbour allocated",
     },
+    Workload {
+        name: "llfree-bulk",
+        group: Group::Page,
+        summary: "many page blocks allocated, then freed, first in, first out; an operation is one of either",
+        stresses: "refills and flushes of the per-CPU page lists, and splits and merges of the buddy",
+        origin: "bulk of Wrenger et al., LLFree, USENIX ATC 2023, which takes half of all memory; ours at most 16 \
+                 MiB a CPU",
+    },
+    Workload {
+        name: "llfree-rand",
+        group: Group::Page,
+        summary: "as llfree-bulk, but the blocks of all CPUs are shuffled before each frees its part",
+        stresses: "frees in no order, of blocks that other CPUs allocated: merges come late, locks are wanted by all",
+        origin: "rand of LLFree's kernel module, whose allocations are one CPU's and not timed",
+    },
+    Workload {
+        name: "llfree-repeat",
+        group: Group::Page,
+        summary: "one page block allocated and freed, over and over, while many are held",
+        stresses: "the fast path of pages when the allocator's tables are not those of an empty machine",
+        origin: "repeat of LLFree, which holds half of all memory; ours at most 32 MiB a CPU",
+    },
+    Workload {
+        name: "llfree-frag",
+        group: Group::Page,
+        summary: "page blocks replaced at random in memory that is half holes; an operation is a free and an \
+                  allocation",
+        stresses: "the choice among many free blocks of all orders, and merges that hardly ever succeed",
+        origin: "frag of LLFree, which fills all memory and counts the huge pages free in the end; ours times the \
+                 calls, on 32 MiB a CPU at most",
+    },
+    Workload {
+        name: "larson",
+        group: Group::Program,
+        summary: "blocks of 8 to 999 bytes replaced at random; the slots go to the next CPU after each sample; an \
+                  operation is a free and an allocation",
+        stresses: "a server's mix of sizes and lifetimes, much of it freed by another CPU than allocated it",
+        origin: "Larson and Krishnan, ISMM 1998, with mimalloc-bench's numbers; there new threads inherit the slots, \
+                 here CPUs do, and sooner",
+    },
+    Workload {
+        name: "xmalloc",
+        group: Group::Program,
+        summary: "CPUs in pairs: one allocates batches of objects, the other frees them; an operation is one of \
+                  either",
+        stresses: "objects that are never freed where they were allocated: the way back, at full speed",
+        origin: "Lever and Boreham, USENIX 2000 (xmalloc-test in mimalloc-bench); ours has a short queue for each \
+                 pair, and a CPU without a partner does both",
+    },
+    Workload {
+        name: "producers",
+        group: Group::Program,
+        summary: "all CPUs but one allocate batches of objects, and that one frees them all; an operation is one of \
+                  either",
+        stresses: "one CPU that must return the objects of all others, none of which it needs itself",
+        origin: "Michael's producer and consumer benchmark, PLDI 2004, turned round: many producers and one consumer",
+    },
+    Workload {
+        name: "mstress",
+        group: Group::Program,
+        summary: "power-of-two sizes with random lifetimes, swapped between CPUs one by one; an operation is an \
+                  allocation and what goes with it",
+        stresses: "everything at once: short and long lives, a few large blocks, frees on other CPUs at any time",
+        origin: "mimalloc's test-stress (mstress in mimalloc-bench); a sample is one stress of at most 1536 \
+                 allocations a CPU, without the giant blocks",
+    },
+    Workload {
+        name: "sh6bench",
+        group: Group::Program,
+        summary: "runs of sizes below 1000 bytes; four fifths of all blocks freed at once, from both ends; an \
+                  operation is an allocation and a free",
+        stresses: "bursts: caches that fill with one size after the other and then overflow",
+        origin: "MicroQuill SmartHeap's sh6bench, 2000, written anew from what it does; a round is a sample of at \
+                 most 3276 allocations a CPU",
+    },
+    Workload {
+        name: "sh8bench",
+        group: Group::Program,
+        summary: "as sh6bench with 12 sizes, 8 bytes to 165 KiB, and 8-byte blocks that the neighbour allocated freed \
+                  first",
+        stresses: "bursts of few sizes, with now and then a large one, after frees of another CPU's objects",
+        origin: "MicroQuill SmartHeap's sh8bench, 2005, written anew; there one thread allocates the blocks others \
+                 free, here every CPU for its neighbour, not timed",
+    },
+    Workload {
+        name: "threadtest",
+        group: Group::Program,
+        summary: "8192 objects, shared out among CPUs, allocated and then freed in order; an operation is the pair",
+        stresses: "scaling where CPUs have nothing to do with one another",
+        origin: "threadtest of Berger et al., Hoard, ASPLOS 2000, which shares out 30,000 objects and counts no \
+                 phases",
+    },
+    Workload {
+        name: "cache-scratch",
+        group: Group::Program,
+        summary: "a small object allocated, written 100 times and freed, over and over, after each CPU freed one that \
+                  CPU 0 allocated",
+        stresses: "passive false sharing: cache lines that the allocator lets CPUs share because they once were given \
+                   objects",
+        origin: "cache-scratch of Hoard; objects of 8 bytes and not of one, given anew for each sample",
+    },
+    Workload {
+        name: "cache-thrash",
+        group: Group::Program,
+        summary: "a small object allocated, written 100 times and freed, over and over",
+        stresses: "active false sharing: one cache line given to several CPUs",
+        origin: "cache-thrash of Hoard; objects of 8 bytes and not of one",
+    },
+    Workload {
+        name: "alloc-test",
+        group: Group::Program,
+        summary: "sizes of 5 to 1024 bytes, small ones often, in slots of which few are chosen often; an operation is \
+                  a free or an allocation",
+        stresses: "lives that differ by orders of magnitude, as real ones do, on one CPU's own slots",
+        origin: "OLogN Technologies' alloc-test, 2018 (in mimalloc-bench), with 16 Ki slots for all CPUs and not 256 \
+                 Ki",
+    },
 ];
 
 #[cfg(test)]

@@ -68,6 +68,35 @@ workloads! {
     PageBulk = "page-bulk",
     /// Many pages, freed on the next CPU (on one CPU: the same). Two rows.
     PageCross = "page-cross",
+    /// Many page blocks, then their frees, first in, first out. Two rows.
+    LlfreeBulk = "llfree-bulk",
+    /// The same, but the blocks of all CPUs are shuffled before they are freed. Two rows.
+    LlfreeRand = "llfree-rand",
+    /// Pairs of page blocks while many are held.
+    LlfreeRepeat = "llfree-repeat",
+    /// Page blocks replaced at random in memory full of holes.
+    LlfreeFrag = "llfree-frag",
+
+    /// Sizes and slots at random; the slots pass from CPU to CPU.
+    Larson = "larson",
+    /// Pairs of CPUs: one allocates batches, the other frees them.
+    Xmalloc = "xmalloc",
+    /// All CPUs but one allocate batches; that one frees them all.
+    Producers = "producers",
+    /// Lifetimes at random, some long; blocks swapped between CPUs one by one.
+    Mstress = "mstress",
+    /// Many small sizes in runs; most are freed at once, from both ends.
+    Sh6bench = "sh6bench",
+    /// The same with few sizes, and blocks of one CPU freed by all others.
+    Sh8bench = "sh8bench",
+    /// As `Batch` in one row, many objects of one size.
+    Threadtest = "threadtest",
+    /// Pairs of objects that are written to; the first ones came from one CPU.
+    CacheScratch = "cache-scratch",
+    /// Pairs of objects that are written to.
+    CacheThrash = "cache-thrash",
+    /// Small sizes more often than large, some slots more often than others.
+    AllocTest = "alloc-test",
 }
 
 impl fmt::Display for Workload {
@@ -107,7 +136,7 @@ pub enum Extent {
     Size(usize),
     /// All of `1 << order` pages.
     Order(u32),
-    /// Drawn for each block ([`crate::random::log_uniform_size`]).
+    /// The workload chooses for each block.
     Mixed,
 }
 
@@ -198,7 +227,9 @@ impl Case {
             | Workload::Remote
             | Workload::RemoteZero
             | Workload::OneAllocates
-            | Workload::PageCross => &[Phase::Allocate, Phase::Free],
+            | Workload::PageCross
+            | Workload::LlfreeBulk
+            | Workload::LlfreeRand => &[Phase::Allocate, Phase::Free],
             _ => &[Phase::Whole],
         }
     }
@@ -385,8 +416,10 @@ impl Settings {
         match shape.extents {
             Extents::Mixed => [Extent::Mixed].into(),
             Extents::Page => [Extent::Order(0)].into(),
-            Extents::Orders if self.orders.is_empty() => ORDERS.map(Extent::Order).collect(),
-            Extents::Orders => self.orders.iter().copied().map(Extent::Order).collect(),
+            Extents::Orders(default) => {
+                let orders = if self.orders.is_empty() { default } else { &self.orders };
+                orders.iter().copied().map(Extent::Order).collect()
+            }
             Extents::Sizes(default) => {
                 let sizes = if self.sizes.is_empty() { default } else { &self.sizes };
                 let possible = |size: &&usize| (!shape.only_known || SIZES.contains(size)) && **size <= shape.most_size;

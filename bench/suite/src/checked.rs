@@ -411,6 +411,16 @@ impl<S: Subject> Subject for Checked<S> {
         self.subject.is_zero(&block.held.block, length)
     }
 
+    /// Checks the block beforehand, for afterwards its pattern is written anew.
+    fn touch(&self, block: &mut Self::Block, writes: u32) {
+        let mut errors = 0;
+        block.held.verify(&self.subject, &mut errors);
+        self.tally.errors.fetch_add(errors, Relaxed);
+        let Held { block, length, seed } = &mut block.held;
+        self.subject.touch(block, writes);
+        self.subject.fill(block, *length, *seed);
+    }
+
     fn alignment(&self, size: usize) -> usize {
         self.subject.alignment(size)
     }

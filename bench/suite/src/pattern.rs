@@ -3,6 +3,7 @@
 //! Every byte depends on the seed and its place: a block that overlaps another, was moved, cut short or cleared
 //! does not hold its own pattern. Implementors of [`Subject`](crate::Subject) fill and check with these.
 
+use core::hint::black_box;
 use core::mem::MaybeUninit;
 
 /// Eight bytes of the pattern: those at `8 * index..`.
@@ -35,6 +36,15 @@ pub fn check(bytes: &[u8], seed: u64) -> bool {
 pub fn is_zero(bytes: &[u8]) -> bool {
     let (words, tail) = bytes.as_chunks::<8>();
     words.iter().all(|word| *word == [0; 8]) && tail.iter().all(|byte| *byte == 0)
+}
+
+/// Writes the byte so often, and reads it back each time. None of the writes is optimised away.
+#[inline(always)]
+pub fn touch(byte: &mut MaybeUninit<u8>, writes: u32) {
+    for write in 0..writes {
+        let byte = black_box(byte.write(write as u8));
+        black_box(*byte);
+    }
 }
 
 #[cfg(test)]

@@ -24,6 +24,13 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
+    /// The same things in an order of which all are equally likely (Fisher and Yates).
+    pub fn shuffle<T>(&mut self, things: &mut [T]) {
+        for end in (1..things.len()).rev() {
+            things.swap(end, self.below(end as u64 + 1) as usize);
+        }
+    }
+
     /// A number in `0..bound`, by multiplication of the upper 32 bits: `bound` is at most 2^32.
     #[inline(always)]
     pub fn below(&mut self, bound: u64) -> u64 {
@@ -93,6 +100,19 @@ mod tests {
         assert!((mean - 3071.5).abs() < 30.0, "{mean}");
     }
 
+    #[test]
+    fn every_order_of_a_shuffle_is_equally_likely() {
+        let mut random = Random::new(5, 0);
+        let mut counts = [0_u32; 6];
+        for _ in 0..60_000 {
+            let mut things = [0, 1, 2];
+            random.shuffle(&mut things);
+            counts[things[0] * 2 + usize::from(things[1] > things[2])] += 1;
+        }
+        // Each expects 10,000 with a deviation of 91; five deviations either way.
+        assert!(counts.iter().all(|count| (9_540..=10_460).contains(count)), "{counts:?}");
+    }
+
     proptest! {
         #[test]
         fn sizes_stay_in_their_range(seed: u64, stream in 0_u64..256) {
@@ -101,6 +121,14 @@ mod tests {
                 let size = log_uniform_size(&mut random);
                 prop_assert!((MIX_MINIMUM..=MIX_MAXIMUM).contains(&size));
             }
+        }
+
+        #[test]
+        fn shuffling_keeps_everything(seed: u64, length in 0_usize..100) {
+            let mut things: alloc::vec::Vec<usize> = (0..length).collect();
+            Random::new(seed, 0).shuffle(&mut things);
+            things.sort_unstable();
+            prop_assert!(things.into_iter().eq(0..length));
         }
 
         #[test]

@@ -6,6 +6,12 @@ use crate::case::{Variant, Workload};
 use crate::sizes::SIZES;
 use crate::subject::Feature;
 
+/// Orders the workloads of `LLFree` are measured at when none are asked for.
+const LLFREE_ORDERS: [u32; 3] = [0, 4, 9];
+
+/// The same where blocks are to be small beside the holes they leave.
+const SMALL_ORDERS: [u32; 2] = [0, 4];
+
 /// Sizes `node` and `interrupt` are measured at when none are asked for.
 const NODE_SIZES: [usize; 3] = [64, 1024, 4096];
 
@@ -45,7 +51,6 @@ impl Workload {
             Self::PairCache | Self::BatchCache => Shape::of_objects(&SIZES),
             Self::Bulk => Shape { variants: &BULKS, ..Shape::of_objects(&BULK_SIZES).needing(Feature::Bulk) },
             Self::RemoteZero | Self::OneAllocates => Shape { least_cpus: 2, ..Shape::of_sizes(&SIZES) },
-            Self::Mix => Shape::MIXED,
             Self::Node => {
                 let variants = &[Variant::Local, Variant::Remote, Variant::Alternating];
                 Shape { variants, ..Shape::of_sizes(&NODE_SIZES).needing(Feature::Nodes) }
@@ -58,6 +63,16 @@ impl Workload {
             Self::PageOutstanding => Shape { variants: &OUTSTANDING, ..Shape::PAGES },
             Self::PageBulk => Shape { variants: &PAGE_BULKS, ..Shape::PAGES },
             Self::PageCross => Shape::PAGES,
+            Self::LlfreeBulk | Self::LlfreeRand | Self::LlfreeRepeat => {
+                Shape::of_orders(&LLFREE_ORDERS).needing(Feature::Pages)
+            }
+            Self::LlfreeFrag => Shape::of_orders(&SMALL_ORDERS).needing(Feature::Pages),
+            Self::Mix | Self::Larson | Self::Mstress | Self::Sh6bench | Self::Sh8bench | Self::AllocTest => {
+                Shape::MIXED
+            }
+            Self::Xmalloc => Shape::of_sizes(&[64]),
+            Self::Producers => Shape { least_cpus: 2, ..Shape::of_sizes(&[64]) },
+            Self::Threadtest | Self::CacheScratch | Self::CacheThrash => Shape::of_sizes(&[8]),
         }
     }
 }
@@ -83,7 +98,7 @@ pub(crate) struct Shape {
 #[derive(Clone, Copy)]
 pub(crate) enum Extents {
     Sizes(&'static [usize]),
-    Orders,
+    Orders(&'static [u32]),
     /// Single pages, whatever orders are asked for.
     Page,
     Mixed,
@@ -100,7 +115,11 @@ impl Shape {
         least_cpus: 1,
     };
 
-    const ORDERS: Self = Self { extents: Extents::Orders, ..Self::MIXED };
+    const ORDERS: Self = Self::of_orders(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+
+    const fn of_orders(orders: &'static [u32]) -> Self {
+        Self { extents: Extents::Orders(orders), ..Self::MIXED }
+    }
 
     const PAGES: Self = Self { extents: Extents::Page, ..Self::MIXED }.needing(Feature::Pages);
 

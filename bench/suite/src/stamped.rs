@@ -179,6 +179,11 @@ impl<S: Subject, P: Platform> Subject for Stamped<S, P> {
         self.subject.is_zero(block, length)
     }
 
+    #[inline(always)]
+    fn touch(&self, block: &mut S::Block, writes: u32) {
+        self.subject.touch(block, writes);
+    }
+
     fn alignment(&self, size: usize) -> usize {
         self.subject.alignment(size)
     }

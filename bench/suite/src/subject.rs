@@ -4,8 +4,11 @@
 //! an arena that can be told to misbehave; [`Pressed`] by those that know several ways to ask. [`Empty`] allocates nothing and times the loops themselves.
 
 use core::hint::black_box;
+use core::mem::MaybeUninit;
 
 use quarry_topology::NodeId;
+
+use crate::pattern;
 
 /// A handle on the allocator being measured. Cheap to clone: every CPU has its own ([`Self::for_cpu`]).
 ///
@@ -116,6 +119,12 @@ pub trait Subject: Clone + Send + Sync + 'static {
 
     /// Whether the first `length` bytes are 0.
     fn is_zero(&self, block: &Self::Block, length: usize) -> bool;
+
+    /// Writes to the block's first byte so often, as a program does that uses its memory, with [`pattern::touch`]:
+    /// whoever shares the cache line notices. Inlined.
+    ///
+    /// [`pattern::touch`]: crate::pattern::touch
+    fn touch(&self, block: &mut Self::Block, writes: u32);
 
     /// The alignment promised for a block of `size` bytes. As Linux's `kmalloc`: a power of two is naturally
     /// aligned, everything else to 8 bytes.
@@ -304,6 +313,12 @@ impl Subject for Empty {
 
     fn is_zero(&self, _block: &EmptyBlock, _length: usize) -> bool {
         true
+    }
+
+    /// The same writes, to a byte of the stack.
+    #[inline(always)]
+    fn touch(&self, _block: &mut EmptyBlock, writes: u32) {
+        pattern::touch(&mut MaybeUninit::uninit(), writes);
     }
 
     fn fill(&self, _block: &mut EmptyBlock, _length: usize, _seed: u64) {}

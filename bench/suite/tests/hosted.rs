@@ -137,6 +137,11 @@ impl Memory {
         // SAFETY: as for `fill`, and the suite filled the bytes before it looks at them, or the service zeroed them.
         unsafe { std::slice::from_raw_parts(self.0.as_ptr(), length) }
     }
+
+    fn touch(&mut self, writes: u32) {
+        // SAFETY: every block has a byte, and the token is borrowed exclusively.
+        pattern::touch(unsafe { self.0.cast::<MaybeUninit<u8>>().as_mut() }, writes);
+    }
 }
 
 impl Subject for Machine {
@@ -210,6 +215,10 @@ impl Subject for Machine {
 
     fn is_zero(&self, block: &Memory, length: usize) -> bool {
         pattern::is_zero(block.bytes(length))
+    }
+
+    fn touch(&self, block: &mut Memory, writes: u32) {
+        block.touch(writes);
     }
 
     fn node_of(&self, block: &Memory) -> Option<NodeId> {
@@ -340,6 +349,10 @@ impl Subject for Objects {
 
     fn is_zero(&self, block: &Memory, length: usize) -> bool {
         pattern::is_zero(block.bytes(length))
+    }
+
+    fn touch(&self, block: &mut Memory, writes: u32) {
+        block.touch(writes);
     }
 
     fn in_use(&self) -> Option<u64> {

@@ -92,6 +92,11 @@ impl Subject for System {
         // SAFETY: the block has that many bytes, and whoever asks has had them initialised.
         pattern::is_zero(unsafe { std::slice::from_raw_parts(block.address.as_ptr(), length) })
     }
+
+    fn touch(&self, block: &mut Memory, writes: u32) {
+        // SAFETY: every block has a byte, and the token is borrowed exclusively.
+        pattern::touch(unsafe { block.address.cast::<MaybeUninit<u8>>().as_mut() }, writes);
+    }
 }
 
 #[test]

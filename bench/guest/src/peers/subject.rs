@@ -201,6 +201,12 @@ impl Subject for PeerSubject {
         pattern::is_zero(unsafe { slice::from_raw_parts(block.start.as_ptr(), length) })
     }
 
+    #[inline(always)]
+    fn touch(&self, block: &mut Memory, writes: u32) {
+        // SAFETY: every block has a byte, and the token is borrowed exclusively.
+        pattern::touch(unsafe { block.start.cast::<MaybeUninit<u8>>().as_mut() }, writes);
+    }
+
     fn alignment(&self, size: usize) -> usize {
         alignment(size)
     }

@@ -8,8 +8,10 @@
 
 mod cache;
 mod interrupt;
+mod llfree;
 mod one_sided;
 mod page;
+mod program;
 mod slab;
 
 use crate::case::Workload;
@@ -57,5 +59,18 @@ pub(crate) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S) -> Optio
         Workload::Page | Workload::PageOutstanding | Workload::PageBulk | Workload::PageCross => {
             page::sample(run, subject)
         }
+        Workload::LlfreeBulk | Workload::LlfreeRand | Workload::LlfreeRepeat | Workload::LlfreeFrag => {
+            llfree::sample(run, subject)
+        }
+        Workload::Larson
+        | Workload::Xmalloc
+        | Workload::Producers
+        | Workload::Mstress
+        | Workload::Sh6bench
+        | Workload::Sh8bench
+        | Workload::Threadtest
+        | Workload::CacheScratch
+        | Workload::CacheThrash
+        | Workload::AllocTest => program::sample(run, subject),
     }
 }

@@ -262,6 +262,12 @@ impl Subject for Arena {
         self.0.bytes[block.start..][..length].iter().all(|byte| byte.load(Ordering::Relaxed) == 0)
     }
 
+    fn touch(&self, block: &mut Place, writes: u32) {
+        for write in 0..writes {
+            self.0.bytes[block.start].store(write as u8, Ordering::Relaxed);
+        }
+    }
+
     fn node_of(&self, block: &Place) -> Option<NodeId> {
         Some(NodeId((block.start / NODE_BYTES) as u8))
     }

@@ -1,0 +1,199 @@
+//! The benchmarks of `LLFree`, a page allocator without locks, on blocks of pages.
+//!
+//! Wrenger, Rommel, Halbuer, Dietrich and Lohmann, "`LLFree`: Scalable and Optionally-Persistent Page-Frame
+//! Allocation", USENIX ATC 2023. The originals (`bench/`, `bench-module/` of llfree-rs) take half of all memory and measure one
+//! pass over it; these take a part of it, sample after sample: on an emulated machine with more CPUs than the
+//! host, where a turn at a lock may take milliseconds, more would take minutes.
+//!
+//! - `bulk`: every CPU allocates its part, then frees it in the same order.
+//! - `rand`: every CPU allocates its part; the parts are shuffled among all CPUs, and every CPU frees what it got.
+//! - `repeat`: every CPU holds its part and allocates and frees one more block, over and over.
+//! - `frag`: every CPU allocates its part; all are shuffled; half of them are freed, so that memory is full of holes;
+//!   then, over and over, a block at random is freed and another allocated. The original counts huge pages that are
+//!   free in the end; here it is the cost of allocating in such memory.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::hint::black_box;
+
+use super::Body;
+use crate::case::{Extent, Workload};
+use crate::exchange::Deck;
+use crate::measure::{Run, Samples};
+use crate::platform::Platform;
+use crate::random::Random;
+use crate::subject::Subject;
+
+/// Bytes a CPU allocates and frees in a sample, memory permitting: many times what per-CPU lists hold.
+const BATCH: usize = 16 << 20;
+
+/// Bytes a CPU holds while other blocks come and go, memory permitting.
+const HELD: usize = 32 << 20;
+
+/// Measures a case of one of these workloads.
+pub(super) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S) -> Option<Samples> {
+    let Extent::Order(order) = run.case.extent else { return None };
+    let bytes = 4096 << order;
+    let (platform, cpus, seed) = (run.platform, run.case.cpus, run.sampling.seed);
+    match run.case.workload {
+        Workload::LlfreeBulk | Workload::LlfreeRand => {
+            let length = run.blocks(BATCH / bytes, bytes);
+            let deck = (run.case.workload == Workload::LlfreeRand).then(|| Arc::new(Deck::new(cpus, length)));
+            Some(run.sample(subject, move |subject, cpu| Batch {
+                subject,
+                platform,
+                order,
+                cpu,
+                random: Random::new(seed, cpu as u64),
+                blocks: (0..length).map(|_| None).collect(),
+                deck: deck.clone(),
+            }))
+        }
+        Workload::LlfreeRepeat => {
+            // One less, for the block that comes and goes.
+            let held = run.blocks(HELD / bytes, bytes) - 1;
+            Some(run.sample(subject, move |subject, _| Repeat {
+                order,
+                held: (0..held).map(|_| subject.allocate_pages(order)).collect(),
+                subject,
+            }))
+        }
+        Workload::LlfreeFrag => {
+            let length = run.blocks(HELD / bytes, bytes);
+            let deck = Arc::new(Deck::new(cpus, length));
+            Some(run.sample(subject, move |subject, cpu| {
+                let mut random = Random::new(seed, cpu as u64);
+                let mut blocks = (0..length).map(|_| subject.allocate_pages(order)).collect();
+                deck.deal(platform, cpu, &mut random, &mut blocks);
+                for block in blocks.drain(length / 2..).flatten() {
+                    subject.free_pages(block, order);
+                }
+                Replace { subject, order, random, blocks }
+            }))
+        }
+        _ => None,
+    }
+}
+
+/// [`Workload::LlfreeBulk`] and, with a deck, [`Workload::LlfreeRand`].
+struct Batch<S: Subject, P> {
+    subject: S,
+    platform: P,
+    order: u32,
+    cpu: usize,
+    random: Random,
+    blocks: Vec<Option<S::Block>>,
+    deck: Option<Arc<Deck<Option<S::Block>>>>,
+}
+
+/// The first phase of [`Batch`].
+const ALLOCATE: usize = 0;
+
+impl<S: Subject, P> Batch<S, P> {
+    #[inline(never)]
+    fn allocate(&mut self) {
+        let (subject, order) = (self.subject.clone(), black_box(self.order));
+        for place in &mut self.blocks {
+            *place = subject.allocate_pages(order);
+        }
+    }
+
+    #[inline(never)]
+    fn free(&mut self) {
+        let (subject, order) = (self.subject.clone(), black_box(self.order));
+        for place in &mut self.blocks {
+            if let Some(block) = place.take() {
+                subject.free_pages(block, order);
+            }
+        }
+    }
+}
+
+impl<S: Subject, P: Platform> Body for Batch<S, P> {
+    fn fixed_operations(&self) -> Option<u64> {
+        Some(self.blocks.len() as u64)
+    }
+
+    #[inline(always)]
+    fn run(&mut self, phase: usize, _operations: u64) -> u64 {
+        if phase == ALLOCATE {
+            self.allocate();
+        } else {
+            self.free();
+        }
+        0
+    }
+
+    fn after(&mut self, phase: usize) -> u64 {
+        if phase != ALLOCATE {
+            return 0;
+        }
+        let failures = self.blocks.iter().filter(|block| block.is_none()).count() as u64;
+        if let Some(deck) = &self.deck {
+            deck.deal(self.platform, self.cpu, &mut self.random, &mut self.blocks);
+        }
+        failures
+    }
+}
+
+/// [`Workload::LlfreeRepeat`].
+struct Repeat<S: Subject> {
+    subject: S,
+    order: u32,
+    held: Vec<Option<S::Block>>,
+}
+
+impl<S: Subject> Body for Repeat<S> {
+    #[inline(never)]
+    fn run(&mut self, _phase: usize, operations: u64) -> u64 {
+        let (subject, order) = (self.subject.clone(), black_box(self.order));
+        let mut failures = 0;
+        for _ in 0..operations {
+            match subject.allocate_pages(order) {
+                Some(block) => subject.free_pages(black_box(block), order),
+                None => failures += 1,
+            }
+        }
+        failures
+    }
+
+    fn finish(&mut self) {
+        for block in self.held.drain(..).flatten() {
+            self.subject.free_pages(block, self.order);
+        }
+    }
+}
+
+/// [`Workload::LlfreeFrag`].
+struct Replace<S: Subject> {
+    subject: S,
+    order: u32,
+    random: Random,
+    blocks: Vec<Option<S::Block>>,
+}
+
+impl<S: Subject> Body for Replace<S> {
+    #[inline(never)]
+    fn run(&mut self, _phase: usize, operations: u64) -> u64 {
+        let (subject, order) = (self.subject.clone(), black_box(self.order));
+        let blocks = self.blocks.as_mut_slice();
+        let mut random = self.random.clone();
+        let mut failures = 0;
+        for _ in 0..operations {
+            let place = &mut blocks[random.below(blocks.len() as u64) as usize];
+            if let Some(block) = place.take() {
+                subject.free_pages(block, order);
+            }
+            *place = subject.allocate_pages(order);
+            failures += u64::from(place.is_none());
+        }
+        self.random = random;
+        failures
+    }
+
+    fn finish(&mut self) {
+        for block in self.blocks.drain(..).flatten() {
+            self.subject.free_pages(block, self.order);
+        }
+    }
+}
