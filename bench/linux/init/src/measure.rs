@@ -1,0 +1,242 @@
+//! Cases of the suite as requests to the module, and how long a sample of each is.
+//!
+//! Plans, sample counts and lengths are those of `quarry-suite` over Quarry's own allocator (its `measure` and
+//! `workloads`), so that rows of both stand side by side. What the suite does beside, checks of every byte, latencies of
+//! single calls and footprints, is not done here.
+
+use anyhow::{Result, bail};
+use quarry_suite::{Case, Effort, Extent, Feature, Phase, Platform, Settings, Variant, Workload, random};
+
+use crate::machine::Machine;
+use crate::module::{Answer, Request, Runner, Span};
+use crate::rows::{Row, gather};
+
+/// What Linux's allocators can do, as far as the module has loops for it.
+const FEATURES: &[Feature] = &[
+    Feature::Sizes,
+    Feature::Inlined,
+    Feature::Nodes,
+    Feature::Pages,
+    Feature::Zeroed,
+    Feature::Bulk,
+    Feature::Caches,
+];
+
+/// The workloads the module has loops for.
+const MEASURED: &[Workload] = &[
+    Workload::Pair,
+    Workload::PairInlined,
+    Workload::PairZeroed,
+    Workload::PairCache,
+    Workload::Batch,
+    Workload::BatchCache,
+    Workload::Bulk,
+    Workload::Remote,
+    Workload::Mix,
+    Workload::Node,
+    Workload::Page,
+    Workload::PageOutstanding,
+    Workload::PageBulk,
+    Workload::PageCross,
+];
+
+// As in the suite, where each of these is explained.
+const FIRST_TRY: u64 = 64;
+const WARM_UPS: usize = 3;
+const FIXED_OPERATIONS: u64 = 10_000;
+const EMPTY_SAMPLES: usize = 21;
+const BATCH: usize = 4096;
+const MIX_SLOTS: usize = 4096;
+
+/// Threads of a request are new: their first sample is cold, however long ago its length was found.
+const WARM_UPS_WHEN_TIMED: usize = 1;
+
+/// Samples of a try at finding how many operations take how long. The shortest counts.
+const TRIES: usize = 3;
+
+/// Most operations of a sample that is to take a certain time: a loop faster than that is none.
+const MOST_OPERATIONS: u64 = 1 << 30;
+
+/// The names of [`MEASURED`].
+pub(crate) fn names() -> String {
+    MEASURED.iter().map(|workload| workload.name()).collect::<Vec<_>>().join(", ")
+}
+
+/// The cases to measure, in order.
+pub(crate) fn plan(machine: Machine, settings: &Settings) -> Vec<Case> {
+    let cases = quarry_suite::plan(machine, FEATURES, settings);
+    cases.into_iter().filter(|case| MEASURED.contains(&case.workload)).collect()
+}
+
+/// Measures every case and hands its rows to `sink`.
+///
+/// # Errors
+///
+/// When the module does not do it, or `sink` fails.
+pub(crate) fn run(
+    machine: Machine,
+    runner: &mut impl Runner,
+    settings: &Settings,
+    cases: &[Case],
+    sink: &mut dyn FnMut(Row) -> Result<()>,
+) -> Result<()> {
+    let mut bench = Bench { machine, runner, settings, loops: Vec::new() };
+    for &case in cases {
+        let (operations, answer) = bench.measure(case, false, settings.samples.max(1))?;
+        let mut failures = answer.failures;
+        for (index, &phase) in case.phases().iter().enumerate() {
+            let empty_ticks = bench.empty_ticks(case, index)?;
+            let spans = PhaseSpans { case, answer: &answer, index };
+            let counted = settings.effort == Effort::Fixed;
+            let samples = gather(&spans.samples(), operations, counted);
+            let errors = std::mem::take(&mut failures);
+            sink(Row { case, phase, operations, samples, empty_ticks, errors })?;
+        }
+    }
+    Ok(())
+}
+
+/// The spans of one phase in an answer.
+struct PhaseSpans<'a> {
+    case: Case,
+    answer: &'a Answer,
+    index: usize,
+}
+
+impl PhaseSpans<'_> {
+    /// For each sample the spans of all CPUs.
+    fn samples(&self) -> Vec<Vec<Span>> {
+        let phases = self.case.phases().len();
+        let of_cpu = self.answer.spans.len() / self.case.cpus;
+        let span = |cpu, sample| self.answer.spans[cpu * of_cpu + sample * phases + self.index];
+        (0..of_cpu / phases).map(|sample| (0..self.case.cpus).map(|cpu| span(cpu, sample)).collect()).collect()
+    }
+}
+
+/// How many operations a sample can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Length {
+    /// These, always.
+    Fixed(u64),
+    /// Multiples of this.
+    Granule(u64),
+}
+
+struct Bench<'a, R> {
+    machine: Machine,
+    runner: &'a mut R,
+    settings: &'a Settings,
+    /// What loops cost by themselves, phase by phase.
+    loops: Vec<(Workload, Option<Variant>, Vec<f64>)>,
+}
+
+impl<R: Runner> Bench<'_, R> {
+    /// Runs a case: operations of one CPU in one sample, and what came of it.
+    fn measure(&mut self, case: Case, empty: bool, samples: usize) -> Result<(u64, Answer)> {
+        let (request, length) = self.request(case, empty)?;
+        let granule = match length {
+            Length::Fixed(operations) | Length::Granule(operations) => operations,
+        };
+        let (operations, warm_ups) = match (length, self.settings.effort) {
+            (Length::Fixed(operations), _) => (operations, WARM_UPS),
+            (Length::Granule(_), Effort::Fixed) => (FIXED_OPERATIONS.next_multiple_of(granule), WARM_UPS),
+            (Length::Granule(_), Effort::Microseconds(target)) => {
+                (self.calibrate(&request, granule, target)?, WARM_UPS_WHEN_TIMED)
+            }
+        };
+        let answer = self.runner.run(&Request { operations, samples, warm_ups, ..request })?;
+        let expected = samples * case.cpus * case.phases().len();
+        if answer.spans.len() != expected {
+            bail!("the module gave {} spans of {case}, not {expected}", answer.spans.len());
+        }
+        Ok((operations, answer))
+    }
+
+    /// Finds how many operations take about that long: CPU 0 judges.
+    fn calibrate(&mut self, request: &Request, granule: u64, microseconds: u64) -> Result<u64> {
+        let target = (u128::from(microseconds) * u128::from(self.machine.tsc_hz()) / 1_000_000) as u64;
+        let mut operations = FIRST_TRY.next_multiple_of(granule);
+        loop {
+            let tries = Request { operations, samples: TRIES, warm_ups: WARM_UPS_WHEN_TIMED, ..request.clone() };
+            let of_cpu_0 = self.runner.run(&tries)?.spans.into_iter().take(TRIES);
+            let elapsed = of_cpu_0.map(Span::ticks).min().unwrap_or(0).max(1);
+            // Never more than eightfold at a time: caches grow with what they are used for.
+            let factor = (target as f64 / elapsed as f64).min(8.0);
+            let next = ((operations as f64 * factor) as u64).max(16).next_multiple_of(granule);
+            if elapsed.saturating_mul(2) >= target || next > MOST_OPERATIONS {
+                return Ok(next);
+            }
+            operations = next;
+        }
+    }
+
+    /// What to ask of the module, for one sample of no length yet.
+    fn request(&self, case: Case, empty: bool) -> Result<(Request, Length)> {
+        let (size, order) = match case.extent {
+            Extent::Size(size) => (size, 0),
+            Extent::Order(order) => (4096 << order, order),
+            Extent::Mixed => (random::MIX_MAXIMUM + 1, 0),
+        };
+        let most_bytes = self.machine.memory() / case.cpus as u64;
+        let most = ((most_bytes / size as u64) as usize).min(self.settings.most_blocks);
+        let blocks = |wanted: usize| wanted.min(most).max(2);
+        let (count, length) = match (case.workload, case.variant) {
+            (Workload::Batch | Workload::BatchCache | Workload::Remote | Workload::PageCross, _) => {
+                (blocks(BATCH), Length::Fixed(blocks(BATCH) as u64))
+            }
+            (Workload::Bulk, Some(Variant::Bulk(count))) => (count, Length::Granule(count as u64)),
+            (
+                Workload::PageBulk | Workload::PageOutstanding,
+                Some(Variant::Bulk(count) | Variant::Outstanding(count)),
+            ) => (blocks(count), Length::Granule(blocks(count) as u64)),
+            (Workload::Mix, _) => {
+                let slots = blocks(MIX_SLOTS);
+                let slots = if slots.is_power_of_two() { slots } else { slots.next_power_of_two() / 2 };
+                (slots, Length::Granule(1))
+            }
+            (Workload::Node, Some(variant)) => (node_word(variant), Length::Granule(1)),
+            (workload, _) if MEASURED.contains(&workload) => (0, Length::Granule(1)),
+            _ => bail!("the module has no loop for {case}"),
+        };
+        let workload = case.workload.name();
+        let (cpus, seed) = (case.cpus, self.settings.seed);
+        let request =
+            Request { workload, empty, size, order, count, cpus, operations: 0, samples: 1, warm_ups: 0, seed };
+        Ok((request, length))
+    }
+
+    /// Ticks of an operation when nothing is allocated: measured once for each loop, on one CPU.
+    fn empty_ticks(&mut self, case: Case, phase: usize) -> Result<f64> {
+        let known = |(workload, variant, _): &&(Workload, Option<Variant>, Vec<f64>)| {
+            (*workload, *variant) == (case.workload, case.variant)
+        };
+        if let Some((_, _, ticks)) = self.loops.iter().find(known) {
+            return Ok(ticks[phase]);
+        }
+        let case = Case { cpus: 1, ..case };
+        let (operations, answer) = self.measure(case, true, self.settings.samples.clamp(1, EMPTY_SAMPLES))?;
+        let ticks: Vec<f64> = (0..case.phases().len())
+            .map(|index| gather(&PhaseSpans { case, answer: &answer, index }.samples(), operations, true).cost().median)
+            .collect();
+        let of_phase = ticks[phase];
+        self.loops.push((case.workload, case.variant, ticks));
+        Ok(of_phase)
+    }
+}
+
+/// The module's word for the node a pair asks for.
+fn node_word(variant: Variant) -> usize {
+    match variant {
+        Variant::Remote => 1,
+        Variant::Alternating => 2,
+        _ => 0,
+    }
+}
+
+/// Whether blocks of a phase are freed on another CPU than allocated.
+pub(crate) fn frees_remotely(case: &Case, phase: Phase) -> bool {
+    matches!(case.workload, Workload::Remote | Workload::PageCross) && case.cpus > 1 && phase != Phase::Whole
+}
+
+#[cfg(test)]
+mod tests;

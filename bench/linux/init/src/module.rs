@@ -1,0 +1,197 @@
+//! [`Module`]: `quarry_linux` loaded, its requests and answers. Their format is told at the head of
+//! `bench/linux/module/quarry_linux.c`.
+
+use std::ffi::CString;
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+
+use anyhow::{Context, Result, bail};
+use rustix::system::finit_module;
+
+/// Where the initramfs has the module.
+const FILE: &str = "/quarry_linux.ko";
+
+/// Where the module is spoken to.
+const DOOR: &str = "/proc/quarry";
+
+/// What the module is to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// Name of the workload.
+    pub(crate) workload: &'static str,
+    /// Whether over nothing, to see what the loop costs.
+    pub(crate) empty: bool,
+    /// Bytes of a block.
+    pub(crate) size: usize,
+    /// Order of a block of pages.
+    pub(crate) order: u32,
+    /// Slots, objects a call, or the node asked for.
+    pub(crate) count: usize,
+    /// On the first so many CPUs.
+    pub(crate) cpus: usize,
+    /// Operations of one CPU in one sample.
+    pub(crate) operations: u64,
+    /// Samples.
+    pub(crate) samples: usize,
+    /// Samples before them that do not count.
+    pub(crate) warm_ups: usize,
+    /// Where random numbers start.
+    pub(crate) seed: u64,
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { workload, empty, size, order, count, cpus, operations, samples, warm_ups, seed } = self;
+        let empty = u8::from(*empty);
+        write!(f, "{workload} {empty} {size} {order} {count} {cpus} {operations} {samples} {warm_ups} {seed}")
+    }
+}
+
+/// Two readings of the time-stamp counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+}
+
+impl Span {
+    /// Ticks between them.
+    pub(crate) fn ticks(self) -> u64 {
+        self.end.saturating_sub(self.start)
+    }
+}
+
+/// What a request came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// Allocations that failed.
+    pub(crate) failures: u64,
+    /// Phase after phase, sample after sample, CPU after CPU.
+    pub(crate) spans: Vec<Span>,
+}
+
+impl Answer {
+    fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        let failures = lines.next()?.strip_prefix("failures ")?.parse().ok()?;
+        let span = |line: &str| {
+            let (start, end) = line.split_once(' ')?;
+            Some(Span { start: start.parse().ok()?, end: end.parse().ok()? })
+        };
+        Some(Self { failures, spans: lines.map(span).collect::<Option<_>>()? })
+    }
+}
+
+/// Whoever runs requests: the module, or a test.
+pub(crate) trait Runner {
+    /// Runs one.
+    ///
+    /// # Errors
+    ///
+    /// When it is refused or its answer not understood.
+    fn run(&mut self, request: &Request) -> Result<Answer>;
+}
+
+/// The module.
+pub(crate) struct Module {
+    door: File,
+    tsc_khz: u64,
+    slab: String,
+}
+
+impl Module {
+    /// Loads it. Where CPUs are `emulated`, those that wait for others sleep now and then.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses it: most likely it was built with the headers of another kernel.
+    pub(crate) fn load(emulated: bool) -> Result<Self> {
+        let file = File::open(FILE).with_context(|| format!("there is no {FILE}"))?;
+        let parameters = CString::new(format!("nap={}", u8::from(emulated))).expect("there is no null in it");
+        finit_module(&file, &parameters, 0)
+            .context("the kernel refuses the module; build it with the headers of this very kernel (--headers)")?;
+        let mut door =
+            File::options().read(true).write(true).open(DOOR).context("the module is loaded but not there")?;
+        let hello = read(&mut door)?;
+        let word = |key: &str| hello.lines().find_map(|line| line.strip_prefix(key));
+        let known = word("tsc_khz ").and_then(|khz| khz.parse().ok()).zip(word("slab "));
+        let (tsc_khz, slab) = known.with_context(|| format!("the module introduces itself by `{}`", hello.trim()))?;
+        let slab = slab.to_owned();
+        Ok(Self { door, tsc_khz, slab })
+    }
+
+    /// Rate of the time-stamp counter, as the kernel found it.
+    pub(crate) fn tsc_hz(&self) -> u64 {
+        self.tsc_khz * 1000
+    }
+
+    /// Name of the kernel's slab allocator.
+    pub(crate) fn slab(&self) -> &str {
+        &self.slab
+    }
+
+    /// Ends QEMU with that code. Returns where it has no device for that.
+    ///
+    /// # Errors
+    ///
+    /// When the module does not do it.
+    pub(crate) fn exit(&mut self, code: u8) -> Result<()> {
+        self.door.write_all(format!("exit {code}").as_bytes()).context("the module ends nothing")
+    }
+}
+
+fn read(door: &mut File) -> Result<String> {
+    let mut text = String::new();
+    door.rewind().and_then(|()| door.read_to_string(&mut text)).context("the module gives no answer")?;
+    Ok(text)
+}
+
+impl Runner for Module {
+    fn run(&mut self, request: &Request) -> Result<Answer> {
+        let line = request.to_string();
+        let written = self.door.write(line.as_bytes());
+        let written = written.with_context(|| format!("the module cannot run `{line}`"))?;
+        if written != line.len() {
+            bail!("the module took only a part of `{line}`");
+        }
+        let text = read(&mut self.door)?;
+        Answer::parse(&text).with_context(|| format!("the module's answer to `{line}` is none"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_a_line_of_ten_words() {
+        let request = Request {
+            workload: "bulk",
+            empty: true,
+            size: 256,
+            order: 0,
+            count: 16,
+            cpus: 2,
+            operations: 1600,
+            samples: 5,
+            warm_ups: 3,
+            seed: 7,
+        };
+        assert_eq!(request.to_string(), "bulk 1 256 0 16 2 1600 5 3 7");
+    }
+
+    #[test]
+    fn an_answer_is_failures_and_spans() {
+        let spans = vec![Span { start: 5, end: 9 }, Span { start: 10, end: 12 }];
+        assert_eq!(Answer::parse("failures 3\n5 9\n10 12\n"), Some(Answer { failures: 3, spans }));
+        for wrong in ["", "tsc_khz 5\n", "failures x\n", "failures 0\n5\n", "failures 0\n5 -1\n"] {
+            assert_eq!(Answer::parse(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_went_back_gives_no_ticks() {
+        assert_eq!(Span { start: 5, end: 4 }.ticks(), 0);
+    }
+}
