@@ -2,6 +2,7 @@
 //!
 //! Used by every command that reads such files again.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -64,6 +65,18 @@ pub(crate) fn read_whole(paths: &[PathBuf]) -> Result<Vec<Session>> {
     Ok(runs)
 }
 
+/// Whether the results of all these runs can stand in one table: no two are of the same allocator, and all are in
+/// the same unit.
+pub(crate) fn can_stand_together(sessions: &[Session]) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut counted = BTreeSet::new();
+    sessions.iter().all(|session| {
+        let allocators: BTreeSet<&str> = session.results.iter().map(|result| result.allocator.as_str()).collect();
+        counted.insert(session.run.as_ref().is_some_and(|run| run.icount));
+        allocators.into_iter().all(|allocator| seen.insert(allocator)) && counted.len() == 1
+    })
+}
+
 fn files(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -82,4 +95,26 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
 /// Whether a line is a `run` record. Lines that cannot be are not parsed twice.
 fn is_run(line: &str) -> bool {
     line.contains("\"run\"") && matches!(Record::from_line(line), Ok(Record::Run(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quarry_record::{Measurement, Run};
+
+    fn session(icount: bool, allocators: &[&str]) -> Session {
+        let result = |allocator: &&str| Measurement { allocator: (*allocator).to_owned(), ..Measurement::default() };
+        let mut session = Session::default();
+        session.run = Some(Run { icount, ..Run::default() });
+        session.results = allocators.iter().map(result).collect();
+        session
+    }
+
+    #[test]
+    fn runs_of_other_allocators_stand_together_unless_their_units_differ() {
+        let together = |sessions: &[Session]| can_stand_together(sessions);
+        assert!(together(&[session(false, &["quarry", "quarry", "talc"]), session(false, &["linux-6.1-slub"])]));
+        assert!(!together(&[session(false, &["quarry"]), session(false, &["talc", "quarry"])]));
+        assert!(!together(&[session(false, &["quarry"]), session(true, &["linux-6.1-slub"])]));
+    }
 }
