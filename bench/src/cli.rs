@@ -12,6 +12,7 @@ use crate::budget::BudgetCommand;
 use crate::compare::CompareCommand;
 use crate::export::ExportCommand;
 use crate::images::ImageOptions;
+use crate::linux::LinuxCommand;
 use crate::list::{self, ListCommand};
 use crate::machine::{Board, Machine, file};
 use crate::matrix::MatrixCommand;
@@ -73,7 +74,9 @@ pub(crate) enum Command {
     Matrix(MatrixCommand),
     /// Print what a shell needs to complete this command's words.
     Completions(CompletionsCommand),
-    /// Print the tables of a run again.
+    /// Boot Linux in the same machine, run the same loops over its allocators, print the same tables.
+    Linux(LinuxCommand),
+    /// Print the tables of runs again; of several files in one table, where their allocators differ.
     Show(ShowCommand),
     /// Compare two builds case by case, from the records of their runs.
     Compare(CompareCommand),
@@ -267,8 +270,9 @@ pub(crate) struct SmokeCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct ShowCommand {
-    /// Records as `quarry run --output` writes them, or a serial log.
-    pub(crate) file: PathBuf,
+    /// Records as `quarry run --output` writes them, or serial logs.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
     /// Show every figure, one row of results a line.
     #[arg(long)]
     pub(crate) details: bool,
@@ -400,6 +404,11 @@ impl SuiteOptions {
         let lists =
             [self.workload.len(), self.allocator.len(), self.size.len(), self.order.len(), self.cpu_counts.len()];
         lists.iter().any(|&length| length > 0) || self.samples.is_some() || self.quick || self.full
+    }
+
+    /// Whether allocators were chosen.
+    pub(crate) fn names_allocators(&self) -> bool {
+        !self.allocator.is_empty()
     }
 
     /// As the guest reads it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::CommandFactory;
 use clap_complete::Shell;
-use quarry_record::{Record, Run, Test, TestStatus};
+use quarry_record::{Measurement, Record, Run, Test, TestStatus};
 
 use crate::budget;
 use crate::cli::{
@@ -17,6 +17,7 @@ use crate::export;
 use crate::failure::Failure;
 use crate::guest::{Guest, check_words, results, words_of_host};
 use crate::images::{Image, workspace};
+use crate::linux::LinuxCommand;
 use crate::list;
 use crate::matrix;
 use crate::noise;
@@ -53,6 +54,7 @@ pub(crate) fn execute(cli: &Cli) -> Result<()> {
         Command::Stats(command) => stats(command),
         Command::Shell(command) => shell::execute(command),
         Command::Smoke(command) => smoke(command),
+        Command::Linux(command) => linux(command),
         Command::Show(command) => show(command),
         Command::Matrix(command) => matrix::execute(command),
         Command::Completions(command) => {
@@ -70,17 +72,29 @@ pub(crate) fn execute(cli: &Cli) -> Result<()> {
 fn run(command: &RunCommand) -> Result<()> {
     let words = ["mode=run".to_owned()].into_iter().chain(command.suite.guest_words());
     let mut guest = Guest::announce(Image::Bench, "run", &command.machine, &command.host, words)?;
+    guest.files.output.clone_from(&command.output);
+    measure(guest, command.boots, command.details)
+}
+
+/// Standard output is as that of `run`.
+fn linux(command: &LinuxCommand) -> Result<()> {
+    let guest = command.prepare()?;
+    println!("{}", guest.boot.line());
+    measure(guest, 1, command.details)
+}
+
+/// Boots so often, each time to the end, and prints tables of the last.
+fn measure(mut guest: Guest, boots: u32, details: bool) -> Result<()> {
     for warning in preflight::warnings(guest.boot.accelerator, guest.boot.machine.cpus()) {
         eprintln!("note: {warning}");
     }
-    guest.files.output.clone_from(&command.output);
-    for boot in 1..=command.boots {
-        let ended = guest.watch(Duration::ZERO, &mut Progress::new(command.host.verbose));
-        let last = boot == command.boots;
+    for boot in 1..=boots {
+        let ended = guest.watch(Duration::ZERO, &mut Progress::new(guest.host.verbose));
+        let last = boot == boots;
         if last || ended.verdict.is_err() {
-            print_session(&ended.session, command.details);
+            print_session(&ended.session, details);
         } else {
-            eprintln!("boot {boot} of {}: {}", command.boots, count(ended.session.results.len() as u64, "result"));
+            eprintln!("boot {boot} of {boots}: {}", count(ended.session.results.len() as u64, "result"));
         }
         ended.verdict.map_err(|failure| guest.explain(failure))?;
         if ended.session.results.is_empty() {
@@ -93,21 +107,32 @@ fn run(command: &RunCommand) -> Result<()> {
 
 /// Machine, tables and memory, as far as they are known.
 fn print_session(session: &Session, details: bool) {
-    if let Some(run) = &session.run {
+    print_sessions(&[session], details);
+}
+
+/// The same of sessions whose results stand in one table.
+fn print_sessions(sessions: &[&Session], details: bool) {
+    for run in sessions.iter().filter_map(|session| session.run.as_ref()) {
         println!("\n{}", report::machine(run));
-        if !session.results.is_empty() && !run.icount && run.hypervisor == "TCG" {
-            println!("TCG translates every instruction: compare these figures with each other, not with real CPUs.\n");
+    }
+    let is_translated = |session: &&Session| {
+        session.run.as_ref().is_some_and(|run| !session.results.is_empty() && !run.icount && run.hypervisor == "TCG")
+    };
+    if sessions.iter().any(is_translated) {
+        println!("TCG translates every instruction: compare these figures with each other, not with real CPUs.\n");
+    }
+    let results: Vec<Measurement> = sessions.iter().flat_map(|session| session.results.iter().cloned()).collect();
+    print!("{}", tables(&results, if details { Detail::Full } else { Detail::Overview }));
+    for session in sessions {
+        if let Some(stress) = &session.stress {
+            println!("stress      {}", report::stress(stress));
         }
-    }
-    print!("{}", tables(&session.results, if details { Detail::Full } else { Detail::Overview }));
-    if let Some(stress) = &session.stress {
-        println!("stress      {}", report::stress(stress));
-    }
-    if let Some(edge) = &session.edge {
-        println!("{}", report::edge(edge));
-    }
-    if let Some(statistics) = &session.statistics {
-        println!("{}", report::memory(statistics));
+        if let Some(edge) = &session.edge {
+            println!("{}", report::edge(edge));
+        }
+        if let Some(statistics) = &session.statistics {
+            println!("{}", report::memory(statistics));
+        }
     }
 }
 
@@ -251,10 +276,17 @@ fn completions(shell: Shell) {
 }
 
 fn show(command: &ShowCommand) -> Result<()> {
-    for session in runs::read(&command.file)? {
-        print_session(&session, command.details);
-        let end = session.end.as_ref().context("the file has no `end` record: this run did not come to its end")?;
-        session.judge(end)?;
+    let mut sessions = Vec::new();
+    for file in &command.files {
+        sessions.extend(runs::read(file)?);
+    }
+    let together = if runs::can_stand_together(&sessions) { sessions.len() } else { 1 };
+    for sessions in sessions.chunks(together) {
+        print_sessions(&sessions.iter().collect::<Vec<_>>(), command.details);
+        for session in sessions {
+            let end = session.end.as_ref().context("the file has no `end` record: this run did not come to its end")?;
+            session.judge(end)?;
+        }
     }
     Ok(())
 }

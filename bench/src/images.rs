@@ -13,6 +13,12 @@ use crate::process::interrupted;
 /// Package of the loader.
 const LOADER: &str = "quarry-loader";
 
+/// Package of the init program of `quarry linux`.
+const LINUX_INIT: &str = "quarry-linux-init";
+
+/// What rustc is told for it: there is no other file in its world.
+const STATIC: [&str; 2] = ["-C", "target-feature=+crt-static"];
+
 /// An image of this workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Image {
@@ -67,7 +73,7 @@ impl ImageOptions {
                 Files { loader: built.join(LOADER), image: built.join(image.package()) }
             }
             // Apart, so that neither gets features the other asks of what they share.
-            _ => Files { loader: build(LOADER)?, image: build(image.package())? },
+            _ => Files { loader: build(LOADER, &[])?, image: build(image.package(), &[])? },
         };
         for (what, file) in [("loader", &files.loader), ("image", &files.image)] {
             if !file.is_file() {
@@ -75,6 +81,30 @@ impl ImageOptions {
             }
         }
         Ok(files)
+    }
+
+    /// The init program of `quarry linux`, built if need be.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there or cannot be built.
+    pub(crate) fn provide_linux_init(&self) -> Result<PathBuf> {
+        let init =
+            if self.no_build { target_folder().join("release").join(LINUX_INIT) } else { build(LINUX_INIT, &STATIC)? };
+        if !init.is_file() {
+            bail!("there is no init program {}", init.display());
+        }
+        Ok(init)
+    }
+
+    /// Whether things may be built.
+    pub(crate) const fn may_build(&self) -> bool {
+        !self.no_build
+    }
+
+    /// Whether files were named to boot.
+    pub(crate) const fn names_files(&self) -> bool {
+        self.loader.is_some() || self.image.is_some()
     }
 }
 
@@ -94,7 +124,8 @@ pub(crate) fn revision() -> String {
     revision.map_or_else(|| "unknown".into(), |revision| revision.trim().to_owned())
 }
 
-fn target_folder() -> PathBuf {
+/// Where cargo puts what it builds.
+pub(crate) fn target_folder() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
 }
 
@@ -116,8 +147,8 @@ struct Target {
     name: String,
 }
 
-/// Builds a package's executable by cargo and returns where it is.
-fn build(package: &str) -> Result<PathBuf> {
+/// Builds a package's executable by cargo, with words for rustc, and returns where it is.
+fn build(package: &str, rustc: &[&str]) -> Result<PathBuf> {
     let manifest = workspace().join("Cargo.toml");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // On a terminal cargo shows how far it is by itself.
@@ -126,10 +157,18 @@ fn build(package: &str) -> Result<PathBuf> {
         "--quiet"
     });
     let mut child = Command::new(&cargo)
-        .args(["build", "--release", "--message-format=json-render-diagnostics", "-p", package])
+        .args([
+            if rustc.is_empty() { "build" } else { "rustc" },
+            "--release",
+            "--message-format=json-render-diagnostics",
+            "-p",
+            package,
+        ])
         .args(quiet)
         .arg("--manifest-path")
         .arg(&manifest)
+        .args((!rustc.is_empty()).then_some("--"))
+        .args(rustc)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

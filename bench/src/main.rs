@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! commands, smoke        run, boot, test, stress, stats, show; every topology of a folder
+//! linux                  Linux in the same machine, for its figures
 //! export                 runs in the formats of others
 //! shell                  a guest to speak with
 //! budget                 instructions held against a file
@@ -38,6 +39,7 @@ mod export;
 mod failure;
 mod guest;
 mod images;
+mod linux;
 mod list;
 mod machine;
 mod matrix;
@@ -78,6 +80,10 @@ fn main() -> ExitCode {
     match commands::execute(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if error.is::<linux::Missing>() {
+                eprintln!("quarry: skipped: {error:#}");
+                return linux::SKIPPED.into();
+            }
             eprintln!("quarry: {error:#}");
             if process::interrupted() { INTERRUPTED.into() } else { ExitCode::FAILURE }
         }
