@@ -1,5 +1,5 @@
 //! [`Module`]: `quarry_linux` loaded, its requests and answers. Their format is told at the head of
-//! `bench/linux/module/quarry_linux.c`.
+//! `bench/linux/module/main.c`.
 
 use std::ffi::CString;
 use std::fmt;
