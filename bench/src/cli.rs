@@ -90,7 +90,19 @@ pub(crate) enum Command {
     Report(ReportCommand),
 }
 
+/// What to do with `run`, for somebody who has never done it.
+const RUN_EXAMPLES: &str = "Examples:
+  quarry run --quick                              what there is to see, in some seconds
+  quarry run --quick --allocator all              ours beside eight others, in one guest
+  quarry run --workload pair,mix --size 64,1K     some workloads; `quarry list` has all
+  quarry run --icount --cpus 1 --workload pair    instructions, the same in every run
+  quarry run --topology ci/topologies/hmat.toml   on a machine of your own
+  quarry run --boots 8 --output before.jsonl      to compare: change something, run again, then
+  quarry compare before.jsonl after.jsonl         tells what changed, and what is noise
+  quarry report before.jsonl                      makes a page with pictures of it";
+
 #[derive(Debug, Args)]
+#[command(after_long_help = RUN_EXAMPLES)]
 pub(crate) struct RunCommand {
     #[command(flatten)]
     pub(crate) machine: MachineOptions,
