@@ -20,6 +20,7 @@
 //! | `boot`, `balance` | the boot, step by step; the topology; threads that balance nodes |
 //! | [`thread`], `smp`, [`cpus`] | threads, starting CPUs, the CPUs that run |
 //! | [`memory`], `report`, `stack` | the memory service on this machine; its state for people; stacks |
+//! | [`fw_cfg`] | files from QEMU |
 //! | [`interrupts`], `apic`, [`time`] | who is called for which vector; local APIC; clock |
 //! | `firmware`, `boot_memory` | ACPI tables; memory before the service runs |
 //! | `panic`, `backtrace`, `symbols` | the end of a run that went wrong |
@@ -44,6 +45,7 @@ mod cpu_local;
 pub mod cpus;
 pub mod exit;
 mod firmware;
+pub mod fw_cfg;
 pub mod interrupts;
 mod layout;
 mod logger;

@@ -20,6 +20,7 @@ mod cache;
 mod faults;
 mod flags;
 mod flags_short;
+mod fw_cfg;
 mod heap;
 mod interrupts;
 mod kmalloc;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         mempool::TESTS,
         mobility::TESTS,
         heap::TESTS,
+        fw_cfg::TESTS,
         stress::TESTS,
         statistics::TESTS,
     ])

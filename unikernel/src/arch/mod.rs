@@ -159,6 +159,16 @@ pub(crate) unsafe fn write_port(port: u16, value: u8) {
     unsafe { x86_64::instructions::port::PortWriteOnly::new(port).write(value) };
 }
 
+/// Writes two bytes to an I/O port.
+///
+/// # Safety
+///
+/// Writing the port has no effect on memory safety.
+pub(crate) unsafe fn write_port_u16(port: u16, value: u16) {
+    // SAFETY: the caller's promise.
+    unsafe { x86_64::instructions::port::PortWriteOnly::new(port).write(value) };
+}
+
 /// Writes four bytes to an I/O port.
 ///
 /// # Safety
