@@ -240,15 +240,16 @@ impl<S: Subject> Company<S> {
         Arc::new(Self { subject, blocks, tally })
     }
 
-    /// Takes one in; the oldest goes when there are too many.
+    /// Takes one in; the oldest go when there are too many: after smaller ones there may be.
     fn join(&self, block: CheckedBlock<S::Block>, way: Way) {
         let most = (MOST_COMPANY_BYTES / block.held.length).clamp(2, MOST_COMPANY);
-        let leaving = {
-            let mut blocks = self.blocks[block.cpu].lock();
-            blocks.push_back((block, way));
+        let cpu = block.cpu;
+        self.blocks[cpu].lock().push_back((block, way));
+        let leaving = || {
+            let mut blocks = self.blocks[cpu].lock();
             if blocks.len() > most { blocks.pop_front() } else { None }
         };
-        if let Some((block, way)) = leaving {
+        while let Some((block, way)) = leaving() {
             self.release(block, way);
         }
     }
