@@ -1,7 +1,7 @@
 //! [`Session`]: what a guest has said so far, and the verdict over it. No processes and no clocks here.
 //!
 //! ```text
-//! Booting --run--> Working --result, test, stress, edge, statistics, report--> Working --end--> Ended
+//! Booting --run--> Working --result, test, stress, edge, trace, statistics, report--> Working --end--> Ended
 //! ```
 //!
 //! An `end` record that tells of a failure may come at any time. Any other record in any other place is a failure of
@@ -41,6 +41,10 @@ pub(crate) struct Session {
     pub(crate) stress: Option<Stress>,
     /// What came of a run at the edge.
     pub(crate) edge: Option<Edge>,
+    /// The lines of a trace, as far as they have come.
+    pub(crate) trace: String,
+    /// Events of the trace there was no room for; known when the trace is whole.
+    pub(crate) trace_dropped: Option<u64>,
     /// The latest statistics.
     pub(crate) statistics: Option<Statistics>,
     /// Reports of the memory service, in the order they came.
@@ -118,6 +122,10 @@ impl Session {
             Record::Report(report) => self.reports.push(report),
             Record::Stress(stress) => self.stress = Some(stress),
             Record::Edge(edge) => self.edge = Some(edge),
+            Record::Trace(piece) => {
+                self.trace += &piece.text;
+                self.trace_dropped = piece.dropped;
+            }
             Record::Test(test) if test.status == TestStatus::Started => self.running_test = Some(test.name),
             Record::Test(test) => {
                 self.running_test = None;
@@ -198,6 +206,7 @@ fn name(record: &Record) -> &'static str {
         Record::Report(_) => "report",
         Record::Stress(_) => "stress",
         Record::Edge(_) => "edge",
+        Record::Trace(_) => "trace",
         Record::Test(_) => "test",
         Record::End(_) => "end",
     }

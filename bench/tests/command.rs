@@ -301,7 +301,7 @@ fn every_way_to_fail_has_its_sentence() {
     quarry: the guest died: the machine reset or powered off, most likely by a triple fault (serial log: kept.log)
     quarry: the guest panicked: no frame (serial log: kept.log)
     quarry: the guest ended without its last record (serial log: kept.log)
-    quarry: line 5 of the guest's output is not a record: unknown variant `re,`, expected one of `run`, `result`, `statistics`, `report`, `stress`, `edge`, `test`, `end` at line 1 column 13 (serial log: kept.log)
+    quarry: line 5 of the guest's output is not a record: unknown variant `re,`, expected one of `run`, `result`, `statistics`, `report`, `stress`, `edge`, `trace`, `test`, `end` at line 1 column 13 (serial log: kept.log)
     quarry: the guest announced 10 results but gave 8 (serial log: kept.log)
     quarry: the guest counted 7 errors (serial log: kept.log)
     quarry: the guest's last record says all is well, but its exit status that it failed (serial log: kept.log)

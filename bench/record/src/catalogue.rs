@@ -317,6 +317,13 @@ pub static WORKLOADS: &[Workload] = &[
         origin: "OLogN Technologies' alloc-test, 2018 (in mimalloc-bench), with 16 Ki slots for all CPUs and not 256 \
                  Ki",
     },
+    Workload {
+        name: "replay",
+        group: Group::Program,
+        summary: "the events of a trace, in order, on the CPUs that had them; an operation is one event",
+        stresses: "what the recorded program stressed: its sizes, lifetimes and remote frees. A CPU that is early for an object waits, which is in the figures",
+        origin: "trace-driven simulation of allocators, as Wilson, Johnstone, Neely and Boles survey it (1995), with traces of Linux's kmem events or of our own workloads",
+    },
 ];
 
 #[cfg(test)]

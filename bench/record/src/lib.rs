@@ -11,6 +11,7 @@
 //! test ...       of an image of tests: `started`, then `ok` or `failed`
 //! stress         what came of a stress
 //! edge           what came of a run at the edge of memory
+//! trace ...      what was recorded, where that was asked for, piece by piece
 //! statistics     where all memory is when the work is done
 //! report ...     the same in the formats of Linux's files, where that was asked for
 //! end            the verdict; nothing follows
@@ -35,6 +36,7 @@ pub use line::{Record, RecordError};
 pub use measurement::{Footprint, Latency, Measurement, Series, Summary};
 pub use outcome::{
     Edge, EdgeCalls, End, EndStatus, Report, ReportSubject, Statistics, StatisticsRow, Stress, Test, TestStatus,
+    TracePiece,
 };
 pub use run::{Cpu, Node, Run, Topology};
 

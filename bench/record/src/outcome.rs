@@ -110,6 +110,16 @@ pub struct EdgeCalls {
     pub longest_microseconds: u64,
 }
 
+/// A piece of what was recorded of workloads: lines of a trace, in the format of `quarry-trace`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TracePiece {
+    /// Whole lines, behind those of the pieces before.
+    pub text: String,
+    /// Events there was no room for, with the last piece; none follows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<u64>,
+}
+
 /// How far a test has come. Two records a test, so that one that takes the guest down is known by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Test {

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use quarry_record::{
     Cpu, Edge, EdgeCalls, End, EndStatus, Footprint, Latency, Measurement, Node, Record, RecordError, Report,
     ReportSubject, Run, SCHEMA_VERSION, Series, Statistics, StatisticsRow, Stress, Summary, Test, TestStatus, Topology,
+    TracePiece,
 };
 
 fn run() -> Run {
@@ -121,6 +122,8 @@ fn outcomes_read() {
             events: vec![("allocstall".into(), 5)],
             complaints: vec!["8 bytes did not come back".into()],
         }),
+        Record::Trace(TracePiece { text: "a 0 1 64\nf 1 1\n".into(), dropped: None }),
+        Record::Trace(TracePiece { text: String::new(), dropped: Some(3) }),
         Record::Test(Test { name: "timer::fires".into(), status: TestStatus::Started, message: None }),
         Record::Test(Test { name: "timer::fires".into(), status: TestStatus::Failed, message: Some("late".into()) }),
         Record::End(End { status: EndStatus::Ok, reason: None, errors: 0 }),
@@ -131,6 +134,8 @@ fn outcomes_read() {
     {"type":"report","name":"meminfo","text":"MemTotal:             12 kB\n","subjects":[{"name":"","values":[["MemTotal",12]]}]}
     {"type":"stress","seconds":30,"cpus":4,"operations":100,"handed_on":7,"errors":0,"failed_allocations":0,"lost_bytes":0,"passed":true}
     {"type":"edge","seconds":60,"cpus":4,"threads":20,"calls":[{"way":"atomic","attempts":9,"failures":2,"longest_microseconds":31}],"in_handlers":4,"given_up":3,"events":[["allocstall",5]],"complaints":["8 bytes did not come back"]}
+    {"type":"trace","text":"a 0 1 64\nf 1 1\n"}
+    {"type":"trace","text":"","dropped":3}
     {"type":"test","name":"timer::fires","status":"started"}
     {"type":"test","name":"timer::fires","status":"failed","message":"late"}
     {"type":"end","status":"ok","errors":0}
@@ -165,7 +170,7 @@ fn malformed_lines_are_told_apart() {
     insta::assert_snapshot!(complaints.join("\n"), @"
     not a record: EOF while parsing a string at line 1 column 32
     not a record: missing field `errors`
-    not a record: unknown variant `song`, expected one of `run`, `result`, `statistics`, `report`, `stress`, `edge`, `test`, `end` at line 1 column 14
+    not a record: unknown variant `song`, expected one of `run`, `result`, `statistics`, `report`, `stress`, `edge`, `trace`, `test`, `end` at line 1 column 14
     not a record: missing field `type` at line 1 column 15
     records of schema version 3, but this program reads version 2
     ");
@@ -272,13 +277,14 @@ fn any_outcome() -> impl Strategy<Value = Record> {
         });
         Record::Edge(Edge { seconds, cpus, threads, calls: calls.collect(), in_handlers, given_up, events, complaints })
     });
+    let trace = any::<(String, Option<u64>)>().prop_map(|(text, dropped)| Record::Trace(TracePiece { text, dropped }));
     let statuses = prop_oneof![Just(TestStatus::Started), Just(TestStatus::Ok), Just(TestStatus::Failed)];
     let test = (any::<String>(), statuses, any::<Option<String>>())
         .prop_map(|(name, status, message)| Record::Test(Test { name, status, message }));
     let verdicts = prop_oneof![Just(EndStatus::Ok), Just(EndStatus::Failed)];
     let end = (verdicts, any::<Option<String>>(), any::<u64>())
         .prop_map(|(status, reason, errors)| Record::End(End { status, reason, errors }));
-    prop_oneof![statistics, report, stress, edge, test, end]
+    prop_oneof![statistics, report, stress, edge, trace, test, end]
 }
 
 proptest! {

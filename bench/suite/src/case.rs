@@ -1,8 +1,11 @@
 //! What is measured: [`Workload`], [`Case`] and the [`Settings`] a plan of cases is made from.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::str::FromStr;
+
+use quarry_trace::Trace;
 
 use crate::shape::{Extents, Shape};
 use crate::sizes::SIZES;
@@ -97,6 +100,8 @@ workloads! {
     CacheThrash = "cache-thrash",
     /// Small sizes more often than large, some slots more often than others.
     AllocTest = "alloc-test",
+    /// The events of a trace, by the CPUs that had them.
+    Replay = "replay",
 }
 
 impl fmt::Display for Workload {
@@ -234,11 +239,11 @@ impl Case {
         }
     }
 
-    /// Whether all its CPUs work in a phase, and not CPU 0 for them.
+    /// Whether all its CPUs do the same in a phase: not CPU 0 for them, nor each what a trace has it do.
     pub(crate) fn all_work(&self, phase: Phase) -> bool {
         !matches!(
             (self.workload, phase),
-            (Workload::RemoteZero, Phase::Free) | (Workload::OneAllocates, Phase::Allocate)
+            (Workload::RemoteZero, Phase::Free) | (Workload::OneAllocates, Phase::Allocate) | (Workload::Replay, _)
         )
     }
 
@@ -307,6 +312,8 @@ pub struct Settings {
     pub latencies: bool,
     /// Where the random numbers start.
     pub seed: u64,
+    /// What `replay` replays; by default a small trace of our own.
+    pub trace: Option<Arc<Trace>>,
 }
 
 /// What cases can be, over an allocator on a machine.
@@ -336,6 +343,7 @@ impl Default for Settings {
             checked_bytes: 1 << 20,
             latencies: true,
             seed: 1,
+            trace: None,
         }
     }
 }

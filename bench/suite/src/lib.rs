@@ -11,6 +11,7 @@
 //! report, options     rows as records; the command line
 //! suite               every case of a plan measured and checked
 //! edge, cache         more wanted than there is, and what can be given up
+//! recorded            what workloads do, as a trace
 //! stress              every byte looked at
 //! workloads           what is timed
 //! measure             samples: calibration, barriers, clock
@@ -36,6 +37,7 @@ mod options;
 pub mod pattern;
 mod platform;
 pub mod random;
+mod recorded;
 mod shape;
 mod sizes;
 mod stamped;
@@ -51,6 +53,7 @@ pub use edge::{Calls, Edge, EdgeReport, edge};
 pub use histogram::Histogram;
 pub use options::{Mode, OptionError, Options};
 pub use platform::{Platform, Threads};
+pub use recorded::{Extract, Recording, record};
 pub use sizes::SIZES;
 pub use statistics::Summary;
 pub use stress::{Limit, Stress, StressReport, stress};

@@ -42,7 +42,7 @@ pub(crate) enum Length {
 
 /// What was measured of one case.
 pub(crate) struct Samples {
-    /// Operations of one CPU in one sample.
+    /// Operations of all CPUs in one sample.
     pub(crate) operations: u64,
     pub(crate) phases: Vec<PhaseSamples>,
     /// Allocations that failed.
@@ -202,8 +202,8 @@ impl<P: Platform> Run<P> {
     /// Turns the spans of all CPUs into samples.
     fn gather(self, yields: &[Yield]) -> Samples {
         let phases = self.case.phases().len();
-        let operations = yields.first().map_or(0, |first| first.operations);
-        let all_operations = (operations * yields.len() as u64) as f64;
+        let operations = yields.iter().map(|one| one.operations).sum();
+        let all_operations = operations as f64;
         let of_phase = |phase: usize| {
             let mut samples = PhaseSamples { costs: Vec::new(), throughputs: Vec::new(), fairness: Vec::new() };
             for sample in 0..self.sampling.samples {

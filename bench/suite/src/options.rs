@@ -11,6 +11,10 @@ use core::str::FromStr;
 use quarry_topology::MAX_CPUS;
 
 use crate::case::{Effort, ORDERS, Settings, UnknownWorkload};
+use crate::recorded::Extract;
+
+/// Most events that are recorded: about the most whose text a guest takes again.
+const MOST_EVENTS: usize = 1_000_000;
 
 /// What the image is to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +28,8 @@ pub enum Mode {
     Stress,
     /// Run at the [edge](crate::edge()) of memory.
     Edge,
+    /// Record what workloads do, as a trace.
+    Record,
     /// Have threads that must not fail take more memory than there is, and see the run end.
     DeadEnd,
     /// Do what is asked for at a prompt on the serial line.
@@ -33,9 +39,9 @@ pub enum Mode {
 /// The command line, understood.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `mode=run|boot|stress|edge|dead-end|shell`.
+    /// `mode=run|boot|stress|edge|record|dead-end|shell`.
     pub mode: Mode,
-    /// `effort=quick|full` sets the defaults of what follows. `workloads=`, `sizes=`, `orders=`, `cpus=` (lists with commas), `samples=`, `seed=`, `no-latencies=1`;
+    /// `effort=quick|full` sets the defaults of what follows. `workloads=`, `sizes=`, `orders=`, `cpus=` (lists with commas), `samples=`, `blocks=` (most a CPU holds), `seed=`, `no-latencies=1`;
     /// `icount=1` makes the effort fixed.
     pub settings: Settings,
     /// `icount=1`: the clock counts instructions.
@@ -44,6 +50,8 @@ pub struct Options {
     pub allocators: Vec<String>,
     /// `seconds=`: length of the stress, or of the run at the edge.
     pub seconds: u64,
+    /// `operations=`, `events=`: how much is recorded.
+    pub extract: Extract,
     /// `reports=1`: tell the state of the memory service in every format when the work is done.
     pub reports: bool,
     /// `columns=`: how wide the terminal at the prompt is; 0 where there is none, but a pipe with lines.
@@ -93,19 +101,32 @@ impl Options {
             // Counted instructions repeat: a few samples show that they do.
             samples: one("samples", &find)?.unwrap_or(if icount { 5 } else { defaults.samples }),
             effort: if icount { Effort::Fixed } else { defaults.effort },
-            most_blocks: defaults.most_blocks,
+            most_blocks: one("blocks", &find)?.unwrap_or(defaults.most_blocks),
             checked_bytes: defaults.checked_bytes,
             latencies: !switch("no-latencies", find("no-latencies"))?,
             seed: one("seed", &find)?.unwrap_or(defaults.seed),
+            trace: None,
         };
         if settings.samples == 0 {
             return Err(error("samples", "0", "ask for at least 1"));
         }
         let seconds = one("seconds", &find)?.unwrap_or(30);
+        let defaults = Extract::default();
+        let extract = Extract {
+            operations: one("operations", &find)?.unwrap_or(defaults.operations),
+            events: one("events", &find)?.unwrap_or(defaults.events),
+        };
+        if extract.events > MOST_EVENTS {
+            return Err(error(
+                "events",
+                find("events").unwrap_or_default(),
+                format_args!("ask for {MOST_EVENTS} at most"),
+            ));
+        }
         let reports = switch("reports", find("reports"))?;
         let allocators = words(find("allocators")).map(ToString::to_string).collect();
         let columns = one("columns", &find)?.unwrap_or(USUAL_COLUMNS);
-        Ok(Self { mode: mode(find("mode"))?, settings, icount, allocators, seconds, reports, columns })
+        Ok(Self { mode: mode(find("mode"))?, settings, icount, allocators, seconds, extract, reports, columns })
     }
 }
 
@@ -142,9 +163,10 @@ fn mode(value: Option<&str>) -> Result<Mode, OptionError> {
         Some("boot") => Ok(Mode::Boot),
         Some("stress") => Ok(Mode::Stress),
         Some("edge") => Ok(Mode::Edge),
+        Some("record") => Ok(Mode::Record),
         Some("dead-end") => Ok(Mode::DeadEnd),
         Some("shell") => Ok(Mode::Shell),
-        Some(other) => Err(error("mode", other, "use run, boot, stress, edge, dead-end or shell")),
+        Some(other) => Err(error("mode", other, "use run, boot, stress, edge, record, dead-end or shell")),
     }
 }
 
@@ -194,7 +216,7 @@ mod tests {
     #[test]
     fn every_word_is_understood() {
         let options = read(
-            "mode=stress workloads=pair,mix sizes=64,4096 orders=0,9 cpus=1,4 samples=7 seed=3 seconds=5 reports=1 git=abc accel=tcg loglevel=debug",
+            "mode=stress workloads=pair,mix sizes=64,4096 orders=0,9 cpus=1,4 samples=7 seed=3 seconds=5 operations=20 events=9 blocks=16 reports=1 git=abc accel=tcg loglevel=debug",
         )
         .expect("every word is right");
         assert_eq!(options.mode, Mode::Stress);
@@ -204,6 +226,8 @@ mod tests {
         assert_eq!(options.settings.cpus, [1, 4]);
         assert_eq!(options.columns, USUAL_COLUMNS);
         assert_eq!((options.settings.samples, options.settings.seed, options.seconds), (7, 3, 5));
+        assert_eq!(options.settings.most_blocks, 16);
+        assert_eq!(options.extract, Extract { operations: 20, events: 9 });
         assert!(options.reports);
     }
 
@@ -230,13 +254,14 @@ mod tests {
 
     #[test]
     fn wrong_values_get_a_sentence() {
-        assert_eq!(complaint("mode=walk"), "mode=walk: use run, boot, stress, edge, dead-end or shell");
+        assert_eq!(complaint("mode=walk"), "mode=walk: use run, boot, stress, edge, record, dead-end or shell");
         assert_eq!(complaint("workloads=pair,pear"), alloc::format!("workloads=pear: {UnknownWorkload}"));
         assert_eq!(complaint("sizes=64,x"), "sizes=x: use whole numbers from 1 to 4194304");
         assert_eq!(complaint("sizes=0"), "sizes=0: use whole numbers from 1 to 4194304");
         assert_eq!(complaint("orders=10"), "orders=10: use whole numbers from 0 to 9");
         assert_eq!(complaint("seconds=long"), "seconds=long: use a whole number");
         assert_eq!(complaint("samples=0"), "samples=0: ask for at least 1");
+        assert_eq!(complaint("events=1000001"), "events=1000001: ask for 1000000 at most");
         assert_eq!(complaint("icount=yes"), "icount=yes: use 0 or 1");
         assert_eq!(complaint("reports=all"), "reports=all: use 0 or 1");
     }

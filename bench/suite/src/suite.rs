@@ -6,6 +6,8 @@
 
 use alloc::vec::Vec;
 
+use quarry_trace::Trace;
+
 use crate::case::{Case, Effort, Extent, Means, Phase, Settings, Variant, Workload};
 use crate::checked::{Checked, Findings};
 use crate::histogram::Histogram;
@@ -120,12 +122,13 @@ pub fn run_cases<P: Platform, S: Subject>(
 ) {
     let clock = clock_cost(platform);
     let mut baselines = Baselines { known: Vec::new() };
+    let trace = workloads::trace_of(settings, cases);
     for &case in cases {
         if !case.is_possible(subject.features(), platform.has_interrupts()) {
             continue;
         }
         let subject = &subject.fresh();
-        let passes = Passes { platform, settings, case };
+        let passes = Passes { platform, settings, case, trace: &trace };
         let complaints = subject.complaints();
         let Some((findings, footprint)) = passes.checked(subject) else { continue };
         let Some(measured) = passes.measured(subject) else { continue };
@@ -137,7 +140,7 @@ pub fn run_cases<P: Platform, S: Subject>(
             sink(&Row {
                 case,
                 phase,
-                operations: measured.operations * (case.cpus * samples.costs.len()) as u64,
+                operations: measured.operations * samples.costs.len() as u64,
                 ticks,
                 samples: samples.costs,
                 empty_ticks: baselines.of(passes, index),
@@ -159,6 +162,7 @@ struct Passes<'a, P> {
     platform: P,
     settings: &'a Settings,
     case: Case,
+    trace: &'a Trace,
 }
 
 impl<P: Platform> Passes<'_, P> {
@@ -182,7 +186,7 @@ impl<P: Platform> Passes<'_, P> {
     }
 
     fn measured(&self, subject: &impl Subject) -> Option<Samples> {
-        workloads::sample(self.run(self.sampling()), subject)
+        workloads::sample(self.run(self.sampling()), subject, self.trace)
     }
 
     /// Finds errors and weighs memory.
@@ -207,7 +211,7 @@ impl<P: Platform> Passes<'_, P> {
         let in_use_before = subject.in_use();
         let checked = Checked::new(subject.clone(), self.case.cpus);
         let tally = checked.tally();
-        let failures = workloads::sample(self.run(sampling), &checked)?.failures;
+        let failures = workloads::sample(self.run(sampling), &checked, self.trace)?.failures;
         drop(checked);
         let mut findings = tally.findings();
         // Where the subject is everybody's allocator, what the pass kept for itself must be gone before it is asked.
@@ -229,7 +233,7 @@ impl<P: Platform> Passes<'_, P> {
         let sampling = self.sampling();
         let stamped = Stamped::new(subject.clone(), self.platform, self.case.cpus);
         let samples = sampling.samples.min(LATENCY_SAMPLES);
-        workloads::sample(self.run(Sampling { samples, ..sampling }), &stamped)?;
+        workloads::sample(self.run(Sampling { samples, ..sampling }), &stamped, self.trace)?;
         Some(Calls { allocations: stamped.allocations(), frees: stamped.frees() })
     }
 }
@@ -265,7 +269,7 @@ impl Baselines {
             let alone = Passes { case: Case { cpus: 1, ..passes.case }, ..passes };
             let sampling = alone.sampling();
             let sampling = Sampling { samples: sampling.samples.min(EMPTY_SAMPLES), ..sampling };
-            let measured = workloads::sample(alone.run(sampling), &Empty);
+            let measured = workloads::sample(alone.run(sampling), &Empty, passes.trace);
             let medians = measured.into_iter().flat_map(|measured| measured.phases).map(|mut samples| {
                 // At least one sample is taken.
                 Summary::of(&mut samples.costs).unwrap_or_default().median

@@ -12,9 +12,14 @@ mod llfree;
 mod one_sided;
 mod page;
 mod program;
+mod replay;
 mod slab;
 
-use crate::case::Workload;
+use alloc::sync::Arc;
+
+use quarry_trace::Trace;
+
+use crate::case::{Case, Settings, Workload};
 use crate::measure::{Run, Samples};
 use crate::platform::Platform;
 use crate::subject::Subject;
@@ -44,7 +49,8 @@ pub(crate) trait Body {
 }
 
 /// Measures the case of `run` over `subject`. `None` when it cannot be: an inlined size without code, no cache.
-pub(crate) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S) -> Option<Samples> {
+/// `trace` is what [`trace_of`] says.
+pub(crate) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S, trace: &Trace) -> Option<Samples> {
     match run.case.workload {
         Workload::Pair
         | Workload::PairInlined
@@ -72,5 +78,14 @@ pub(crate) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S) -> Optio
         | Workload::CacheScratch
         | Workload::CacheThrash
         | Workload::AllocTest => program::sample(run, subject),
+        Workload::Replay => Some(replay::sample(run, subject, trace)),
     }
+}
+
+/// The trace that cases replay: the one of the settings, or else the small one there always is. Empty where none does.
+pub(crate) fn trace_of(settings: &Settings, cases: &[Case]) -> Arc<Trace> {
+    if !cases.iter().any(|case| case.workload == Workload::Replay) {
+        return Arc::default();
+    }
+    settings.trace.clone().unwrap_or_else(|| Arc::new(replay::sample_trace()))
 }
