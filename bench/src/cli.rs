@@ -21,6 +21,7 @@ use crate::qemu::DEFAULT_QEMU;
 use crate::report_page::ReportCommand;
 use crate::shell::ShellCommand;
 use crate::size::Size;
+use crate::trace::TraceCommand;
 use crate::watch::Deadlines;
 
 /// CPUs, nodes and memory when nobody says otherwise.
@@ -72,6 +73,8 @@ pub(crate) enum Command {
     Smoke(SmokeCommand),
     /// Run a matrix of topologies, workloads and allocators; goes on where it was interrupted.
     Matrix(MatrixCommand),
+    /// Make, look at and record traces for the workload `replay`.
+    Trace(TraceCommand),
     /// Print what a shell needs to complete this command's words.
     Completions(CompletionsCommand),
     /// Boot Linux in the same machine, run the same loops over its allocators, print the same tables.
@@ -108,6 +111,9 @@ pub(crate) struct RunCommand {
     pub(crate) machine: MachineOptions,
     #[command(flatten)]
     pub(crate) suite: SuiteOptions,
+    /// A trace for the workload `replay` (see `quarry trace`), which alone is measured unless --workload has others.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
     /// Boot so often, one boot after the other; `compare` needs several a side. Tables are of the last.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) boots: u32,
@@ -423,6 +429,20 @@ impl SuiteOptions {
         !self.allocator.is_empty()
     }
 
+    /// The same for a run that has a trace to replay.
+    ///
+    /// # Errors
+    ///
+    /// When other workloads are asked for, and `replay` is not.
+    pub(crate) fn guest_words_with_trace(&self) -> Result<Vec<String>> {
+        let replay = "replay".to_owned();
+        if !self.workload.is_empty() && !self.workload.contains(&replay) {
+            bail!("--trace is what the workload `replay` replays; add replay to --workload, or leave --workload out");
+        }
+        let more = self.workload.is_empty().then(|| format!("workloads={replay}"));
+        Ok(more.into_iter().chain(self.guest_words()).collect())
+    }
+
     /// As the guest reads it.
     pub(crate) fn guest_words(&self) -> Vec<String> {
         fn list<T: ToString>(key: &str, values: impl Iterator<Item = T>) -> Option<String> {
@@ -572,6 +592,15 @@ mod tests {
             assert!(refusal.contains("invalid value 'pear'") && refusal.contains("[possible values: "), "{refusal}");
         }
         assert_eq!(run("--allocator all --workload page-cross").suite.guest_words()[0], "workloads=page-cross");
+    }
+
+    #[test]
+    fn a_trace_is_for_replay() {
+        let words = |line: &str| run(line).suite.guest_words_with_trace();
+        assert_eq!(words("").expect("nothing else is asked for"), ["workloads=replay", "seed=1"]);
+        assert_eq!(words("--workload replay,mix").expect("it is among them"), ["workloads=replay,mix", "seed=1"]);
+        let refusal = words("--workload mix").expect_err("nothing replays the trace").to_string();
+        assert!(refusal.ends_with("add replay to --workload, or leave --workload out"), "{refusal}");
     }
 
     #[test]

@@ -32,6 +32,7 @@ use crate::shell;
 use crate::smoke::{Smoke, topologies};
 use crate::stats;
 use crate::tables::{Detail, tables};
+use crate::trace;
 use crate::watch::{Ended, Observer, watch};
 use crate::words::count;
 
@@ -57,6 +58,7 @@ pub(crate) fn execute(cli: &Cli) -> Result<()> {
         Command::Linux(command) => linux(command),
         Command::Show(command) => show(command),
         Command::Matrix(command) => matrix::execute(command),
+        Command::Trace(command) => trace::execute(command),
         Command::Completions(command) => {
             completions(command.shell);
             Ok(())
@@ -70,8 +72,19 @@ pub(crate) fn execute(cli: &Cli) -> Result<()> {
 }
 
 fn run(command: &RunCommand) -> Result<()> {
-    let words = ["mode=run".to_owned()].into_iter().chain(command.suite.guest_words());
-    let mut guest = Guest::announce(Image::Bench, "run", &command.machine, &command.host, words)?;
+    let words = match &command.trace {
+        Some(file) => {
+            trace::check_for_guest(file)?;
+            command.suite.guest_words_with_trace()?
+        }
+        None => command.suite.guest_words(),
+    };
+    let words = ["mode=run".to_owned()].into_iter().chain(words);
+    let mut guest = Guest::prepare(Image::Bench, "run", &command.machine, &command.host, words)?;
+    if let Some(file) = &command.trace {
+        guest.boot.hand_over("opt/quarry/trace", file);
+    }
+    println!("{}", guest.boot.line());
     guest.files.output.clone_from(&command.output);
     measure(guest, command.boots, command.details)
 }

@@ -1,12 +1,13 @@
 //! The `quarry` command: boots Quarry guests under QEMU, runs the benchmark suite and the guest tests, prints tables.
 //!
-//! It knows guests only by their records (`quarry-record`). Layers, each using only those below it:
+//! It knows guests only by their records (`quarry-record`) and traces (`quarry-trace`). Layers, each using only those below it:
 //!
 //! ```text
 //! commands, smoke        run, boot, test, stress, stats, show; every topology of a folder
 //! linux                  Linux in the same machine, for its figures
 //! export                 runs in the formats of others
 //! shell                  a guest to speak with
+//! trace                  traces made of Linux's, looked at, recorded
 //! budget                 instructions held against a file
 //! noise                  one build, over and over
 //! compare                two builds, case by case
@@ -59,6 +60,7 @@ mod smoke;
 mod stats;
 mod tables;
 mod terminal;
+mod trace;
 mod watch;
 mod words;
 

@@ -104,6 +104,12 @@ impl Boot {
         arguments.two("-smp", self.machine.cpus().to_string());
     }
 
+    /// Hands the guest a file, under that name.
+    pub(crate) fn hand_over(&mut self, name: &str, file: &Path) {
+        let value = with_path(&format!("name={name},file="), file, "");
+        self.more.extend(["-fw_cfg".to_owned(), value.to_string_lossy().into_owned()]);
+    }
+
     /// The line as a person would give it to a shell.
     pub(crate) fn line(&self) -> String {
         let words = std::iter::once(self.qemu.clone().into_os_string()).chain(self.arguments());
@@ -359,6 +365,23 @@ mod tests {
         -append 'mode=run seed=1'
         -s
         ");
+    }
+
+    #[test]
+    fn a_file_to_hand_over_may_have_commas_in_its_name() {
+        let mut boot = Boot {
+            qemu: DEFAULT_QEMU.into(),
+            machine: Machine::even(Board::Q35, 1, 1, Size::mib(512)),
+            accelerator: TCG,
+            loader: "loader".into(),
+            image: "image".into(),
+            guest_words: Vec::new(),
+            pin: false,
+            more: Vec::new(),
+        };
+        boot.hand_over("opt/quarry/trace", Path::new("a,b.trace"));
+        let line = boot.line();
+        assert!(line.ends_with(" -fw_cfg 'name=opt/quarry/trace,file=a,,b.trace'"), "{line}");
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! Booted by the `quarry` command, or by hand with the same words on the command line ([`Options`]). What it does:
 //! `mode=run` measures, `mode=boot` shows the machine and ends, `mode=stress` has all CPUs allocate, hand on and check,
-//! `mode=edge` has threads want more memory than there is, `mode=dead-end` ends when all of it is gone, and `mode=shell`
-//! does what it is told at a prompt;
+//! `mode=edge` has threads want more memory than there is, `mode=record` records what workloads do, `mode=dead-end` ends
+//! when all of it is gone, and `mode=shell` does what it is told at a prompt;
 //! with `reports=1` it then tells the state of the memory service in every format there is.
 
 #![no_std]
@@ -21,6 +21,7 @@ mod peers;
 mod pressure;
 mod records;
 mod shell;
+mod traces;
 
 use quarry_guest_records::{emit, fingerprint, reports, statistics};
 use quarry_record::{End, EndStatus, Record};
@@ -36,7 +37,7 @@ use peers::{CONTESTANTS, Contestant};
 quarry_unikernel::main!(main);
 
 fn main() -> ExitCode {
-    let options = match Options::read(option) {
+    let mut options = match Options::read(option) {
         Ok(options) => options,
         Err(error) => {
             log::error!("{error}");
@@ -51,6 +52,13 @@ fn main() -> ExitCode {
         }
     };
     let machine = Machine::new();
+    match traces::given(machine, &options) {
+        Ok(trace) => options.settings.trace = trace,
+        Err(problem) => {
+            log::error!("{problem}");
+            return finish(1, Some(alloc::format!("the trace cannot be replayed: {problem}")));
+        }
+    }
     let rows = if options.mode == Mode::Run {
         contestants.iter().map(|contestant| row_count(&plan(machine, contestant.features, &options.settings))).sum()
     } else {
@@ -65,6 +73,7 @@ fn main() -> ExitCode {
         Mode::Run => measure(machine, &contestants, &options),
         Mode::Stress => endure(machine, &options),
         Mode::Edge => pressure::edge(machine, &options),
+        Mode::Record => traces::record(machine, &options),
         Mode::DeadEnd => pressure::run_into_a_dead_end(),
         Mode::Shell => return converse(machine, &options),
     };
