@@ -7,12 +7,13 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use quarry_memory::{Gfp, KmemCache, Machine, Order, Service, SlabFlags};
-use quarry_suite::{Empty, Feature, Pressed, Subject, Way};
+use quarry_suite::{Ballast, Empty, Feature, Pressed, Subject, Way};
 use quarry_topology::NodeId;
 use quarry_unikernel::log;
 use quarry_unikernel::memory::service;
 
 use crate::memory::{Memory, as_pointers, as_pointers_mut};
+use crate::pressure;
 
 /// A handle on the kernel's memory service.
 #[derive(Clone, Copy)]
@@ -117,6 +118,18 @@ impl Subject for Kernel {
 
     fn held(&self) -> Option<u64> {
         Some(held())
+    }
+
+    fn memory(&self) -> Option<u64> {
+        Some(service().statistics().total)
+    }
+
+    fn occupy(&self, leave: u64, cached: u64) -> Option<Arc<dyn Ballast>> {
+        Some(pressure::occupy(leave, cached))
+    }
+
+    fn fragmentation(&self) -> Option<f64> {
+        Some(pressure::fragmentation())
     }
 
     fn complaints(&self) -> u64 {
@@ -323,5 +336,11 @@ impl Pressed for Kernel {
 
     fn allocate_pages_with(&self, way: Way, order: u32) -> Option<Memory> {
         Memory::new(service().get_free_pages(flags(way), Order::new(order)?))
+    }
+
+    fn allocate_pages_near(&self, order: u32, node: NodeId) -> Option<Memory> {
+        let flags = flags(Way::Optional).union(Gfp::THISNODE);
+        let block = service().alloc_pages_node(node, flags, Order::new(order)?)?;
+        Memory::new(service().page_address(block))
     }
 }

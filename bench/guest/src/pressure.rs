@@ -1,18 +1,22 @@
-//! Memory that runs out: the suite's run at the edge over the kernel, and a run into a dead end.
+//! Memory that runs out: what the workloads under pressure fill it with, the suite's run at the edge over the kernel,
+//! and a run into a dead end.
 //!
-//! Used by `main`. The cache that the run fills is a shrinker of the memory service's here.
+//! Used by `main` and `kernel`. The cache that is filled is a shrinker of the memory service's here.
 
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use quarry_guest_records::emit;
 use quarry_record::Record;
-use quarry_suite::{Cache, Edge, Limit, Options, Platform, edge as run_edge};
+use quarry_suite::{Ballast, Cache, Edge, Limit, NodeMemory, Options, Platform, edge as run_edge};
+use quarry_topology::MAX_NODES;
 use quarry_unikernel::memory::service;
 use quarry_unikernel::memory_service::events::Event;
 use quarry_unikernel::memory_service::{Gfp, Order, ShrinkControl, Shrinker};
 use quarry_unikernel::{cpus, thread, time, topology};
+use spin::Once;
 
 use crate::kernel::Kernel;
 use crate::machine::Machine;
@@ -53,6 +57,56 @@ impl Shrinker for Shrinkable {
         16
     }
 }
+
+/// What [`occupy`] fills, and what the service then asks for memory. It stays, for it takes memory that no workload is
+/// to be blamed for.
+static CACHE: Once<Cache<Kernel>> = Once::new();
+
+/// Has the cache made and known to the service, before anybody counts what is in use.
+pub(crate) fn prepare() {
+    let is_new = !CACHE.is_completed();
+    let cache = CACHE.call_once(|| {
+        let pages = service().statistics().total / PAGE_BYTES;
+        Cache::new(Kernel, topology().node_count(), (pages / CACHED_PART) as usize)
+    });
+    if is_new {
+        let shrinker = Box::leak(Box::new(Shrinkable(cache)));
+        service().register_shrinker(shrinker).expect("there is room for the first one");
+    }
+}
+
+/// Bytes of a page.
+const PAGE_BYTES: u64 = 4096;
+
+/// Of so many pages one may be cached on a node: more than any workload wants.
+const CACHED_PART: u64 = 16;
+
+/// Takes memory until so much is free, as the suite says.
+pub(crate) fn occupy(leave: u64, cached: u64) -> Arc<dyn Ballast> {
+    let mut nodes = [NodeMemory::default(); MAX_NODES];
+    for zone in service().zones() {
+        let memory = &mut nodes[zone.node.index()];
+        memory.total += u64::from(zone.managed) * PAGE_BYTES;
+        memory.free += u64::from(zone.free + zone.deferred) * PAGE_BYTES;
+    }
+    let cache = CACHE.get().expect("`prepare` is called before workloads run");
+    quarry_suite::occupy(Kernel, &nodes[..topology().node_count()], leave, cached, cache)
+}
+
+/// Of all free memory, the part in no block of order 9 or above. What was never looked at is in large blocks.
+pub(crate) fn fragmentation() -> f64 {
+    let (mut free, mut large) = (0, 0);
+    for zone in service().zones() {
+        free += u64::from(zone.free + zone.deferred);
+        large += u64::from(zone.deferred);
+        let frames = |(order, blocks): (usize, &u32)| u64::from(*blocks) << order;
+        large += zone.free_blocks.iter().enumerate().skip(LARGE_ORDER).map(frames).sum::<u64>();
+    }
+    1.0 - large as f64 / free.max(1) as f64
+}
+
+/// Blocks of this order are large: 2 MiB.
+const LARGE_ORDER: usize = 9;
 
 /// Runs at the edge of memory; returns how much there is to complain about.
 pub(crate) fn edge(machine: Machine, options: &Options) -> u64 {

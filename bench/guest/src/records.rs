@@ -5,7 +5,7 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use quarry_record::{Footprint, Latency, Measurement, Summary};
+use quarry_record::{Footprint, Latency, Measurement, Series, Summary};
 use quarry_suite::{Edge, EdgeReport, Extent, Row, StressReport, Way};
 use quarry_unikernel::time;
 
@@ -48,8 +48,17 @@ pub(crate) fn measurement(allocator: &str, row: &Row, counts_instructions: bool)
             end_held: footprint.end_held,
         }),
         hand_overs: None,
-        series: Vec::new(),
+        series: row.series.iter().map(series).collect(),
         errors: row.errors,
+    }
+}
+
+fn series(series: &quarry_suite::Series) -> Series {
+    Series {
+        name: series.name.to_string(),
+        unit: series.unit.to_string(),
+        over: series.over.to_string(),
+        points: series.points.clone(),
     }
 }
 

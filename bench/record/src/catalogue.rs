@@ -324,6 +324,25 @@ pub static WORKLOADS: &[Workload] = &[
         stresses: "what the recorded program stressed: its sizes, lifetimes and remote frees. A CPU that is early for an object waits, which is in the figures",
         origin: "trace-driven simulation of allocators, as Wilson, Johnstone, Neely and Boles survey it (1995), with traces of Linux's kmem events or of our own workloads",
     },
+    Workload {
+        name: "pressure",
+        group: Group::Pressure,
+        summary: "a mix while 50, 90 or 99 % of memory are in use; an operation replaces an object, and after \
+                  every eighth a page is cached, as one of a file that is read",
+        stresses: "reclaim: at 99 % what is allocated has to come from the cache, 4 % of memory that a shrinker \
+                   gives up; at 50 and 90 % it need not, and shows what the rest costs",
+        origin: "the page cache at work beside slab allocations, in which Linux spends its life",
+    },
+    Workload {
+        name: "fragmentation",
+        group: Group::Pressure,
+        summary: "objects and blocks of orders 0 to 3, some of them short-lived, replaced at random in an eighth \
+                  of memory of which 80 % are taken; an operation is a free and an allocation",
+        stresses: "how memory ages: what of the free memory is left in blocks of 2 MiB, and what is held for a \
+                   live byte",
+        origin: "the unusable free space index of Mel Gorman's thesis (unusable_index in Linux's debugfs); the mix of \
+                 lives is ours",
+    },
 ];
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use quarry_topology::NodeId;
 use spin::Mutex;
 
+use crate::checked::Held;
 use crate::stress::Owned;
 use crate::subject::Subject;
 
@@ -61,6 +62,15 @@ impl<S: Subject + Copy> Cache<S> {
                 }
             }
             self.free_oldest(node);
+        }
+    }
+
+    /// Puts a page in as the newest, and looks at it never; beyond `most` of its node the oldest goes.
+    pub(crate) fn keep(&self, page: S::Block, most: usize) {
+        let node = self.subject.node_of(&page).unwrap_or(NodeId(0));
+        self.put(Owned { held: Held { block: page, length: 0, seed: 0 }, order: Some(0) });
+        if self.count(node) > most {
+            self.free_oldest(node.index());
         }
     }
 

@@ -102,6 +102,11 @@ workloads! {
     AllocTest = "alloc-test",
     /// The events of a trace, by the CPUs that had them.
     Replay = "replay",
+
+    /// A mix while most of memory is in use, and pages read into a cache that gives them up.
+    Pressure = "pressure",
+    /// Objects and blocks of pages, long-lived and short-lived, in little memory, and how free memory falls to pieces.
+    Fragmentation = "fragmentation",
 }
 
 impl fmt::Display for Workload {
@@ -162,6 +167,8 @@ pub enum Variant {
     InHandler,
     /// A thread and handlers that interrupt it allocate in turn.
     Interleaved,
+    /// So many percent of memory are in use before it begins.
+    Used(u8),
 }
 
 impl Variant {
@@ -184,6 +191,7 @@ impl fmt::Display for Variant {
             Self::Outstanding(count) => write!(f, "{count} outstanding"),
             Self::InHandler => f.write_str("in handler"),
             Self::Interleaved => f.write_str("interleaved"),
+            Self::Used(percent) => write!(f, "{percent} % used"),
         }
     }
 }
@@ -570,9 +578,10 @@ mod tests {
 
     #[test]
     fn variants_are_told_in_words() {
-        let variants = [Variant::Bulk(16), Variant::Outstanding(64), Variant::InHandler, Variant::Interleaved];
+        let variants =
+            [Variant::Bulk(16), Variant::Outstanding(64), Variant::InHandler, Variant::Interleaved, Variant::Used(90)];
         let words: Vec<_> = variants.iter().map(ToString::to_string).collect();
-        assert_eq!(words, ["bulk 16", "64 outstanding", "in handler", "interleaved"]);
+        assert_eq!(words, ["bulk 16", "64 outstanding", "in handler", "interleaved", "90 % used"]);
     }
 
     #[test]

@@ -20,6 +20,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use quarry_topology::NodeId;
 use spin::Mutex;
 
+use crate::ballast::Ballast;
+use crate::series::{Series, Track};
 use crate::subject::{Feature, Subject};
 
 /// A block filled with its pattern.
@@ -134,6 +136,36 @@ pub(crate) struct Tally {
     /// The most bytes that lived when the allocator was last asked what it holds.
     peak_live: AtomicU64,
     peak_held: AtomicU64,
+    /// Allocations and frees so far.
+    calls: AtomicU64,
+    memory: Arc<Memory>,
+}
+
+/// What lived and what was held, over time. Made before a pass begins, for it stays when the pass is over.
+pub(crate) struct Memory(Mutex<Track<(u64, u64)>>);
+
+impl Memory {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Track::new())))
+    }
+
+    /// A look after so many calls. Left out where another CPU, or who was interrupted, is having one.
+    fn look(&self, calls: u64, live: u64, held: impl FnOnce() -> Option<u64>) {
+        if let Some(mut track) = self.0.try_lock() {
+            track.offer(calls, || held().map(|held| (live, held)));
+        }
+    }
+
+    /// What was seen; nothing where nobody knows what is held.
+    pub(crate) fn series(&self) -> Vec<Series> {
+        let track = self.0.lock();
+        let series = |name, points| Series { name, unit: "bytes", over: "allocations and frees", points };
+        let series = [
+            series("memory live", track.points(|(live, _)| live as f64)),
+            series("memory held", track.points(|(_, held)| held as f64)),
+        ];
+        series.into_iter().filter(|series| !series.points.is_empty()).collect()
+    }
 }
 
 /// What a pass over a [`Checked`] found.
@@ -146,8 +178,8 @@ pub(crate) struct Findings {
     pub(crate) peak: Option<(u64, u64)>,
 }
 
-impl Default for Tally {
-    fn default() -> Self {
+impl Tally {
+    fn new(memory: Arc<Memory>) -> Self {
         Self {
             errors: AtomicU64::default(),
             blocks: AtomicU64::default(),
@@ -159,11 +191,11 @@ impl Default for Tally {
             asking: AtomicBool::default(),
             peak_live: AtomicU64::default(),
             peak_held: AtomicU64::default(),
+            calls: AtomicU64::default(),
+            memory,
         }
     }
-}
 
-impl Tally {
     /// What was found so far; blocks that live count as lost.
     pub(crate) fn findings(&self) -> Findings {
         let frees = self.frees.load(Relaxed);
@@ -208,18 +240,27 @@ impl Tally {
         self.errors.fetch_add(errors, Relaxed);
         self.live_blocks.fetch_add(1, Relaxed);
         self.live_bytes.fetch_add(length as u64, Relaxed);
+        self.look(subject);
         CheckedBlock { held, cpu }
     }
 
     /// A block about to be given back.
     fn give<S: Subject>(&self, subject: &S, block: CheckedBlock<S::Block>) -> S::Block {
         self.weigh(subject);
+        self.look(subject);
         let mut errors = 0;
         block.held.verify(subject, &mut errors);
         self.errors.fetch_add(errors, Relaxed);
         self.live_blocks.fetch_sub(1, Relaxed);
         self.live_bytes.fetch_sub(block.held.length as u64, Relaxed);
         block.held.block
+    }
+
+    /// A look at the memory, for the picture over time.
+    fn look(&self, subject: &impl Subject) {
+        let (calls, live) = (self.calls.fetch_add(1, Relaxed), self.live_bytes.load(Relaxed));
+        let before = self.held_before.load(Relaxed);
+        self.memory.look(calls, live, || self.held(subject)?.checked_sub(before));
     }
 
     /// Asks what the allocator holds when more lives than before, by 1 % at least.
@@ -275,8 +316,8 @@ impl<S: Subject> Drop for Company<S> {
 }
 
 impl<S: Subject> Checked<S> {
-    pub(crate) fn new(subject: S, cpus: usize) -> Self {
-        let tally: Arc<Tally> = Arc::default();
+    pub(crate) fn new(subject: S, cpus: usize, memory: Arc<Memory>) -> Self {
+        let tally = Arc::new(Tally::new(memory));
         Self { subject: subject.clone(), cpu: 0, company: Company::new(subject, cpus, tally.clone()), tally }
     }
 
@@ -390,6 +431,14 @@ impl<S: Subject> Subject for Checked<S> {
         let subject = self.subject.objects(size)?;
         let company = Company::new(subject.clone(), self.company.blocks.len(), self.tally.clone());
         Some(Checked { subject, cpu: self.cpu, company, tally: self.tally.clone() })
+    }
+
+    fn memory(&self) -> Option<u64> {
+        self.subject.memory()
+    }
+
+    fn occupy(&self, leave: u64, cached: u64) -> Option<Arc<dyn Ballast>> {
+        self.subject.occupy(leave, cached)
     }
 
     fn for_cpu(&self, cpu: usize) -> Self {

@@ -10,7 +10,8 @@
 //! ```text
 //! report, options     rows as records; the command line
 //! suite               every case of a plan measured and checked
-//! edge, cache         more wanted than there is, and what can be given up
+//! edge                more wanted than there is
+//! ballast, cache      memory taken so that little is left, and what can be given up
 //! recorded            what workloads do, as a trace
 //! stress              every byte looked at
 //! workloads           what is timed
@@ -18,7 +19,7 @@
 //! checked, stamped    an allocator that is not trusted, and one whose calls are timed
 //! case, shape         what there is to measure, and the plan
 //! subject, platform   what is asked of allocator and machine
-//! exchange, histogram, random, pattern, sizes, statistics
+//! exchange, histogram, random, pattern, series, sizes, statistics
 //! ```
 
 #![no_std]
@@ -26,6 +27,7 @@
 
 extern crate alloc;
 
+mod ballast;
 mod cache;
 mod case;
 mod checked;
@@ -38,6 +40,7 @@ pub mod pattern;
 mod platform;
 pub mod random;
 mod recorded;
+mod series;
 mod shape;
 mod sizes;
 mod stamped;
@@ -47,6 +50,7 @@ mod subject;
 mod suite;
 mod workloads;
 
+pub use ballast::{Ballast, NodeMemory, occupy};
 pub use cache::Cache;
 pub use case::{Case, Effort, Extent, ORDERS, Phase, Settings, UnknownWorkload, Variant, Workload};
 pub use edge::{Calls, Edge, EdgeReport, edge};
@@ -54,6 +58,7 @@ pub use histogram::Histogram;
 pub use options::{Mode, OptionError, Options};
 pub use platform::{Platform, Threads};
 pub use recorded::{Extract, Recording, record};
+pub use series::Series;
 pub use sizes::SIZES;
 pub use statistics::Summary;
 pub use stress::{Limit, Stress, StressReport, stress};

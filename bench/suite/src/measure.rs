@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::case::{Case, Variant};
 use crate::platform::{Barrier, Platform};
+use crate::series::Series;
 use crate::subject::Subject;
 use crate::workloads::Body;
 
@@ -45,6 +46,8 @@ pub(crate) struct Samples {
     /// Operations of all CPUs in one sample.
     pub(crate) operations: u64,
     pub(crate) phases: Vec<PhaseSamples>,
+    /// What was watched, by CPU 0.
+    pub(crate) series: Vec<Series>,
     /// Allocations that failed.
     pub(crate) failures: u64,
 }
@@ -70,6 +73,7 @@ struct Span {
 struct Yield {
     operations: u64,
     spans: Vec<Span>,
+    series: Vec<Series>,
     failures: u64,
 }
 
@@ -118,14 +122,14 @@ impl<P: Platform> Run<P> {
         let team =
             Team { barrier: Barrier::new(cpus), operations: AtomicU64::new(FIRST_TRY), calibrated: AtomicU64::new(0) };
         let subject = subject.clone();
-        let yields = self.platform.on_cpus(cpus, move |cpu| {
+        let mut yields = self.platform.on_cpus(cpus, move |cpu| {
             let subject = subject.for_cpu(cpu);
             let mut body = make(subject.clone(), cpu);
             let result = self.work(&team, cpu, &subject, &mut body);
             body.finish();
             result
         });
-        self.gather(&yields)
+        self.gather(&mut yields)
     }
 
     /// The whole work of one CPU.
@@ -137,12 +141,17 @@ impl<P: Platform> Run<P> {
             subject.trim();
         }
         let operations = self.find_operations(team, cpu, body, &mut failures);
-        for _ in 0..self.sampling.samples {
+        for sample in 1..=self.sampling.samples {
             for phase in 0..phases {
                 spans.push(self.timed(team, body, phase, operations, &mut failures));
             }
+            if cpu == 0 {
+                body.watch(sample as u64 * operations * self.case.cpus as u64);
+            }
         }
-        Yield { operations, spans, failures }
+        // Nobody gives back what CPU 0 is still looking at.
+        team.barrier.wait(self.platform);
+        Yield { operations, spans, series: body.watched(), failures }
     }
 
     #[inline(always)]
@@ -200,7 +209,9 @@ impl<P: Platform> Run<P> {
     }
 
     /// Turns the spans of all CPUs into samples.
-    fn gather(self, yields: &[Yield]) -> Samples {
+    fn gather(self, yields: &mut [Yield]) -> Samples {
+        let series = yields.first_mut().map(|first| core::mem::take(&mut first.series)).unwrap_or_default();
+        let yields = &*yields;
         let phases = self.case.phases().len();
         let operations = yields.iter().map(|one| one.operations).sum();
         let all_operations = operations as f64;
@@ -223,6 +234,7 @@ impl<P: Platform> Run<P> {
         Samples {
             operations,
             phases: (0..phases).map(of_phase).collect(),
+            series,
             failures: yields.iter().map(|one| one.failures).sum(),
         }
     }
@@ -265,8 +277,12 @@ mod tests {
     use super::*;
 
     fn spans(spans: &[(u64, u64)]) -> Vec<Yield> {
-        let one =
-            |&(start, end): &(u64, u64)| Yield { operations: 1, spans: [Span { start, end }].into(), failures: 0 };
+        let one = |&(start, end): &(u64, u64)| Yield {
+            operations: 1,
+            spans: [Span { start, end }].into(),
+            series: Vec::new(),
+            failures: 0,
+        };
         spans.iter().map(one).collect()
     }
 

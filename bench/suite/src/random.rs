@@ -44,6 +44,9 @@ pub const MIX_MINIMUM: usize = 8;
 /// Largest size the mix draws.
 pub const MIX_MAXIMUM: usize = 4095;
 
+/// Mean of the sizes the mix draws.
+pub const MIX_MEAN: usize = 681;
+
 /// A size that is log-uniform over [`MIX_MINIMUM`]..=[`MIX_MAXIMUM`]: the octave uniform, then uniform inside it.
 #[inline(always)]
 pub fn log_uniform_size(random: &mut Random) -> usize {

@@ -13,6 +13,7 @@ use quarry_topology::NodeId;
 use quarry_trace::{Action, Cpu, Event, Flags, Node, ObjectId, Request, Trace};
 use spin::Mutex;
 
+use crate::ballast::Ballast;
 use crate::case::Settings;
 use crate::measure::{Length, Run, Sampling};
 use crate::platform::Platform;
@@ -204,6 +205,14 @@ impl<S: Subject, P: Platform> Subject for Recorded<S, P> {
     fn objects(&self, size: usize) -> Option<Self::Objects> {
         let (platform, cpu, log) = (self.platform, self.cpu, self.log.clone());
         self.subject.objects(size).map(|subject| Recorded { subject, platform, cpu, log })
+    }
+
+    fn memory(&self) -> Option<u64> {
+        self.subject.memory()
+    }
+
+    fn occupy(&self, leave: u64, cached: u64) -> Option<Arc<dyn Ballast>> {
+        self.subject.occupy(leave, cached)
     }
 
     fn for_cpu(&self, cpu: usize) -> Self {

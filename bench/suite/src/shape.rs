@@ -28,6 +28,9 @@ const PAGE_BULKS: [Variant; 9] = bulks([1, 2, 3, 4, 8, 16, 32, 64, 128]);
 const OUTSTANDING: [Variant; 4] =
     [Variant::Outstanding(1), Variant::Outstanding(64), Variant::Outstanding(512), Variant::Outstanding(4096)];
 
+/// Shares of memory in use under `pressure`.
+const USED: [Variant; 3] = [Variant::Used(50), Variant::Used(90), Variant::Used(99)];
+
 /// Largest objects a cache is asked for.
 pub(crate) const MOST_OBJECT: usize = 32 << 10;
 
@@ -77,6 +80,8 @@ impl Workload {
             Self::Xmalloc => Shape::of_sizes(&[64]),
             Self::Producers => Shape { least_cpus: 2, ..Shape::of_sizes(&[64]) },
             Self::Threadtest | Self::CacheScratch | Self::CacheThrash => Shape::of_sizes(&[8]),
+            Self::Pressure => Shape { variants: &USED, ..Shape::MIXED.needing(Feature::Pressure) },
+            Self::Fragmentation => Shape::MIXED.needing(Feature::Pages).needing(Feature::Pressure),
         }
     }
 }

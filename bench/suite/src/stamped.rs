@@ -10,6 +10,7 @@ use core::hint::black_box;
 
 use quarry_topology::NodeId;
 
+use crate::ballast::Ballast;
 use crate::histogram::{Counts, Histogram};
 use crate::platform::Platform;
 use crate::subject::{Feature, Subject};
@@ -157,6 +158,14 @@ impl<S: Subject, P: Platform> Subject for Stamped<S, P> {
     fn objects(&self, size: usize) -> Option<Self::Objects> {
         let (platform, cpu, calls) = (self.platform, self.cpu, self.calls.clone());
         self.subject.objects(size).map(|subject| Stamped { subject, platform, cpu, calls })
+    }
+
+    fn memory(&self) -> Option<u64> {
+        self.subject.memory()
+    }
+
+    fn occupy(&self, leave: u64, cached: u64) -> Option<Arc<dyn Ballast>> {
+        self.subject.occupy(leave, cached)
     }
 
     fn for_cpu(&self, cpu: usize) -> Self {

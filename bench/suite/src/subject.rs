@@ -3,11 +3,13 @@
 //! Implemented by the guest over the kernel's `kmalloc`, by `quarry-peers` over hosted allocators and by the tests over
 //! an arena that can be told to misbehave; [`Pressed`] by those that know several ways to ask. [`Empty`] allocates nothing and times the loops themselves.
 
+use alloc::sync::Arc;
 use core::hint::black_box;
 use core::mem::MaybeUninit;
 
 use quarry_topology::NodeId;
 
+use crate::ballast::Ballast;
 use crate::pattern;
 
 /// A handle on the allocator being measured. Cheap to clone: every CPU has its own ([`Self::for_cpu`]).
@@ -148,6 +150,23 @@ pub trait Subject: Clone + Send + Sync + 'static {
         None
     }
 
+    /// Bytes of memory there are, whoever has them, where that is known.
+    fn memory(&self) -> Option<u64> {
+        None
+    }
+
+    /// Takes memory until `leave` bytes are free; the last `cached` bytes it takes are such that the allocator gets them
+    /// back when it is short of memory. With [`Feature::Pressure`].
+    fn occupy(&self, _leave: u64, _cached: u64) -> Option<Arc<dyn Ballast>> {
+        None
+    }
+
+    /// Of all free memory, the part that cannot be had in blocks of order 9, 0 to 1, where that is known: the unusable
+    /// free space index of Mel Gorman's thesis, which Linux has as `unusable_index` in its debugfs.
+    fn fragmentation(&self) -> Option<f64> {
+        None
+    }
+
     /// What the allocator itself found wrong so far, where nobody else can see it: caches that ended with objects in
     /// use. What this grows by while a case runs are errors of the case.
     fn complaints(&self) -> u64 {
@@ -177,12 +196,23 @@ pub enum Feature {
     Caches,
     /// Memory for interrupt handlers.
     Atomic,
+    /// Memory can be made short, and what is free can be looked at.
+    Pressure,
 }
 
 impl Feature {
     /// All of them.
-    pub const ALL: &'static [Self] =
-        &[Self::Sizes, Self::Inlined, Self::Nodes, Self::Pages, Self::Zeroed, Self::Bulk, Self::Caches, Self::Atomic];
+    pub const ALL: &'static [Self] = &[
+        Self::Sizes,
+        Self::Inlined,
+        Self::Nodes,
+        Self::Pages,
+        Self::Zeroed,
+        Self::Bulk,
+        Self::Caches,
+        Self::Atomic,
+        Self::Pressure,
+    ];
 }
 
 /// In which way memory is asked for, when there may be none.
@@ -220,6 +250,9 @@ pub trait Pressed: Subject {
 
     /// [`Subject::allocate_pages`] in that way.
     fn allocate_pages_with(&self, way: Way, order: u32) -> Option<Self::Block>;
+
+    /// `1 << order` pages of `node` and no other, in the way of those who can do without.
+    fn allocate_pages_near(&self, order: u32, node: NodeId) -> Option<Self::Block>;
 }
 
 /// Allocates nothing: what is left of a timed loop run over it is the loop, and that is the baseline of the results.
@@ -305,6 +338,10 @@ impl Subject for Empty {
 
     fn objects(&self, _size: usize) -> Option<Self> {
         Some(Self)
+    }
+
+    fn occupy(&self, _leave: u64, _cached: u64) -> Option<Arc<dyn Ballast>> {
+        Some(Arc::new(()))
     }
 
     fn address(&self, block: &EmptyBlock) -> usize {

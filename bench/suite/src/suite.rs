@@ -9,11 +9,12 @@ use alloc::vec::Vec;
 use quarry_trace::Trace;
 
 use crate::case::{Case, Effort, Extent, Means, Phase, Settings, Variant, Workload};
-use crate::checked::{Checked, Findings};
+use crate::checked::{Checked, Findings, Memory};
 use crate::histogram::Histogram;
 use crate::measure::{Length, Run, Samples, Sampling};
 use crate::platform::Platform;
 use crate::random::MIX_MAXIMUM;
+use crate::series::Series;
 use crate::stamped::{Stamped, clock_cost};
 use crate::statistics::Summary;
 use crate::subject::{Empty, Feature, Subject};
@@ -60,6 +61,9 @@ pub struct Row {
     pub latency: Option<Latency>,
     /// What memory was held.
     pub footprint: Option<Footprint>,
+    /// What was watched while the case ran: memory while it was checked, and what the workload itself watches while it
+    /// was measured. With the first row of the case.
+    pub series: Vec<Series>,
     /// What went wrong in the timed loops (failed allocations) and in the checking pass of the case (anything), counted
     /// with the first row of the case.
     pub errors: u64,
@@ -130,8 +134,9 @@ pub fn run_cases<P: Platform, S: Subject>(
         let subject = &subject.fresh();
         let passes = Passes { platform, settings, case, trace: &trace };
         let complaints = subject.complaints();
-        let Some((findings, footprint)) = passes.checked(subject) else { continue };
+        let Some((findings, footprint, mut series)) = passes.checked(subject) else { continue };
         let Some(measured) = passes.measured(subject) else { continue };
+        series.extend(measured.series);
         let stamped = settings.latencies.then(|| passes.stamped(subject)).flatten();
         let mut errors = findings.errors + measured.failures + (subject.complaints() - complaints);
         for (index, (&phase, samples)) in case.phases().iter().zip(measured.phases).enumerate() {
@@ -150,6 +155,7 @@ pub fn run_cases<P: Platform, S: Subject>(
                 remote_frees: findings.remote_frees,
                 latency: calls.filter(|calls| calls.count() > 0).map(|calls| Latency { calls, clock }),
                 footprint,
+                series: core::mem::take(&mut series),
                 errors: core::mem::take(&mut errors),
             });
         }
@@ -190,7 +196,7 @@ impl<P: Platform> Passes<'_, P> {
     }
 
     /// Finds errors and weighs memory.
-    fn checked<S: Subject>(&self, subject: &S) -> Option<(Findings, Option<Footprint>)> {
+    fn checked<S: Subject>(&self, subject: &S) -> Option<(Findings, Option<Footprint>, Vec<Series>)> {
         let length = match self.case.extent {
             Extent::Size(size) => size,
             Extent::Order(order) => 4096 << order,
@@ -206,10 +212,11 @@ impl<P: Platform> Passes<'_, P> {
             seed: self.settings.seed,
             trims: true,
         };
+        let memory = Memory::new();
         subject.trim();
         let held_before = subject.held();
         let in_use_before = subject.in_use();
-        let checked = Checked::new(subject.clone(), self.case.cpus);
+        let checked = Checked::new(subject.clone(), self.case.cpus, memory.clone());
         let tally = checked.tally();
         let failures = workloads::sample(self.run(sampling), &checked, self.trace)?.failures;
         drop(checked);
@@ -222,7 +229,7 @@ impl<P: Platform> Passes<'_, P> {
             peak_held: peak.1,
             end_held: after.saturating_sub(before),
         });
-        Some((findings, footprint))
+        Some((findings, footprint, memory.series()))
     }
 
     fn stamped<S: Subject>(&self, subject: &S) -> Option<Calls> {

@@ -6,23 +6,26 @@ mod support;
 
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use quarry_memory::events::Event;
 use quarry_memory::hosted::{Hosted, HostedMachine};
 use quarry_memory::{CpuId, Gfp, KmemCache, Machine as _, NodeId, Order, ShrinkControl, Shrinker, SlabFlags, Topology};
 use quarry_suite::{
-    Cache, Edge, Effort, Empty, Feature, Limit, Platform, Pressed, Settings, Stress, Subject, Threads, Way, edge,
-    pattern, run, stress,
+    Ballast, Cache, Edge, Effort, Empty, Feature, Limit, NodeMemory, Platform, Pressed, Row, Settings, Stress, Subject,
+    Threads, Variant, Way, Workload, edge, occupy, pattern, plan, run, run_cases, stress,
 };
 
 const MIB: u64 = 1 << 20;
 
+/// Bytes of a page frame.
+const FRAME: u64 = 4096;
+
 /// The simulated machine, whose CPUs are threads; also the allocator on it. And how many caches were to be destroyed
-/// with objects in use.
+/// with objects in use; and what can be given up of what fills memory.
 #[derive(Clone, Copy)]
-struct Machine(&'static Hosted, &'static AtomicU64);
+struct Machine(&'static Hosted, &'static AtomicU64, &'static OnceLock<Cache<Machine>>);
 
 impl Machine {
     fn new() -> Self {
@@ -31,7 +34,26 @@ impl Machine {
 
     fn with_nodes_of(bytes: u64) -> Self {
         let topology = Topology::builder().node(bytes, 2).node(bytes, 2).build().expect("a machine");
-        Self(Hosted::leak(topology).expect("there is address space"), Box::leak(Box::default()))
+        let hosted = Hosted::leak(topology).expect("there is address space");
+        let machine = Self(hosted, Box::leak(Box::default()), Box::leak(Box::default()));
+        // CPUs get their sets when they first run, and later there may be no memory for them.
+        machine.on_threads(machine.cpu_count(), |_| ());
+        machine
+    }
+
+    /// A cache that gives its blocks up when memory is short, made when it is first asked for. Its own memory is not
+    /// the service's.
+    fn cache(self) -> &'static Cache<Self> {
+        let mut is_new = false;
+        let cache = self.2.get_or_init(|| {
+            is_new = true;
+            Cache::new(self, 2, 1 << 15)
+        });
+        if is_new {
+            let shrinker = Box::leak(Box::new(Shrinkable(cache)));
+            self.0.service().register_shrinker(shrinker).expect("there is room for a shrinker");
+        }
+        cache
     }
 
     /// The books balance, and nobody holds anything.
@@ -98,7 +120,10 @@ impl Threads for Machine {
             let body = body.clone();
             std::thread::spawn(move || {
                 let cpu = CpuId((thread % cpus) as u16);
-                assert!(machine.0.run_on(cpu), "the machine has that CPU and memory for its set");
+                // Under pressure there is no memory for another set, and who had this CPU's may still be about to leave.
+                while !machine.0.run_on(cpu) {
+                    std::thread::yield_now();
+                }
                 body(thread)
             })
         };
@@ -233,6 +258,31 @@ impl Subject for Machine {
     fn held(&self) -> Option<u64> {
         let rows = self.0.service().statistics();
         Some(rows.total - rows.free - rows.deferred)
+    }
+
+    fn memory(&self) -> Option<u64> {
+        Some(self.0.service().statistics().total)
+    }
+
+    fn occupy(&self, leave: u64, cached: u64) -> Option<Arc<dyn Ballast>> {
+        let mut nodes = [NodeMemory::default(); 2];
+        for zone in self.0.service().zones() {
+            let memory = &mut nodes[zone.node.index()];
+            memory.total += u64::from(zone.managed) * FRAME;
+            memory.free += u64::from(zone.free + zone.deferred) * FRAME;
+        }
+        Some(occupy(*self, &nodes, leave, cached, self.cache()))
+    }
+
+    fn fragmentation(&self) -> Option<f64> {
+        let (mut free, mut large) = (0, 0);
+        for zone in self.0.service().zones() {
+            free += u64::from(zone.free + zone.deferred);
+            large += u64::from(zone.deferred);
+            let of_order = |(order, blocks): (usize, &u32)| u64::from(*blocks) << order;
+            large += zone.free_blocks.iter().enumerate().skip(9).map(of_order).sum::<u64>();
+        }
+        Some(1.0 - large as f64 / free.max(1) as f64)
     }
 
     fn complaints(&self) -> u64 {
@@ -429,6 +479,12 @@ impl Pressed for Machine {
     fn allocate_pages_with(&self, way: Way, order: u32) -> Option<Memory> {
         Memory::new(self.0.service().get_free_pages(flags(way), Order::new(order)?))
     }
+
+    fn allocate_pages_near(&self, order: u32, node: NodeId) -> Option<Memory> {
+        let (service, gfp) = (self.0.service(), flags(Way::Optional) | Gfp::THISNODE);
+        let block = service.alloc_pages_node(node, gfp, Order::new(order)?)?;
+        Memory::new(service.page_address(block))
+    }
 }
 
 struct Shrinkable(&'static Cache<Machine>);
@@ -453,12 +509,88 @@ fn at_the_edge_of_memory_nobody_is_refused_who_must_not_be() {
     let service = machine.0.service();
     let rows = service.statistics();
     let task = Edge { cpus: 4, seed: 1, limit: Limit::Operations(20), memory: rows.free + rows.deferred };
-    let cache: &'static _ = Box::leak(Box::new(Cache::new(machine, 2, task.memory as usize / 8192)));
-    service.register_shrinker(Box::leak(Box::new(Shrinkable(cache)))).expect("there is room for a shrinker");
-    let report = edge(machine, machine, task, cache);
+    let report = edge(machine, machine, task, machine.cache());
     // Nobody balances here, so somebody had to make memory free: with so few steps that is edge enough.
     let complaints = report.complaints(machine.ticks_per_second(), service.event_count(Event::DirectReclaim));
     assert!(complaints.is_empty(), "{complaints:?}");
     assert!(report.given_up > 0, "the cache was never asked");
     machine.assert_all_returned();
+}
+
+/// Rows of that workload on one CPU and on all, over a machine with so little memory that reclaim is soon there.
+fn rows_under_pressure(machine: Machine, workload: Workload) -> Vec<Row> {
+    let settings = Settings {
+        workloads: vec![workload],
+        cpus: vec![1, 4],
+        samples: 5,
+        effort: Effort::Fixed,
+        ..Settings::default()
+    };
+    let mut rows = Vec::new();
+    run(machine, &machine, &settings, &mut |row| rows.push(row.clone()));
+    for row in &rows {
+        assert_eq!(row.errors, 0, "{}", row.case);
+    }
+    machine.assert_all_returned();
+    rows
+}
+
+#[test]
+fn memory_is_reclaimed_where_nearly_all_of_it_is_used_and_nowhere_else() {
+    for (percent, reclaims) in [(50, false), (90, false), (99, true)] {
+        let machine = Machine::with_nodes_of(128 * MIB);
+        let settings = Settings {
+            workloads: vec![Workload::Pressure],
+            cpus: vec![4],
+            samples: 3,
+            effort: Effort::Fixed,
+            ..Settings::default()
+        };
+        let cases = plan(machine, Machine::FEATURES, &settings);
+        let case = cases.into_iter().find(|case| case.variant == Some(Variant::Used(percent)));
+        let cases = [case.expect("it is planned")];
+        run_cases(machine, &machine, &settings, &cases, &mut |row| assert_eq!(row.errors, 0, "{}", row.case));
+        let reclaimed = machine.0.service().event_count(Event::DirectReclaim);
+        assert_eq!(reclaimed > 0, reclaims, "{percent} %: {reclaimed}");
+        machine.assert_all_returned();
+    }
+}
+
+#[test]
+fn ballast_leaves_as_much_of_every_node_as_it_is_to_and_all_of_it_comes_back() {
+    let machine = Machine::with_nodes_of(64 * MIB);
+    let free = |node| -> u64 {
+        let zones = machine.0.service().zones().filter(|zone| zone.node == node);
+        zones.map(|zone| u64::from(zone.free + zone.deferred + zone.per_cpu_lists) * FRAME).sum()
+    };
+    let ballast = machine.occupy(32 * MIB, 4 * MIB).expect("there is memory");
+    for node in [NodeId(0), NodeId(1)] {
+        assert!(free(node).abs_diff(16 * MIB) < MIB / 2, "{} bytes are free", free(node));
+        // By its size, and one node has less of the service's own.
+        assert!((machine.cache().count(node) as u64).abs_diff(2 * MIB / FRAME) < 16);
+    }
+    let cached = || machine.cache().count(NodeId(0)) + machine.cache().count(NodeId(1));
+    let cached_before = cached();
+    ballast.cache_page();
+    assert_eq!(cached(), cached_before, "the oldest goes");
+    drop(ballast);
+    machine.assert_all_returned();
+}
+
+#[test]
+fn ageing_memory_is_watched() {
+    for row in rows_under_pressure(Machine::with_nodes_of(128 * MIB), Workload::Fragmentation) {
+        let points = |name: &str| {
+            let series = row.series.iter().find(|series| series.name == name);
+            &series.unwrap_or_else(|| panic!("{}: {name} was not watched", row.case)).points
+        };
+        let operations: Vec<f64> = points("memory held per live byte").iter().map(|point| point.0).collect();
+        let per_sample = row.operations as f64 / 5.0;
+        let expected: Vec<f64> = (1..=5).map(|sample| f64::from(sample) * per_sample).collect();
+        assert_eq!(operations, expected, "{}", row.case);
+        assert!(points("memory held per live byte").iter().all(|point| (1.0..3.0).contains(&point.1)), "{row:#?}");
+        let unusable = points("free memory not in blocks of 2 MiB");
+        assert!(unusable.iter().all(|point| point.1 > 0.0 && point.1 <= 100.0), "{unusable:?}");
+        assert!(points("memory live").len() > 1 && points("memory held").len() > 1);
+    }
 }

@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::{Arc, Mutex};
 
-use quarry_suite::{Effort, Feature, Settings, Subject, Workload, plan, run};
+use quarry_suite::{Ballast, Effort, Feature, Settings, Subject, Workload, plan, run};
 use quarry_topology::NodeId;
 use support::{Arena, Fault, Place, Threads};
 
@@ -88,6 +88,10 @@ impl Subject for Recorder {
 
     fn objects(&self, _size: usize) -> Option<Self> {
         Some(self.clone())
+    }
+
+    fn occupy(&self, leave: u64, cached: u64) -> Option<Arc<dyn Ballast>> {
+        self.arena.occupy(leave, cached)
     }
 
     fn address(&self, block: &Numbered) -> usize {

@@ -20,6 +20,7 @@ use quarry_suite::{Feature, Row, Settings, Subject, run};
 
 use crate::kernel::Kernel;
 use crate::machine::Machine;
+use crate::pressure;
 use buddy_slab::BuddySlab;
 use heap::Locked;
 use subject::{Peer, PeerSubject};
@@ -42,7 +43,10 @@ pub(crate) const CONTESTANTS: &[Contestant] = &[
     Contestant {
         name: Kernel::NAME,
         features: Kernel::FEATURES,
-        run: |machine, settings, sink| run(machine, &Kernel, settings, sink),
+        run: |machine, settings, sink| {
+            pressure::prepare();
+            run(machine, &Kernel, settings, sink);
+        },
     },
     contestant::<BuddySlab>(),
     contestant::<Locked<heaps::Talc>>(),

@@ -11,17 +11,20 @@ mod interrupt;
 mod llfree;
 mod one_sided;
 mod page;
+mod pressure;
 mod program;
 mod replay;
 mod slab;
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use quarry_trace::Trace;
 
 use crate::case::{Case, Settings, Workload};
 use crate::measure::{Run, Samples};
 use crate::platform::Platform;
+use crate::series::Series;
 use crate::subject::Subject;
 
 /// The work of one CPU.
@@ -42,6 +45,15 @@ pub(crate) trait Body {
     /// Not timed: after `phase` and before the next one. All CPUs of the case come here. Returns failures found now.
     fn after(&mut self, _phase: usize) -> u64 {
         0
+    }
+
+    /// Not timed: a look at what the workload is about, on CPU 0 after each sample, when all CPUs have done so many
+    /// operations together.
+    fn watch(&mut self, _operations: u64) {}
+
+    /// What came of the looks.
+    fn watched(&mut self) -> Vec<Series> {
+        Vec::new()
     }
 
     /// Gives back what is still held.
@@ -79,6 +91,7 @@ pub(crate) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S, trace: &
         | Workload::CacheThrash
         | Workload::AllocTest => program::sample(run, subject),
         Workload::Replay => Some(replay::sample(run, subject, trace)),
+        Workload::Pressure | Workload::Fragmentation => pressure::sample(run, subject),
     }
 }
 

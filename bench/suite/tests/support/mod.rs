@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use quarry_suite::random::Random;
-use quarry_suite::{Feature, Platform, Subject, pattern};
+use quarry_suite::{Ballast, Feature, Platform, Subject, pattern};
 use quarry_topology::NodeId;
 
 /// So many CPUs on two nodes, alternating.
@@ -241,6 +241,11 @@ impl Subject for Arena {
 
     fn complaints(&self) -> u64 {
         self.0.complaints.load(Ordering::Relaxed) as u64
+    }
+
+    /// Memory is never short here, but for its own faults.
+    fn occupy(&self, _leave: u64, _cached: u64) -> Option<Arc<dyn Ballast>> {
+        Some(Arc::new(()))
     }
 
     fn address(&self, block: &Place) -> usize {
