@@ -160,12 +160,13 @@ impl<'s, M: Machine> Pass<'s, M> {
 
     fn run(&mut self, pageblocks: u32) -> Compacted {
         let mut looked_at = 0;
-        while self.empty < self.fill && looked_at < pageblocks && !self.succeeded() {
+        let mut succeeded = self.succeeded();
+        while self.empty < self.fill && looked_at < pageblocks && !succeeded {
             let pageblock = self.empty;
             self.empty = pageblock.offset(PAGEBLOCK);
             looked_at += 1;
             if self.zone.holds(self.frames, pageblock) {
-                self.empty_pageblock(pageblock);
+                succeeded = self.empty_pageblock(pageblock);
             }
         }
         self.give_back_targets();
@@ -185,38 +186,38 @@ impl<'s, M: Machine> Pass<'s, M> {
         self.wanted.is_some_and(is_there)
     }
 
-    fn empty_pageblock(&mut self, pageblock: Pfn) {
+    /// Empties a pageblock chunk by chunk, until the block is there that is wanted; says whether it is.
+    fn empty_pageblock(&mut self, pageblock: Pfn) -> bool {
         for at in (0..PAGEBLOCK).step_by(self.chunk.frames() as usize) {
             let start = pageblock.offset(at);
             let chunk = start..start.offset(self.chunk.frames());
             if self.can_be_emptied(chunk.clone()) {
                 self.empty_chunk(chunk);
                 if self.succeeded() {
-                    return;
+                    return true;
                 }
             }
         }
+        false
     }
 
-    /// Whether there is something in a chunk, and all of it can move.
+    /// Whether there seems to be something in a chunk, and all of it can move.
     fn can_be_emptied(&self, chunk: Range<Pfn>) -> bool {
         let id = self.zone.id();
-        self.zone.locked(self.service.machine(), |frames, _| {
-            let mut occupied = false;
-            let mut frame = chunk.start;
-            while frame < chunk.end {
-                let state = frames.state(frame);
-                match state.kind() {
-                    Kind::Free if state.zone() == id => frame = frame.offset(state.order().frames()),
-                    Kind::Movable if state.zone() == id => {
-                        occupied = true;
-                        frame = frame.offset(1);
-                    }
-                    _ => return false,
+        let mut occupied = false;
+        let mut frame = chunk.start;
+        while frame < chunk.end {
+            let state = self.frames.state(frame);
+            match state.kind() {
+                Kind::Free if state.zone() == id => frame = frame.offset(state.order().frames()),
+                Kind::Movable if state.zone() == id => {
+                    occupied = true;
+                    frame = frame.offset(1);
                 }
+                _ => return false,
             }
-            occupied
-        })
+        }
+        occupied
     }
 
     /// Moves the pages out of a chunk, until one cannot be moved or there is nowhere to move it to.
@@ -433,6 +434,22 @@ mod tests {
         for page in rest {
             service.__free_pages(page, Order::ZERO);
         }
+    }
+
+    #[test]
+    fn a_zone_without_anything_to_move_is_gone_through_without_its_lock() {
+        let topology = Topology::builder().node(128 * MIB, 1).build().expect("a machine");
+        let service = Hosted::leak(topology).expect("there is address space").service();
+        let zone = service.nodes().get(NodeId(0)).expect("the node has memory").zone(ZoneKind::Dma32);
+        let pages = || service.alloc_pages(Gfp::NOWAIT | Gfp::NOWARN, Order::ZERO);
+        let (held, gone): (Vec<_>, Vec<_>) = core::iter::from_fn(pages).enumerate().partition(|(at, _)| at % 2 == 0);
+        gone.into_iter().for_each(|(_, page)| service.__free_pages(page, Order::ZERO));
+        service.drain_local();
+        let before = zone.tickets().drawn();
+        assert_eq!(service.compact_zone(zone, order(8)), Compacted::Complete);
+        let drawn = zone.tickets().drawn() - before;
+        assert!(drawn <= 4, "it was locked {drawn} times");
+        held.into_iter().for_each(|(_, page)| service.__free_pages(page, Order::ZERO));
     }
 
     #[test]

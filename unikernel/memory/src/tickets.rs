@@ -53,6 +53,12 @@ impl Tickets {
         self.owner.store(ticket.wrapping_add(1), Ordering::Release);
     }
 
+    /// How many tickets were ever given, modulo 2^32: how often the lock was taken.
+    #[cfg(feature = "hosted")]
+    pub(crate) fn drawn(&self) -> u32 {
+        self.next.load(Ordering::Relaxed)
+    }
+
     /// As [`Self::release`], for a holder that did not keep its ticket.
     #[cfg(feature = "hosted")]
     pub(crate) fn release_held(&self) {
