@@ -50,7 +50,7 @@ const REST: usize = 16;
 const EAGERNESS: usize = 16;
 
 /// A wait that is longer means that somebody starves. Far longer than any should be, for hosts are busy.
-const LONGEST_WAIT_SECONDS: u64 = 30;
+const LONGEST_WAIT_SECONDS: u64 = 10;
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -391,7 +391,7 @@ mod tests {
     use super::*;
 
     fn report() -> EdgeReport {
-        let calls = Calls { attempts: 10, failures: 0, longest_ticks: 29_999 };
+        let calls = Calls { attempts: 10, failures: 0, longest_ticks: 9_999 };
         let mut report = EdgeReport { calls: [calls; 4], ..EdgeReport::default() };
         report.calls[Way::Atomic as usize].failures = 1;
         report
@@ -415,7 +415,7 @@ mod tests {
     fn every_fault_is_told() {
         let told = |change: fn(&mut EdgeReport), what: &str| assert_eq!(complaints(change), what);
         told(|it| it.calls[Way::Unfailing as usize].failures = 2, "2 allocations failed that must not");
-        told(|it| it.calls[0].longest_ticks = 30_000, "somebody starved: one patient allocation took 30 s");
+        told(|it| it.calls[0].longest_ticks = 10_000, "somebody starved: one patient allocation took 10 s");
         told(|it| it.calls[Way::Optional as usize].attempts = 0, "no optional allocation was tried");
         told(
             |it| it.calls[Way::Atomic as usize].failures = 0,
