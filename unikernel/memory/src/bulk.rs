@@ -69,7 +69,7 @@ impl Sheaf<'_> {
         let link = self.link(object);
         // SAFETY: the object is the sheaf's, and its link word was written by `push`.
         self.first = unsafe { link.read() };
-        // SAFETY: as above. A pointer must not stay where the next free looks for the secret.
+        // SAFETY: as above. A pointer must not stay where the next free looks for the mark.
         unsafe { link.write(ptr::null_mut()) };
         self.size -= 1;
         Some(object)
@@ -119,9 +119,8 @@ impl<M: Machine> Service<M> {
     fn hand_out_objects(&self, cache: &KmemCache, gfp: Gfp, objects: &[*mut u8]) {
         let view = self.slab_view(&cache.view);
         for &object in objects {
-            // SAFETY: the object left the free state and is the caller's alone; the word is part of it. It must not keep
-            // the secret, or its first free would look like the second.
-            unsafe { view.link(object).write(0) };
+            // SAFETY: the object left the free state and is the caller's alone.
+            unsafe { view.unmark(object) };
             if gfp.contains(Gfp::ZERO) {
                 // SAFETY: as above; it has that many bytes.
                 unsafe { object.write_bytes(0, self.kmem_cache_size(cache)) };

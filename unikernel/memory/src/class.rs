@@ -46,31 +46,59 @@ pub(crate) const DYNAMIC_BASE: usize = 128;
 pub(crate) const DYNAMIC_MAGAZINES: usize = 256;
 
 /// How many caches can be made.
-pub(crate) const DYNAMIC_CACHES: usize = LARGE as usize - DYNAMIC_BASE;
+pub(crate) const DYNAMIC_CACHES: usize = LARGE_ID - DYNAMIC_BASE;
 
 /// Bytes of the largest slab, and so the most that an object can take up.
 pub(crate) const MAX_STRIDE: u32 = (FRAME_BYTES as u32) << 3;
 
-/// Bits of a tag that say which cache; the bits above say which node.
-pub(crate) const CACHE_BITS: u32 = 10;
+/// Bits of a tag that say which node; the bits above say which cache. In this order because a local object's tag, less
+/// the node, is then its cache's [`key`].
+const NODE_BITS: u32 = 6;
 
-/// Cache part of the tag of a large allocation (a page block handed out by kmalloc).
-pub(crate) const LARGE: u16 = (1 << CACHE_BITS) - 1;
+const _: () = assert!(quarry_topology::MAX_NODES <= 1 << NODE_BITS, "every node has a tag");
+
+/// Which cache the tag of a large allocation (a page block handed out by kmalloc) names.
+const LARGE_ID: usize = (1 << (u16::BITS - NODE_BITS)) - 1;
+
+/// The tag of a large allocation.
+pub(crate) const LARGE: u16 = tag(0, LARGE_ID);
 
 /// A tag: which node and cache the objects of a frame are from.
 pub(crate) const fn tag(node: u8, cache: usize) -> u16 {
-    (node as u16) << CACHE_BITS | cache as u16
+    key(cache) as u16 | node as u16
 }
 
 /// Cache id of a tag.
 pub(crate) const fn tag_cache(tag: u16) -> usize {
-    (tag & LARGE) as usize
+    (tag >> NODE_BITS) as usize
 }
 
 /// Node of a tag.
 pub(crate) const fn tag_node(tag: u16) -> u8 {
-    (tag >> CACHE_BITS) as u8
+    (tag & ((1 << NODE_BITS) - 1)) as u8
 }
+
+/// A cache id as the fast paths have it: where its magazine is in a set, in units of [`KEY_UNIT`] bytes.
+#[inline(always)]
+pub(crate) const fn key(cache: usize) -> u32 {
+    (cache as u32) << NODE_BITS
+}
+
+/// Cache id of a key.
+#[inline(always)]
+pub(crate) const fn key_cache(key: u32) -> usize {
+    (key >> NODE_BITS) as usize
+}
+
+/// The bits that are 0 in the keys of caches whose magazines are in the sets themselves, and in nothing else that a tag
+/// can differ by from a node's.
+pub(crate) const NOT_A_KEY: u32 = !key(MAGAZINES - 1);
+
+/// Bytes of a magazine for each unit of a key: a factor that an address is scaled by without an instruction of its own.
+pub(crate) const KEY_UNIT: usize = 8;
+
+/// Bytes between the magazines of a set.
+pub(crate) const MAGAZINE_STRIDE: usize = KEY_UNIT << NODE_BITS;
 
 /// Sizes of the classes by cache id, in bytes.
 pub(crate) const SIZES: [u16; CLASSES] = sizes();
@@ -78,13 +106,20 @@ pub(crate) const SIZES: [u16; CLASSES] = sizes();
 /// Geometry of the kmalloc family's caches, by id.
 pub(crate) static GEOMETRY: [Geometry; CACHES] = geometries();
 
-/// Class of a request of up to [`MAX_SLAB_SIZE`] bytes, by (size + 7) / 8; 0 for a request of nothing.
-static CLASS_OF: [u8; MAX_SLAB_SIZE / 8 + 1] = class_table();
+/// Key of the class for a request of up to [`MAX_SLAB_SIZE`] bytes, by (size + 7) / 8; 0 for a request of nothing.
+/// (Class numbers would fit into bytes, but then each request would shift one.)
+static KEY_OF: [u16; MAX_SLAB_SIZE / 8 + 1] = key_table();
 
-/// Cache id of the class that serves `size` bytes, which must be at most [`MAX_SLAB_SIZE`]; 0 for 0 bytes.
+/// [`key`] of the class that serves `size` bytes, which must be at most [`MAX_SLAB_SIZE`]; 0 for 0 bytes.
+#[inline(always)]
+pub(crate) const fn key_of(size: usize) -> u32 {
+    KEY_OF[(size + 7) >> 3] as u32
+}
+
+/// Cache id of that class.
 #[inline(always)]
 pub(crate) const fn class_of(size: usize) -> usize {
-    CLASS_OF[(size + 7) >> 3] as usize
+    key_cache(key_of(size))
 }
 
 /// Where the objects of a slab are.
@@ -208,7 +243,7 @@ const fn geometries() -> [Geometry; CACHES] {
     table
 }
 
-const fn class_table() -> [u8; MAX_SLAB_SIZE / 8 + 1] {
+const fn key_table() -> [u16; MAX_SLAB_SIZE / 8 + 1] {
     let mut table = [0; MAX_SLAB_SIZE / 8 + 1];
     let mut class = 1;
     let mut step = 1;
@@ -216,7 +251,7 @@ const fn class_table() -> [u8; MAX_SLAB_SIZE / 8 + 1] {
         if step * 8 > SIZES[class] as usize {
             class += 1;
         }
-        table[step] = class as u8;
+        table[step] = key(class) as u16;
         step += 1;
     }
     table
@@ -293,7 +328,7 @@ mod tests {
     #[test]
     fn a_tag_keeps_node_and_cache_apart() {
         for node in [0, 1, 63] {
-            for cache in [0, 1, CACHES - 1, LARGE as usize] {
+            for cache in [0, 1, CACHES - 1, LARGE_ID] {
                 assert_eq!((tag_node(tag(node, cache)), tag_cache(tag(node, cache))), (node, cache));
             }
         }

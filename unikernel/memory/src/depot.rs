@@ -23,8 +23,11 @@ use crate::lock::{Guard, Lock};
 use crate::machine::Machine;
 use crate::set::REMOTES;
 
-/// Bits of a freed object's link word that belong to the slab's free list; the secret has the others.
+/// Bits of the link word of an object on a slab's free list that say which is next; the secret has the others.
 pub(crate) const LINK_MASK: u64 = 0xffff;
+
+/// Bytes from a link word's start to the half that the mark is in.
+const MARK_OFFSET: usize = 4;
 
 /// End of a slab's free list.
 const NO_OBJECT: u32 = 0xffff;
@@ -77,6 +80,17 @@ pub(crate) struct SlabView {
     pub(crate) geometry: Geometry,
     pub(crate) direct_map: usize,
     pub(crate) secret: u64,
+}
+
+/// The half of the secret that marks free objects.
+pub(crate) const fn mark_of(secret: u64) -> u32 {
+    (secret >> 32) as u32
+}
+
+/// The mark's place in an object whose link word is at `link`.
+#[inline(always)]
+pub(crate) fn mark_at(object: *mut u8, link: u32) -> *mut u32 {
+    object.wrapping_add(link as usize + MARK_OFFSET).cast()
 }
 
 impl Depot {
@@ -143,6 +157,44 @@ impl SlabView {
     #[inline]
     pub(crate) fn link(self, object: *mut u8) -> *mut u64 {
         object.wrapping_add(self.geometry.link as usize).cast()
+    }
+
+    /// The half of an object's link word that holds the [mark](mark_of) while the object is free.
+    #[inline]
+    fn mark_place(self, object: *mut u8) -> *mut u32 {
+        mark_at(object, self.geometry.link)
+    }
+
+    /// Whether an object's link word says that it is free.
+    ///
+    /// # Safety
+    ///
+    /// The object is one of a slab, so that it can be read. Its user, or the CPU that caches it, may write the word
+    /// meanwhile.
+    pub(crate) unsafe fn is_marked(self, object: *mut u8) -> bool {
+        // SAFETY: the caller's promise. Volatile: it is read as the machine reads it, for another CPU may write it.
+        unsafe { self.mark_place(object).read_volatile() == mark_of(self.secret) }
+    }
+
+    /// Marks an object as free.
+    ///
+    /// # Safety
+    ///
+    /// The object is one of a slab, and the caller's.
+    pub(crate) unsafe fn mark(self, object: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { self.mark_place(object).write(mark_of(self.secret)) };
+    }
+
+    /// Takes the mark from an object that is to be handed out, or its first free would look like the second.
+    ///
+    /// # Safety
+    ///
+    /// The object is one of a slab, and the caller's.
+    #[inline]
+    pub(crate) unsafe fn unmark(self, object: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { self.mark_place(object).write(0) };
     }
 
     pub(crate) fn object(self, slab: Pfn, index: u32) -> *mut u8 {

@@ -40,7 +40,7 @@ impl<M: Machine> Service<M> {
             return;
         }
         for (cache, magazine) in set.each_magazine() {
-            self.drain_tag(set, magazine, set.node_tag as u16 | cache as u16);
+            self.drain_tag(set, magazine, set.local_tag(cache));
         }
         for remote in &set.remote {
             self.drain_tag(set, remote, remote.tag.load(Relaxed) as u16);
@@ -52,7 +52,7 @@ impl<M: Machine> Service<M> {
     /// Gives every object of a cache that this CPU's active set holds back to the depots.
     pub(crate) fn drain_cache(&self, set: &Set, cache: &CacheShape) {
         if set.attached {
-            self.drain_tag(set, set.magazine_of(cache), set.node_tag as u16 | cache.id as u16);
+            self.drain_tag(set, set.magazine_of(cache), set.local_tag(cache.id));
             for remote in &set.remote {
                 let tag = remote.tag.load(Relaxed) as u16;
                 if tag_cache(tag) == cache.id {

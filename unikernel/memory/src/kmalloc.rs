@@ -24,8 +24,10 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use quarry_topology::NodeId;
 
-use crate::class::{DMA_BASE, DMA32_BASE, LARGE, MAGAZINES, MAX_SLAB_SIZE, POWERS, class_of, tag_cache};
-use crate::depot::LINK_MASK;
+use crate::class::{
+    DMA_BASE, DMA32_BASE, LARGE, MAX_SLAB_SIZE, NOT_A_KEY, POWERS, class_of, key_cache, key_of, tag_cache,
+};
+use crate::depot::mark_at;
 use crate::frame::{FRAME_BYTES, Frames, Order};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
@@ -48,35 +50,36 @@ impl<M: Machine> Service<M> {
         if size > MAX_SLAB_SIZE || gfp.intersects(Gfp::OFF_THE_FAST_PATH) {
             return self.kmalloc_special(size, gfp);
         }
-        self.object(class_of(size), gfp)
+        self.object(key_of(size), gfp)
     }
 
+    /// An object of the class with that key.
     #[inline(always)]
     #[track_caller]
-    fn object(&self, class: usize, gfp: Gfp) -> *mut u8 {
+    fn object(&self, key: u32, gfp: Gfp) -> *mut u8 {
         // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
         let set = unsafe { &*self.machine().set() };
         // Class 0, for requests of nothing, has an empty magazine.
         // SAFETY: classes are below `MAGAZINES`.
-        let magazine = unsafe { set.magazine(class as u32) };
+        let magazine = unsafe { set.magazine(key) };
         let count = magazine.count.load(Relaxed) as usize;
         if count == 0 {
-            return self.kmalloc_slow(class, gfp);
+            return self.kmalloc_slow(key, gfp);
         }
         magazine.count.store(count as u32 - 1, Relaxed);
         // SAFETY: `count` is at most the capacity of the magazine, which is at most its slots.
         let object = unsafe { magazine.slots.get_unchecked(count - 1) }.load(Relaxed);
         // SAFETY: a cached object is at least eight bytes, aligned to eight, and this caller's alone since it left the
-        // magazine. The word must not keep the secret, or its first free would look like the second.
-        unsafe { object.cast::<u64>().write(0) };
+        // magazine. The word must not keep the mark, or its first free would look like the second.
+        unsafe { mark_at(object, 0).write(0) };
         object
     }
 
     #[cold]
     #[inline(never)]
     #[track_caller]
-    fn kmalloc_slow(&self, class: usize, gfp: Gfp) -> *mut u8 {
-        if class == 0 { ZERO_SIZE_PTR } else { self.object_slow(&CacheView::kmalloc(class), None, gfp) }
+    fn kmalloc_slow(&self, key: u32, gfp: Gfp) -> *mut u8 {
+        if key == 0 { ZERO_SIZE_PTR } else { self.object_slow(&CacheView::kmalloc(key_cache(key)), None, gfp) }
     }
 
     /// Requests that are large, want a low zone or want zeroes.
@@ -90,7 +93,7 @@ impl<M: Machine> Service<M> {
         } else if let Some(cache) = low_zone_cache(size, gfp) {
             self.object_slow(&CacheView::kmalloc(cache), None, gfp)
         } else {
-            self.object(class_of(size), gfp)
+            self.object(key_of(size), gfp)
         };
         // SAFETY: a non-null result for `size` > 0 is the start of at least `size` bytes nobody else has.
         unsafe { zeroed(address, size, gfp) }
@@ -119,7 +122,7 @@ impl<M: Machine> Service<M> {
         if size > MAX_SLAB_SIZE || gfp.intersects(Gfp::OFF_THE_FAST_PATH) {
             return self.kmalloc_special(size, gfp | Gfp::ZERO);
         }
-        let object = self.object(class_of(size), gfp);
+        let object = self.object(key_of(size), gfp);
         // SAFETY: a non-null result for `size` > 0 is the start of at least `size` bytes nobody else has.
         unsafe { zeroed(object, size, Gfp::ZERO) }
     }
@@ -191,19 +194,19 @@ impl<M: Machine> Service<M> {
         let tag = self.machine().tag(object.addr());
         // SAFETY: as in `object`.
         let set = unsafe { &*self.machine().set() };
-        let cache = tag ^ set.node_tag;
-        if cache < MAGAZINES as u32 {
-            // SAFETY: compared just now.
-            let magazine = unsafe { set.magazine(cache) };
+        let key = tag ^ set.node_tag;
+        if key & NOT_A_KEY == 0 {
+            // SAFETY: it is the key of a cache below `MAGAZINES`, as was looked at just now.
+            let magazine = unsafe { set.magazine(key) };
             let distance = !(object.addr() as u32) & magazine.mask.get();
             if distance.wrapping_mul(magazine.inverse.get()) >= magazine.threshold.get() {
-                let first = object.cast::<u64>();
-                // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it.
-                let word = unsafe { first.read() };
+                let place = mark_at(object, 0);
+                let mark = set.mark;
                 let count = magazine.count.load(Relaxed);
-                if word ^ set.secret > LINK_MASK && count < magazine.limit.load(Relaxed) {
+                // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it.
+                if unsafe { place.read() } != mark && count < magazine.limit.load(Relaxed) {
                     // SAFETY: as for the read; the caller gives the object up.
-                    unsafe { first.write(set.secret) };
+                    unsafe { place.write(mark) };
                     // SAFETY: `count` is below the limit, which is at most the slots.
                     unsafe { magazine.slots.get_unchecked(count as usize) }.store(object, Relaxed);
                     magazine.count.store(count + 1, Relaxed);

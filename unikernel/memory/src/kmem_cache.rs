@@ -22,8 +22,8 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use quarry_topology::NodeId;
 
-use crate::class::{Geometry, MAX_STRIDE, tag_cache};
-use crate::depot::{DepotCounts, LINK_MASK};
+use crate::class::{Geometry, MAX_STRIDE, key, tag_cache};
+use crate::depot::{DepotCounts, mark_at};
 use crate::drain::Released;
 use crate::frame::{FRAME_BYTES, Frames, Kind};
 use crate::gfp::Gfp;
@@ -121,8 +121,8 @@ pub struct KmemCache {
     pub(crate) view: CacheView,
     /// Where in [`Set::dynamic`](crate::set::Set::dynamic) the cache's magazine is.
     pub(crate) slot: usize,
-    /// The cache's id, as the fast path compares it.
-    pub(crate) id: u32,
+    /// The cache's [`key`], which the fast path compares.
+    pub(crate) key: u32,
     object_size: u32,
 }
 
@@ -217,7 +217,7 @@ impl Plan {
                 name: CacheName::Given(name),
             },
             slot: shape.slot(),
-            id: shape.id as u32,
+            key: key(shape.id),
             object_size: self.registration.object_size,
         }
     }
@@ -424,9 +424,8 @@ impl<M: Machine> Service<M> {
             }
             for index in 0..cache.view.geometry.objects {
                 let object = view.object(slab, index);
-                // SAFETY: the slab has objects out, so it stays a slab; another CPU may write the word, so it is read
-                // as the machine reads it.
-                if unsafe { view.link(object).read_volatile() } ^ view.secret <= LINK_MASK {
+                // SAFETY: the slab has objects out, so it stays a slab.
+                if unsafe { view.is_marked(object) } {
                     continue;
                 }
                 if objects == 0 {
@@ -473,10 +472,9 @@ impl<M: Machine> Service<M> {
         magazine.count.store(count as u32 - 1, Relaxed);
         // SAFETY: `count` is at most the capacity of the magazine, which is at most its slots.
         let object = unsafe { magazine.slots.get_unchecked(count - 1) }.load(Relaxed);
-        let link = object.wrapping_add(magazine.link.get() as usize).cast::<u64>();
         // SAFETY: the object is this caller's alone since it left the magazine, and the word is part of it. It must not
-        // keep the secret, or its first free would look like the second.
-        unsafe { link.write(0) };
+        // keep the mark, or its first free would look like the second.
+        unsafe { mark_at(object, magazine.link.get()).write(0) };
         object
     }
 
@@ -525,18 +523,18 @@ impl<M: Machine> Service<M> {
         let tag = self.machine().tag(object.addr());
         // SAFETY: as in `cached_object`.
         let set = unsafe { &*self.machine().set() };
-        if tag ^ set.node_tag == cache.id {
+        if tag ^ set.node_tag == cache.key {
             // SAFETY: as in `cached_object`.
             let magazine = unsafe { set.dynamic_magazine(cache.slot) };
             let distance = !(object.addr() as u32) & magazine.mask.get();
             if distance.wrapping_mul(magazine.inverse.get()) >= magazine.threshold.get() {
-                let link = object.wrapping_add(magazine.link.get() as usize).cast::<u64>();
-                // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it.
-                let word = unsafe { link.read() };
+                let place = mark_at(object, magazine.link.get());
+                let mark = set.mark;
                 let count = magazine.count.load(Relaxed);
-                if word ^ set.secret > LINK_MASK && count < magazine.limit.load(Relaxed) {
+                // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it.
+                if unsafe { place.read() } != mark && count < magazine.limit.load(Relaxed) {
                     // SAFETY: as for the read; the caller gives the object up.
-                    unsafe { link.write(set.secret) };
+                    unsafe { place.write(mark) };
                     // SAFETY: `count` is below the limit, which is at most the slots.
                     unsafe { magazine.slots.get_unchecked(count as usize) }.store(object, Relaxed);
                     magazine.count.store(count + 1, Relaxed);

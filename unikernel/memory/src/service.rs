@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
 use quarry_topology::{CpuId, MAX_CPUS, NodeId, PhysicalRange, Topology};
 
 use crate::class::Geometry;
-use crate::depot::{cache_share, magazine_capacity, scaled_capacity};
+use crate::depot::{cache_share, magazine_capacity, mark_of, scaled_capacity};
 use crate::events::{Event, Events};
 use crate::failure::Reports;
 use crate::fault::Injectors;
@@ -251,7 +251,7 @@ impl<M: Machine> Service<M> {
         set.cpu = cpu;
         set.node = node;
         set.node_tag = u32::from(crate::class::tag(local.0, 0));
-        set.secret = self.secret();
+        set.mark = mark_of(self.secret());
         set.zone = self.nodes.get(local).expect("the local node has memory").highest_zone().id();
         // Handlers allocate little: a quarter of the room keeps little from the others.
         set.used_slots = if interrupt { SLOTS / 4 } else { SLOTS };

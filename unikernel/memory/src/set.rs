@@ -31,7 +31,9 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use quarry_topology::{CpuId, NodeId};
 
-use crate::class::{DYNAMIC_BASE, DYNAMIC_MAGAZINES, Geometry, MAGAZINES, tag_cache, tag_node};
+use crate::class::{
+    DYNAMIC_BASE, DYNAMIC_MAGAZINES, Geometry, KEY_UNIT, MAGAZINE_STRIDE, MAGAZINES, tag, tag_cache, tag_node,
+};
 use crate::frame::ZoneId;
 use crate::registry::CacheShape;
 
@@ -63,7 +65,8 @@ pub struct Set {
     pub(crate) spare_count: AtomicU32,
     /// Slots that a magazine of this set uses at most.
     pub(crate) used_slots: usize,
-    /// Tag bits of the local node: a tag XOR this is the cache id exactly for local objects.
+    /// The local node as tags have it: a tag XOR this is the cache's [`key`](crate::class::key) exactly for local
+    /// objects.
     pub(crate) node_tag: u32,
     /// Zone the page lists hold blocks of: the highest of the local node that has memory.
     pub(crate) zone: ZoneId,
@@ -72,8 +75,8 @@ pub struct Set {
     pub(crate) cpu: CpuId,
     /// The CPU's own node, which may have no memory.
     pub(crate) node: NodeId,
-    /// What a freed object's first word holds in its upper 48 bits; the lower 16 are zero here.
-    pub(crate) secret: u64,
+    /// What the upper half of a free object's link word holds.
+    pub(crate) mark: u32,
     /// Bytes of objects that came into this set less those that left it: what its CPU handed out is this less what
     /// it holds. Wraps, for objects are freed on other CPUs than they were allocated on.
     pub(crate) net_bytes: AtomicUsize,
@@ -90,16 +93,20 @@ pub struct Set {
 }
 
 impl Set {
-    /// The magazine of a cache. The offset is computed in 32 bits, which the processor widens for free.
+    /// The magazine of a cache, by its [`key`](crate::class::key).
     ///
     /// # Safety
     ///
-    /// `cache` is below [`MAGAZINES`].
+    /// The key is of a cache below [`MAGAZINES`].
     #[inline(always)]
-    pub(crate) unsafe fn magazine(&self, cache: u32) -> &Magazine {
-        let offset = cache.wrapping_mul(size_of::<Magazine>() as u32) as usize;
+    pub(crate) unsafe fn magazine(&self, key: u32) -> &Magazine {
         // SAFETY: the caller's promise; magazines come first in the set.
-        unsafe { &*self.magazines.as_ptr().byte_add(offset) }
+        unsafe { &*self.magazines.as_ptr().byte_add(key as usize * KEY_UNIT) }
+    }
+
+    /// The tag of a cache's objects of the local node.
+    pub(crate) fn local_tag(&self, cache: usize) -> u16 {
+        tag(self.node_tag as u8, cache)
     }
 
     /// The magazine of a cache made while the service runs, by its [slot](CacheShape::slot).
@@ -178,7 +185,7 @@ pub(crate) struct Magazine {
     pub(crate) slots: [AtomicPtr<u8>; SLOTS],
 }
 
-const _: () = assert!(size_of::<Magazine>() == 512);
+const _: () = assert!(size_of::<Magazine>() == MAGAZINE_STRIDE);
 
 // SAFETY: the cells are read and written only by the CPU whose set the magazine is in, and by whoever has that set to
 // itself; the rest is atomic. `EMPTY` is never written.
@@ -243,7 +250,7 @@ impl Set {
             attached: false,
             cpu: CpuId(0),
             node: NodeId(0),
-            secret: 0,
+            mark: 0,
             net_bytes: AtomicUsize::new(0),
             net_frames: AtomicUsize::new(0),
             next: AtomicPtr::new(ptr::null_mut()),

@@ -9,15 +9,15 @@
 //! | state      | where it is found                              | link word                                    | guarded by        |
 //! |------------|------------------------------------------------|----------------------------------------------|-------------------|
 //! | in use     | with its owner                                 | the owner's; 0 when handed out               | the owner         |
-//! | cached     | in a magazine or remote magazine of a set      | secret in the upper 48 bits, lower 16 stale  | that set's CPU    |
+//! | cached     | in a magazine or remote magazine of a set      | the mark in the upper 32 bits, lower 32 stale| that set's CPU    |
 //! | in a depot | on the depot's stack                           | the same                                     | the depot's lock  |
 //! | in a slab  | on the free list that starts in the slab's word| secret, lower 16 the next object of the list | the depot's lock  |
 //!
 //! The link word is an object's first, or, where a constructor owns the contents, the one behind them
 //! ([`Geometry::link`](crate::class::Geometry::link)). What a depot does under its lock is in [`depot`](crate::depot).
 //!
-//! A free finds the secret in an object's link word when the object is free already, or, once in 2^48, by coincidence.
-//! Only then is it searched for (depot, slab, all sets): that is exact as far as it finds, for an object seen in a free
+//! The *secret* has 48 bits, and the upper 32 of them are the *mark*. A free finds the mark in an object's link word when
+//! the object is free already, or, once in 2^32, by coincidence. Only then is it searched for (depot, slab, all sets): that is exact as far as it finds, for an object seen in a free
 //! state during the call was not the caller's to free. What other CPUs move meanwhile is looked for twice.
 //!
 //! Lock order: depot, growth, zone. No depot lock is held while the page layer is asked for frames.
@@ -30,8 +30,8 @@ use core::sync::atomic::Ordering::Relaxed;
 use quarry_topology::NodeId;
 
 use crate::allocate::{Floor, Request};
-use crate::class::{CACHE_BITS, LARGE, MAGAZINES, tag, tag_cache, tag_node};
-use crate::depot::{LINK_MASK, SlabView};
+use crate::class::{LARGE, MAGAZINES, tag, tag_cache, tag_node};
+use crate::depot::SlabView;
 use crate::frame::{FRAME_BYTES, FRAME_SHIFT, FrameList, Frames, Kind, Order, Pfn, State};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
@@ -115,8 +115,8 @@ impl<M: Machine> Service<M> {
         let found =
             self.on_some_node(cache, node, gfp, |set, candidate, frames| self.object_on(set, cache, candidate, frames));
         let Some(object) = found else { return ptr::null_mut() };
-        // SAFETY: the object left the free state just now and is this caller's alone; its link word is part of it.
-        unsafe { self.slab_view(cache).link(object).write(0) };
+        // SAFETY: the object left the free state just now and is this caller's alone.
+        unsafe { self.slab_view(cache).unmark(object) };
         object
     }
 
@@ -349,14 +349,13 @@ impl<M: Machine> Service<M> {
         if !cache.geometry.is_object(object.addr()) {
             return Err(FreeError::Misaligned(object.addr()));
         }
-        let link = self.slab_view(cache).link(object);
+        let view = self.slab_view(cache);
         // SAFETY: the address is that of an object of a slab, which is readable as long as its tag says so.
-        let word = unsafe { link.read() };
-        if word ^ self.secret() <= LINK_MASK && (earlier.contains(&object) || self.is_free(cache, tag, object)) {
+        if unsafe { view.is_marked(object) } && (earlier.contains(&object) || self.is_free(cache, tag, object)) {
             return Err(FreeError::DoubleFree(object.addr()));
         }
         // SAFETY: the object is in use and its owner gives it up with this call.
-        unsafe { link.write(self.secret()) };
+        unsafe { view.mark(object) };
         Ok(())
     }
 
@@ -536,5 +535,5 @@ impl<M: Machine> Service<M> {
 
 /// Whether objects of that tag are of the set's local node.
 pub(crate) fn is_local(set: &Set, tag: u16) -> bool {
-    (u32::from(tag) ^ set.node_tag) >> CACHE_BITS == 0
+    u32::from(tag_node(tag)) == set.node_tag
 }

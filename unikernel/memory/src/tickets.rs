@@ -54,7 +54,7 @@ impl Tickets {
     }
 
     /// How many tickets were ever given, modulo 2^32: how often the lock was taken.
-    #[cfg(feature = "hosted")]
+    #[cfg(all(test, feature = "hosted"))]
     pub(crate) fn drawn(&self) -> u32 {
         self.next.load(Ordering::Relaxed)
     }

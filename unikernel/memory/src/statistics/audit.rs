@@ -4,7 +4,6 @@
 //! Used by tests. Slow, and only while nobody else uses the service.
 
 use crate::class::tag_cache;
-use crate::depot::LINK_MASK;
 use crate::frame::{Frames, Kind, Pfn, State};
 use crate::machine::Machine;
 use crate::service::Service;
@@ -19,14 +18,12 @@ impl<M: Machine> Service<M> {
         let mut bytes = 0;
         self.for_each_head(Kind::is_slab, |slab, _| {
             let cache = self.cache(tag_cache(Frames::of(self.machine()).tag(slab)));
-            let geometry = cache.expect("a cache lives while it has slabs").geometry;
-            let in_use = (0..geometry.objects).filter(|&index| {
-                let link = geometry.offset(index) + geometry.link;
-                let word = self.page_address(slab).wrapping_add(link as usize).cast::<u64>();
+            let view = self.slab_view(&cache.expect("a cache lives while it has slabs"));
+            let in_use = (0..view.geometry.objects).filter(|&index| {
                 // SAFETY: the slab's frames are mapped and stay a slab, for nobody else uses the service meanwhile.
-                unsafe { word.read_volatile() ^ self.secret() > LINK_MASK }
+                unsafe { !view.is_marked(view.object(slab, index)) }
             });
-            bytes += in_use.count() as u64 * u64::from(geometry.size);
+            bytes += in_use.count() as u64 * u64::from(view.geometry.size);
         });
         bytes
     }
