@@ -126,16 +126,17 @@ impl<M: Machine> Service<M> {
             return None;
         }
         let request = Request { gfp, order, placement, cache: None };
-        let block = self
-            .alloc_from_lists(set, &request)
-            .or_else(|| self.alloc_from_zones(&request, task))
-            .or_else(|| self.persist(&request, |block| block));
+        let listed = self.alloc_from_lists(set, &request);
+        let block =
+            listed.or_else(|| self.alloc_from_zones(&request, task)).or_else(|| self.persist(&request, |block| block));
         let Some((block, state)) = block else {
             self.note_failure(gfp);
             self.report_page_failure(placement.wanted, gfp, order);
             return None;
         };
-        self.note_frames(set, order.frames() as usize);
+        if listed.is_none() {
+            self.note_frames(set, order.frames() as usize);
+        }
         self.hand_out(block, state);
         if gfp.contains(Gfp::ZERO) {
             // SAFETY: the block is this caller's alone since it left the free lists, and the direct map covers all of
@@ -181,7 +182,8 @@ impl<M: Machine> Service<M> {
         order.filter(move |&node| placement.nodes.contains(node))
     }
 
-    /// From the CPU's page list, refilled if it is empty, where that is what the request wants.
+    /// From the CPU's page list, refilled if it is empty, where that is what the request wants. What is on a list, and
+    /// so what comes from it, has been noted as handed out.
     pub(crate) fn alloc_from_lists(&self, set: &Set, request: &Request) -> Option<(Pfn, State)> {
         let Request { gfp, order, placement, .. } = *request;
         let listed = set.attached
@@ -200,12 +202,18 @@ impl<M: Machine> Service<M> {
             if batch > 0 && request.allows(zone, Floor::Low, batch << order.get()) {
                 bump(&set.counters.page_refills);
                 let mut taken = 0;
-                self.take_blocks(zone, order, Mobility::Unmovable, batch as usize, |block| {
-                    frames.set_state(block, State::new(Kind::Listed, order, zone.id()));
-                    list.push(block);
-                    taken += 1;
+                let listed = State::new(Kind::Listed, order, zone.id());
+                self.take_blocks(zone, order, Mobility::Unmovable, batch, |first, blocks| {
+                    for block in (0..blocks).map(|index| first.offset(index << order.get())) {
+                        frames.set_state(block, listed);
+                        // Whoever has the block has a reference, and leaves it where the block goes back to a list.
+                        frames.frame(block).word.store(1, Relaxed);
+                        list.push(block);
+                    }
+                    taken += blocks;
                 });
-                self.count_numa(set, placement, set.zone.node(), taken);
+                self.note_frames(set, (taken << order.get()) as usize);
+                self.count_numa(set, placement, set.zone.node(), taken.into());
             }
         }
         let block = if gfp.contains(Gfp::COLD) { list.pop_oldest() } else { list.pop() };
@@ -258,7 +266,7 @@ impl<M: Machine> Service<M> {
                         continue;
                     }
                     let mut found = None;
-                    self.take_blocks(zone, order, mobility, 1, |block| found = Some(block));
+                    self.take_blocks(zone, order, mobility, 1, |block, _| found = Some(block));
                     if let Some(block) = found {
                         // SAFETY: as in `alloc_pages_slow`.
                         self.count_numa(unsafe { &*self.machine().set() }, placement, node, 1);
@@ -271,8 +279,9 @@ impl<M: Machine> Service<M> {
     }
 
     /// Takes blocks from a zone: from whole pageblocks, else from sections never touched, which it fills, and only
-    /// then from parts of pageblocks of another mobility.
-    fn take_blocks(&self, zone: &Zone, order: Order, mobility: Mobility, wanted: usize, mut take: impl FnMut(Pfn)) {
+    /// then from parts of pageblocks of another mobility. `take` gets the first of blocks that lie side by side, and
+    /// how many they are.
+    fn take_blocks(&self, zone: &Zone, order: Order, mobility: Mobility, wanted: u32, mut take: impl FnMut(Pfn, u32)) {
         let mut demand = Demand { order, mobility, reach: Reach::WholePageblocks };
         loop {
             let (taken, stolen) = zone.allocate(self.machine(), demand, wanted, &mut take);

@@ -335,7 +335,11 @@ impl<'s, M: Machine> Pass<'s, M> {
     }
 
     fn give_back_targets(&mut self) {
-        self.zone.free(self.service.machine(), Order::ZERO, core::iter::from_fn(|| self.targets.pop()));
+        self.zone.locked(self.service.machine(), |frames, areas| {
+            while let Some(frame) = self.targets.pop() {
+                areas.give(frames, frame, Order::ZERO);
+            }
+        });
     }
 }
 

@@ -234,12 +234,6 @@ impl State {
         ZoneId((self.0 >> 8) as u8)
     }
 
-    /// Whether the frame heads an allocated block of that order, whatever its zone.
-    #[inline]
-    pub(crate) const fn is_page_of(self, order: Order) -> bool {
-        self.0 as u8 == Kind::Page as u8 | order.0 << 4
-    }
-
     /// The two bytes.
     pub const fn bits(self) -> u16 {
         self.0

@@ -97,11 +97,18 @@ impl FreeAreas {
         self.areas[mobility as usize].smallest(order).is_some() || self.largest_of_others(demand).is_some()
     }
 
-    /// Takes a block, in state `Inner`; the module head says which.
-    pub(crate) fn take(&mut self, frames: Frames, demand: Demand, stolen: &mut Stolen) -> Option<Pfn> {
+    /// Takes a block, the module head says which, and up to `wanted` in all if more of them lie side by side: all in
+    /// state `Inner`. Returns the first, and how many there are.
+    pub(crate) fn take(
+        &mut self,
+        frames: Frames,
+        demand: Demand,
+        wanted: u32,
+        stolen: &mut Stolen,
+    ) -> Option<(Pfn, u32)> {
         let Demand { order, mobility, .. } = demand;
         if let Some(found) = self.areas[mobility as usize].smallest(order) {
-            return Some(self.take_first(frames, mobility, found, order));
+            return Some(self.take_first(frames, mobility, found, order, wanted));
         }
         let (other, largest) = self.largest_of_others(demand)?;
         let block = self.areas[other as usize].lists[largest.index()].first().expect("the area says it has a block");
@@ -115,13 +122,14 @@ impl FreeAreas {
         };
         stolen.pageblocks += claimed;
         if claimed > 0 {
-            return Some(self.take_first(frames, mobility, largest, order));
+            return Some(self.take_first(frames, mobility, largest, order, wanted));
         }
         stolen.mixed += 1;
         let by_size = |&other: &Mobility| self.areas[other as usize].smallest(order).map_or(u32::MAX, Order::get);
         let other = mobility.fallbacks().into_iter().min_by_key(by_size)?;
         let found = self.areas[other as usize].smallest(order)?;
-        Some(self.take_first(frames, other, found, order))
+        // One at a time, for the next may belong elsewhere.
+        Some(self.take_first(frames, other, found, order, 1))
     }
 
     /// Gives a block back, merging it with its free buddies.
@@ -170,16 +178,18 @@ impl FreeAreas {
         }
     }
 
-    /// Takes `order` off the first block of the list of `found`.
-    fn take_first(&mut self, frames: Frames, mobility: Mobility, found: Order, order: Order) -> Pfn {
+    /// Takes up to `wanted` blocks of `order` off the first block of the list of `found`.
+    fn take_first(
+        &mut self,
+        frames: Frames,
+        mobility: Mobility,
+        found: Order,
+        order: Order,
+        wanted: u32,
+    ) -> (Pfn, u32) {
         let block = self.areas[mobility as usize].lists[found.index()].first().expect("the area says it has a block");
-        self.remove(frames, block, found);
-        self.free_frames -= order.frames();
-        // The upper halves go back, largest first.
-        for smaller in Order::all().rev().filter(|&smaller| order <= smaller && smaller < found) {
-            self.insert(frames, block.offset(smaller.frames()), smaller);
-        }
-        block
+        let taken = self.take_part(frames, block, found, wanted << order.get());
+        (block, taken >> order.get())
     }
 
     /// Makes the pageblocks of a free block, which are wholly its own, of another mobility.
@@ -379,7 +389,7 @@ mod tests {
     fn take(areas: &mut FreeAreas, frames: Frames, order: Order, mobility: Mobility, kind: Kind) -> (Pfn, u32, u32) {
         let mut stolen = Stolen::default();
         let demand = Demand { order, mobility, reach: ANYTHING };
-        let block = areas.take(frames, demand, &mut stolen).expect("there is a block");
+        let (block, _) = areas.take(frames, demand, 1, &mut stolen).expect("there is a block");
         frames.set_state(block, State::new(kind, order, ZONE));
         areas.validate(frames).unwrap_or_else(|broken| panic!("{broken}"));
         (block, stolen.pageblocks, stolen.mixed)
@@ -414,7 +424,7 @@ mod tests {
         let demand = |reach| Demand { order: Order::ZERO, mobility: Mobility::Unmovable, reach };
         assert!(!areas.can_serve(demand(Reach::WholePageblocks)) && areas.can_serve(demand(ANYTHING)));
         let mut stolen = Stolen::default();
-        assert_eq!(areas.take(frames, demand(Reach::WholePageblocks), &mut stolen), None);
+        assert_eq!(areas.take(frames, demand(Reach::WholePageblocks), 1, &mut stolen), None);
     }
 
     #[test]

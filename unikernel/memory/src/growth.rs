@@ -141,7 +141,7 @@ fn fill<M: Machine>(machine: &M, zone: &Zone, start: Pfn, end: Pfn) {
         frames.set_state(Pfn(frame), State::new(Kind::Inner, Order::ZERO, zone.id()));
     }
     zone.admit(machine, start, end);
-    for_each_block(next, end, |block, order| zone.free(machine, order, core::iter::once(block)));
+    for_each_block(next, end, |block, order| zone.free(machine, block, order));
 }
 
 /// Cuts a run of frames at the borders of zone kinds.

@@ -6,8 +6,10 @@
 //!
 //! A CPU's set keeps a stack of free blocks for each order up to 3, all from the highest zone of its local node and for
 //! unmovable memory; other requests go to a zone. A block on a stack is `Listed`, one handed out is `Page`, and the
-//! change between the two is a plain store by the CPU that owns the set. Blocks move between stack and zone in batches,
-//! one lock acquisition a batch.
+//! change between the two is a plain store by the CPU that owns the set. A block comes back to its stack on the fast path
+//! where its state is what that stack hands out (which says at once that it is allocated, of that order and of the right
+//! zone) and it has one reference, which it keeps on the stack. Blocks move between stack and zone in batches, one lock
+//! acquisition a batch; those that lie side by side are taken from the buddy, and given to it, as one.
 //!
 //! Where blocks come from when the lists have none is [`allocate`](crate::allocate); what is done when there are none at
 //! all, where the caller may sleep, is [`reclaim`](crate::reclaim). While anybody waits there, the lists keep nothing.
@@ -88,9 +90,32 @@ impl<M: Machine> Service<M> {
         if order.index() >= LISTED_ORDERS || gfp.intersects(Gfp::OFF_THE_PAGE_LISTS) {
             return None;
         }
-        let block = set.pages[order.index()].pop()?;
-        set.add_frames(order.frames() as usize);
-        Some(self.hand_out(block, State::new(Kind::Page, order, set.zone)))
+        let list = &set.pages[order.index()];
+        let block = list.pop()?;
+        Frames::of(self.machine()).set_state(block, list.state());
+        Some(block)
+    }
+
+    /// Puts a block on the CPU's list of that order, if it is one that was handed out from such a list, its last
+    /// reference is given up, and there is room; says whether it did. `block` may be any frame below the limit.
+    #[inline]
+    fn free_listed(&self, block: Pfn, order: Order) -> bool {
+        // SAFETY: as in `alloc_pages`.
+        let set = unsafe { &*self.machine().set() };
+        let Some(list) = set.pages.get(order.index()) else { return false };
+        let frames = Frames::of(self.machine());
+        let state = frames.state(block);
+        if u32::from(state.bits()) != list.handed_out.get()
+            // Acquire: pairs with the Release of whoever gave up a reference before. The one left is the caller's own,
+            // so nobody can add another.
+            || frames.frame(block).word.load(Acquire) != 1
+            || list.count.load(Relaxed) >= list.limit.load(Relaxed)
+        {
+            return false;
+        }
+        frames.set_state(block, state.with_kind(Kind::Listed));
+        list.push(block);
+        true
     }
 
     /// As [`Self::alloc_pages`], near (with [`Gfp::THISNODE`]: on) the given node, whatever the thread's policy. `None`
@@ -127,18 +152,10 @@ impl<M: Machine> Service<M> {
     /// [`PageError`] when the frame heads no allocated block of that order; nothing was freed.
     #[inline]
     pub fn try_free_pages(&self, block: Pfn, order: Order) -> Result<(), PageError> {
-        let frames = Frames::of(self.machine());
-        if block.0 >= self.machine().frame_limit() {
-            return Err(PageError::NotAllocated { frame: block, kind: Kind::Absent });
+        if block.0 < self.machine().frame_limit() && self.free_listed(block, order) {
+            return Ok(());
         }
-        let state = frames.state(block);
-        if !state.is_page_of(order) {
-            return self.free_pages_slow(block, order);
-        }
-        if give_up_reference(frames, block) {
-            self.free_block(block, state);
-        }
-        Ok(())
+        self.free_pages_slow(block, order)
     }
 
     /// Adds a reference to an allocated block. Linux's `get_page`.
@@ -197,9 +214,22 @@ impl<M: Machine> Service<M> {
     }
 
     /// [`Self::alloc_pages`], as an address; null when there is none. Linux's `__get_free_pages`.
+    #[inline]
     #[track_caller]
     pub fn get_free_pages(&self, gfp: Gfp, order: Order) -> *mut u8 {
-        self.alloc_pages(gfp, order).map_or(core::ptr::null_mut(), |block| self.page_address(block))
+        // SAFETY: as in `alloc_pages`.
+        let set = unsafe { &*self.machine().set() };
+        match self.alloc_listed(set, gfp, order) {
+            Some(block) => self.page_address(block),
+            None => self.get_free_pages_slow(gfp, order),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    #[track_caller]
+    fn get_free_pages_slow(&self, gfp: Gfp, order: Order) -> *mut u8 {
+        self.alloc_pages_slow(None, gfp, order).map_or(core::ptr::null_mut(), |block| self.page_address(block))
     }
 
     /// Frees what [`Self::get_free_pages`] gave; null is ignored. Linux's `free_pages`.
@@ -207,7 +237,19 @@ impl<M: Machine> Service<M> {
     /// # Panics
     ///
     /// As [`Self::__free_pages`], and when the address is not that of a frame.
+    #[inline]
     pub fn free_pages(&self, address: *mut u8, order: Order) {
+        // Rotated, so that what is no multiple of a page is beyond all frames.
+        let frame = address.addr().wrapping_sub(self.machine().direct_map()).rotate_right(FRAME_SHIFT);
+        let is_frame = frame < self.machine().frame_limit() as usize;
+        if !is_frame || !self.free_listed(Pfn(frame as u32), order) {
+            self.free_pages_at(address, order);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn free_pages_at(&self, address: *mut u8, order: Order) {
         if address.is_null() {
             return;
         }
@@ -233,7 +275,7 @@ impl<M: Machine> Service<M> {
         }
         let zone = self.nodes().zone(zone).expect("an allocated frame is of a zone that exists");
         self.claim_frames(end.0 - kept.0);
-        for_each_block(kept, end, |tail, order| zone.free(self.machine(), order, core::iter::once(tail)));
+        for_each_block(kept, end, |tail, order| zone.free(self.machine(), tail, order));
         self.frames_freed();
         Some(block)
     }
@@ -285,23 +327,8 @@ impl<M: Machine> Service<M> {
         block
     }
 
-    #[inline]
-    fn free_block(&self, block: Pfn, state: State) {
-        // SAFETY: as in `alloc_pages`.
-        let set = unsafe { &*self.machine().set() };
-        if state.order().index() < LISTED_ORDERS && state.zone() == set.zone {
-            let list = &set.pages[state.order().index()];
-            if list.count.load(Relaxed) < list.limit.load(Relaxed) {
-                Frames::of(self.machine()).set_state(block, state.with_kind(Kind::Listed));
-                list.push(block);
-                set.add_frames((state.order().frames() as usize).wrapping_neg());
-                return;
-            }
-        }
-        self.free_block_slow(block, state);
-    }
-
-    /// Frees a block that was placed by its mobility, or did not look allocated because this CPU saw an old table page.
+    /// Frees a block that does not go onto a list as it is, or did not look allocated because this CPU saw an old table
+    /// page.
     #[cold]
     #[inline(never)]
     fn free_pages_slow(&self, block: Pfn, order: Order) -> Result<(), PageError> {
@@ -315,63 +342,70 @@ impl<M: Machine> Service<M> {
             return Err(PageError::WrongOrder { frame: block, allocated: state.order(), freed: order });
         }
         if give_up_reference(frames, block) {
-            if state.kind() == Kind::Page { self.free_block(block, state) } else { self.free_block_slow(block, state) }
+            self.free_block(block, state);
         }
         Ok(())
     }
 
-    #[cold]
-    #[inline(never)]
-    fn free_block_slow(&self, block: Pfn, state: State) {
+    fn free_block(&self, block: Pfn, state: State) {
         // SAFETY: as in `alloc_pages`.
         let set = unsafe { &*self.machine().set() };
-        self.note_frames(set, (state.order().frames() as usize).wrapping_neg());
         let zone = self.nodes().zone(state.zone()).expect("an allocated frame is of a zone that exists");
-        let listed = state.kind() == Kind::Page && state.order().index() < LISTED_ORDERS && state.zone() == set.zone;
-        if !set.attached || !listed {
-            Frames::of(self.machine()).set_state(block, state.with_kind(Kind::Inner));
-            zone.free(self.machine(), state.order(), core::iter::once(block));
-            self.frames_freed();
+        let list = set.pages.get(state.order().index());
+        if let Some(list) = list.filter(|list| u32::from(state.bits()) == list.handed_out.get())
+            && self.make_room_on_list(set, list, zone, state.order())
+        {
+            let frames = Frames::of(self.machine());
+            frames.set_state(block, state.with_kind(Kind::Listed));
+            frames.frame(block).word.store(1, Relaxed);
+            list.push(block);
             return;
         }
-        let list = &set.pages[state.order().index()];
+        self.note_frames(set, (state.order().frames() as usize).wrapping_neg());
+        Frames::of(self.machine()).set_state(block, state.with_kind(Kind::Inner));
+        zone.free(self.machine(), block, state.order());
+        self.frames_freed();
+    }
+
+    /// Makes room on a list: for half of it, or all when somebody set its limit to 0. `false` while nothing is to be
+    /// listed.
+    fn make_room_on_list(&self, set: &Set, list: &PageList, zone: &Zone, order: Order) -> bool {
         let closed = list.limit.load(Relaxed) == 0;
-        let capacity = self.waiters().attention().settle(&list.limit, self.list_capacity(state.order()));
-        let drained = if closed || capacity == 0 { LIST_BLOCKS as u32 } else { capacity / 2 };
-        self.drain_list(set, list, zone, state.order(), drained);
-        if capacity == 0 {
-            Frames::of(self.machine()).set_state(block, state.with_kind(Kind::Inner));
-            zone.free(self.machine(), state.order(), core::iter::once(block));
-            self.frames_freed();
-        } else {
-            Frames::of(self.machine()).set_state(block, state.with_kind(Kind::Listed));
-            list.push(block);
+        let capacity = self.waiters().attention().settle(&list.limit, self.list_capacity(order));
+        if closed || list.count.load(Relaxed) >= capacity {
+            let drained = if closed || capacity == 0 { LIST_BLOCKS as u32 } else { capacity / 2 };
+            self.drain_list(set, list, zone, order, drained);
         }
+        capacity > 0
     }
 
     /// Gives the blocks put on a list first back to the zone.
     fn drain_list(&self, set: &Set, list: &PageList, zone: &Zone, order: Order, blocks: u32) {
-        let frames = Frames::of(self.machine());
-        let count = list.count.load(Relaxed);
-        let drained = blocks.min(count) as usize;
+        let drained = blocks.min(list.count.load(Relaxed)) as usize;
         if drained == 0 {
             return;
         }
         bump(&set.counters.page_drains);
-        let mut given = 0;
-        let oldest = core::iter::from_fn(|| {
-            if given == drained {
-                // Here the zone's lock is held still, and a host forks with all locks taken: the child of a fork finds
-                // the blocks on the list or in the zone, never in both.
-                list.forget_oldest(drained);
-                return None;
+        self.note_frames(set, (drained << order.get()).wrapping_neg());
+        let inner = State::new(Kind::Inner, Order::ZERO, zone.id());
+        zone.locked(self.machine(), |frames, areas| {
+            let mut oldest = list.blocks[..drained].iter().map(|block| Pfn(block.load(Relaxed))).peekable();
+            while let Some(block) = oldest.next() {
+                frames.set_state(block, inner);
+                // What lies side by side, upwards or downwards, is given as one.
+                let mut run = block..block.offset(order.frames());
+                while let Some(next) =
+                    oldest.next_if(|next| *next == run.end || next.offset(order.frames()) == run.start)
+                {
+                    frames.set_state(next, inner);
+                    run = run.start.min(next)..run.end.max(next.offset(order.frames()));
+                }
+                for_each_block(run.start, run.end, |block, order| areas.give(frames, block, order));
             }
-            let block = Pfn(list.blocks[given].load(Relaxed));
-            frames.set_state(block, State::new(Kind::Inner, Order::ZERO, zone.id()));
-            given += 1;
-            Some(block)
+            // The zone's lock is held still, and a host forks with all locks taken: the child of a fork finds the blocks
+            // on the list or in the zone, never in both.
+            list.forget_oldest(drained);
         });
-        zone.free(self.machine(), order, oldest);
         self.frames_freed();
     }
 
@@ -398,18 +432,31 @@ impl<M: Machine> Service<M> {
 }
 
 impl PageList {
+    /// The state of a block from this list while it is handed out.
+    #[inline]
+    fn state(&self) -> State {
+        State::from_bits(self.handed_out.get() as u16)
+    }
+
+    /// Puts a block on top; there must be room.
     #[inline]
     pub(crate) fn push(&self, block: Pfn) {
         let count = self.count.load(Relaxed);
-        self.blocks[count as usize % LIST_BLOCKS].store(block.0, Relaxed);
+        debug_assert!((count as usize) < LIST_BLOCKS, "whoever pushes has made room");
+        // SAFETY: `count` is below the limit, which is at most the list's length.
+        unsafe { self.blocks.get_unchecked(count as usize) }.store(block.0, Relaxed);
         self.count.store(count + 1, Relaxed);
     }
 
     #[inline]
     pub(crate) fn pop(&self) -> Option<Pfn> {
-        let count = self.count.load(Relaxed).checked_sub(1)?;
-        self.count.store(count, Relaxed);
-        Some(Pfn(self.blocks[count as usize % LIST_BLOCKS].load(Relaxed)))
+        let count = self.count.load(Relaxed);
+        if count == 0 {
+            return None;
+        }
+        self.count.store(count - 1, Relaxed);
+        // SAFETY: `count` is at most the list's length.
+        Some(Pfn(unsafe { self.blocks.get_unchecked(count as usize - 1) }.load(Relaxed)))
     }
 
     /// Takes the block put on first, the one most likely to have left the CPU's caches.

@@ -282,7 +282,7 @@ impl<M: Machine> Service<M> {
     /// Gives back a block that was handed over and is not needed.
     pub(crate) fn give_back(&self, block: Pfn, state: State) {
         let zone = self.nodes().zone(state.zone()).expect("a block handed over is of a zone that exists");
-        zone.free(self.machine(), state.order(), core::iter::once(block));
+        zone.free(self.machine(), block, state.order());
         self.frames_freed();
     }
 

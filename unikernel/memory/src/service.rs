@@ -21,7 +21,7 @@ use crate::depot::{cache_share, magazine_capacity, mark_of, scaled_capacity};
 use crate::events::{Event, Events};
 use crate::failure::Reports;
 use crate::fault::Injectors;
-use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn};
+use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn, State};
 use crate::free_area::Demand;
 use crate::gfp::{Gfp, Impossible};
 use crate::growth::{Growth, for_each_zone};
@@ -253,6 +253,9 @@ impl<M: Machine> Service<M> {
         set.node_tag = u32::from(crate::class::tag(local.0, 0));
         set.mark = mark_of(self.secret());
         set.zone = self.nodes.get(local).expect("the local node has memory").highest_zone().id();
+        for (order, list) in Order::all().zip(&set.pages) {
+            list.handed_out.set(State::new(Kind::Page, order, set.zone).bits().into());
+        }
         // Handlers allocate little: a quarter of the room keeps little from the others.
         set.used_slots = if interrupt { SLOTS / 4 } else { SLOTS };
         for (id, magazine) in set.magazines.iter().enumerate() {
@@ -474,7 +477,7 @@ impl<M: Machine> Service<M> {
         self.injectors.for_each_lock(&mut each);
     }
 
-    /// Notes, off the fast path, that frames went to (or, negated, came from) a caller of the page layer.
+    /// Notes, off the fast path, that frames went to (or, negated, came from) a caller of the page layer or a list.
     pub(crate) fn note_frames(&self, set: &Set, frames: usize) {
         if set.attached {
             set.add_frames(frames);

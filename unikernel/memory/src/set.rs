@@ -49,8 +49,8 @@ pub(crate) const REMOTES: usize = 16;
 /// Orders of page blocks that have a list on every CPU: 0 to 3, as in Linux (`PAGE_ALLOC_COSTLY_ORDER`).
 pub(crate) const LISTED_ORDERS: usize = 4;
 
-/// Blocks a CPU's page list of one order can hold.
-pub(crate) const LIST_BLOCKS: usize = 64;
+/// Blocks a CPU's page list of one order can hold. With its head a list is 256 bytes, so finding one is a shift.
+pub(crate) const LIST_BLOCKS: usize = 60;
 
 /// The per-CPU state of the service; see the module head.
 #[repr(C, align(64))]
@@ -80,7 +80,8 @@ pub struct Set {
     /// Bytes of objects that came into this set less those that left it: what its CPU handed out is this less what
     /// it holds. Wraps, for objects are freed on other CPUs than they were allocated on.
     pub(crate) net_bytes: AtomicUsize,
-    /// Frames the page layer handed out here to callers of its own, less those given back here. Wraps.
+    /// Frames that the page layer handed out here to callers of its own or put on the lists here, less those given back
+    /// or taken off: what its CPU handed out is this less what is on the lists. Wraps.
     pub(crate) net_frames: AtomicUsize,
     /// The next set of the service's list; written once.
     pub(crate) next: AtomicPtr<Set>,
@@ -236,9 +237,19 @@ const _: () = assert!(size_of::<Remote>() == 256);
 #[repr(C, align(64))]
 pub(crate) struct PageList {
     pub(crate) count: AtomicU32,
+    /// A free finding `count` at or above it takes the slow path. 0 (by anybody) asks the owner to drain.
     pub(crate) limit: AtomicU32,
+    /// The bits of the state of a block from this list while it is handed out: a `Page` of the list's order and the
+    /// set's zone. In a set that is no CPU's, no state's.
+    pub(crate) handed_out: Cell<u32>,
+    pub(crate) spare: u32,
     pub(crate) blocks: [AtomicU32; LIST_BLOCKS],
 }
+
+const _: () = assert!(size_of::<PageList>() == 256);
+
+// SAFETY: `handed_out` is written before the set is anybody's.
+unsafe impl Sync for PageList {}
 
 impl Set {
     /// The set of a CPU that has none: every allocation finds it empty and every free finds it full.
@@ -268,6 +279,8 @@ impl Set {
                 PageList {
                     count: AtomicU32::new(0),
                     limit: AtomicU32::new(0),
+                    handed_out: Cell::new(u32::MAX),
+                    spare: 0,
                     blocks: [const { AtomicU32::new(0) }; LIST_BLOCKS],
                 }
             }; LISTED_ORDERS],
@@ -314,8 +327,7 @@ impl Set {
         self.net_bytes.store(self.net_bytes.load(Relaxed).wrapping_add(bytes), Relaxed);
     }
 
-    /// Notes that frames went to (or, negated, came from) a caller of the page layer.
-    #[inline]
+    /// Notes that frames went to (or, negated, came from) a caller of the page layer or the lists.
     pub(crate) fn add_frames(&self, frames: usize) {
         self.net_frames.store(self.net_frames.load(Relaxed).wrapping_add(frames), Relaxed);
     }

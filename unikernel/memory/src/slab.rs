@@ -267,7 +267,11 @@ impl<M: Machine> Service<M> {
             if refused {
                 return None;
             }
-            self.alloc_from_lists(set, &request).or_else(|| self.walk_zonelist(&request, floor))?
+            let listed = self.alloc_from_lists(set, &request);
+            if listed.is_some() {
+                self.claim_frames(order.frames());
+            }
+            listed.or_else(|| self.walk_zonelist(&request, floor))?
         };
         if let Some(constructor) = cache.constructor {
             (0..view.geometry.objects).for_each(|index| constructor(view.object(slab, index)));

@@ -258,30 +258,30 @@ impl Zone {
         self.lowmem_reserve[highest as usize].store(frames, Relaxed);
     }
 
-    /// Takes up to `wanted` blocks, handing each to `take` in state `Inner`; returns how many there were, and what of
-    /// it was stolen. One lock acquisition for all of them.
+    /// Takes up to `wanted` blocks, all in state `Inner`, handing to `take` the first of those that lie side by side and
+    /// how many they are; returns how many there were, and what of it was stolen. One lock acquisition for all of them.
     pub(crate) fn allocate<M: Machine>(
         &self,
         machine: &M,
         demand: Demand,
-        wanted: usize,
-        mut take: impl FnMut(Pfn),
-    ) -> (usize, Stolen) {
+        wanted: u32,
+        mut take: impl FnMut(Pfn, u32),
+    ) -> (u32, Stolen) {
         self.locked(machine, |frames, areas| {
             let mut stolen = Stolen::default();
             let mut taken = 0;
             while taken < wanted {
-                let Some(block) = areas.take(frames, demand, &mut stolen) else { break };
-                take(block);
-                taken += 1;
+                let Some((first, blocks)) = areas.take(frames, demand, wanted - taken, &mut stolen) else { break };
+                take(first, blocks);
+                taken += blocks;
             }
             (taken, stolen)
         })
     }
 
-    /// Gives blocks of one order back, merging each with its free buddies. One lock acquisition for all of them.
-    pub(crate) fn free<M: Machine>(&self, machine: &M, order: Order, blocks: impl Iterator<Item = Pfn>) {
-        self.locked(machine, |frames, areas| blocks.for_each(|block| areas.give(frames, block, order)));
+    /// Gives a block back, merging it with its free buddies.
+    pub(crate) fn free<M: Machine>(&self, machine: &M, block: Pfn, order: Order) {
+        self.locked(machine, |frames, areas| areas.give(frames, block, order));
     }
 
     /// Works on the free areas, and on the states of frames that the zone's lock guards. The lock is held meanwhile.

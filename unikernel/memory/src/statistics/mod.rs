@@ -187,8 +187,9 @@ impl<M: Machine> Service<M> {
         let mut bytes_out = 0usize;
         let mut metadata = self.set_frames() + self.node_frames() + self.mapping_frames() + self.registry().frames();
         for set in self.sets() {
-            rows.per_cpu_lists += bytes(listed_frames(set).into());
-            frames_out = frames_out.wrapping_add(set.net_frames.load(Relaxed));
+            let listed = listed_frames(set);
+            rows.per_cpu_lists += bytes(listed.into());
+            frames_out = frames_out.wrapping_add(set.net_frames.load(Relaxed)).wrapping_sub(listed as usize);
             bytes_out = bytes_out.wrapping_add(set.net_bytes.load(Relaxed));
         }
         let detached = self.detached_net();
