@@ -11,11 +11,12 @@ use core::ptr;
 use core::sync::atomic::Ordering::Relaxed;
 
 use crate::class::{LARGE, tag_cache};
+use crate::depot::mark_at;
 use crate::gfp::Gfp;
 use crate::kmem_cache::KmemCache;
 use crate::machine::Machine;
 use crate::service::Service;
-use crate::set::Stack;
+use crate::set::{Set, Stack};
 use crate::slab::{FreeError, is_local};
 
 /// Objects that go between a sheaf and its cache at a time.
@@ -85,6 +86,28 @@ impl<M: Machine> Service<M> {
     pub fn kmem_cache_alloc_bulk(&self, cache: &KmemCache, gfp: Gfp, objects: &mut [*mut u8]) -> usize {
         // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
         let set = unsafe { &*self.machine().set() };
+        // SAFETY: a handle's slot is at most `DYNAMIC_MAGAZINES`.
+        let magazine = unsafe { set.dynamic_magazine(cache.slot) };
+        let count = magazine.count.load(Relaxed) as usize;
+        if objects.len() <= count && !gfp.contains(Gfp::ZERO) {
+            let left = count - objects.len();
+            let link = magazine.link.get();
+            for (place, slot) in objects.iter_mut().zip(&magazine.slots[left..]) {
+                let object = slot.load(Relaxed);
+                // SAFETY: the object leaves the free state and is the caller's alone.
+                unsafe { mark_at(object, link).write(0) };
+                *place = object;
+            }
+            magazine.count.store(left as u32, Relaxed);
+            return objects.len();
+        }
+        self.alloc_bulk_slow(set, cache, gfp, objects)
+    }
+
+    #[cold]
+    #[inline(never)]
+    #[track_caller]
+    fn alloc_bulk_slow(&self, set: &Set, cache: &KmemCache, gfp: Gfp, objects: &mut [*mut u8]) -> usize {
         let mut filled = set.magazine_of(&cache.view).pop_run(objects);
         if filled < objects.len() {
             let found = self.on_some_node(&cache.view, None, gfp, |set, node, frames| {
@@ -139,6 +162,44 @@ impl<M: Machine> Service<M> {
     /// At the first that is no object of this cache, points inside one, or is free already; in every build. Those
     /// before it have then been freed.
     pub unsafe fn kmem_cache_free_bulk(&self, cache: &KmemCache, objects: &[*mut u8]) {
+        // SAFETY: as in `kmem_cache_alloc_bulk`.
+        let set = unsafe { &*self.machine().set() };
+        // SAFETY: as above.
+        let magazine = unsafe { set.dynamic_magazine(cache.slot) };
+        let count = magazine.count.load(Relaxed) as usize;
+        let (local, mark, link) = (cache.key ^ set.node_tag, set.mark, magazine.link.get());
+        let mut freed = count;
+        // The slots there are room for; none, if somebody set the limit to 0.
+        let slots = magazine.slots.get(count..magazine.limit.load(Relaxed) as usize).unwrap_or_default();
+        for (&object, slot) in objects.iter().zip(slots) {
+            let distance = !(object.addr() as u32) & magazine.mask.get();
+            if self.machine().tag(object.addr()) != local
+                || distance.wrapping_mul(magazine.inverse.get()) < magazine.threshold.get()
+            {
+                break;
+            }
+            let place = mark_at(object, link);
+            // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it; the
+            // caller gives it up.
+            unsafe {
+                if place.read() == mark {
+                    break;
+                }
+                place.write(mark);
+            }
+            slot.store(object, Relaxed);
+            freed += 1;
+        }
+        magazine.count.store(freed as u32, Relaxed);
+        let freed = freed - count;
+        if freed < objects.len() {
+            self.free_bulk_slow(cache, &objects[freed..]);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn free_bulk_slow(&self, cache: &KmemCache, objects: &[*mut u8]) {
         if let Err(error) = self.free_bulk(Some(cache.view.id), objects) {
             panic!("{error}");
         }
@@ -200,11 +261,7 @@ impl<M: Machine> Service<M> {
         if !homeless.is_empty() {
             let bytes = homeless.len() * cache.geometry.size as usize;
             self.note_bytes(set, bytes.wrapping_neg());
-            self.give_objects(&cache, tag, homeless.len() as u32, |give| {
-                for &object in homeless {
-                    give(object);
-                }
-            });
+            self.give_objects(&cache, tag, homeless, || ());
         }
         outcome
     }

@@ -6,7 +6,9 @@
 //! # Theory
 //!
 //! The stack holds objects that CPUs gave back in batches and will take again in batches: an exchange is one lock
-//! acquisition and a copy of pointers; objects are not touched. Slabs stand behind it. A slab with free objects is on
+//! acquisition and a copy of pointers; objects are not touched. It is made when a batch first comes, and grows by
+//! doubling while it is too small for what comes: the memory is asked for with the lock released, for the batch after
+//! the one that did not fit. Slabs stand behind it. A slab with free objects is on
 //! `partial` (some in use) or `empty` (none); a full one is on no list. A few empty slabs are kept; the others are
 //! handed to the caller, who gives their frames back to the page layer after the lock is released.
 //!
@@ -15,10 +17,10 @@
 //! upper 48 the secret.
 
 use core::sync::atomic::Ordering::Relaxed;
-use core::{mem, ptr};
+use core::{mem, ptr, slice};
 
 use crate::class::{CLASSES, DYNAMIC_MAGAZINES, Geometry};
-use crate::frame::{FRAME_BYTES, FRAME_SHIFT, FrameList, Frames, Pfn};
+use crate::frame::{FRAME_BYTES, FRAME_SHIFT, FrameList, Frames, Order, Pfn};
 use crate::lock::{Guard, Lock};
 use crate::machine::Machine;
 use crate::set::REMOTES;
@@ -35,8 +37,11 @@ const NO_OBJECT: u32 = 0xffff;
 /// Empty slabs a depot keeps.
 const KEPT_EMPTY: u32 = 2;
 
-/// Objects a depot's stack can hold: a page of pointers.
-const STACK_OBJECTS: u32 = (FRAME_BYTES / size_of::<*mut u8>()) as u32;
+/// Pointers in a page of a depot's stack.
+const PAGE_POINTERS: u32 = (FRAME_BYTES / size_of::<*mut u8>()) as u32;
+
+/// Objects a depot's stack can hold.
+const STACK_OBJECTS: u32 = 8 * PAGE_POINTERS;
 
 /// Bytes of objects a depot's stack may hold, as far as that is more than two batches.
 const STACK_BYTES: u32 = 256 << 10;
@@ -50,14 +55,35 @@ pub(crate) struct Depot {
 }
 
 pub(crate) struct DepotState {
-    /// A page of pointers to free objects, null until the first batch comes.
-    stack: *mut *mut u8,
+    stack: Stacked,
     stacked: u32,
     partial: FrameList,
     empty: FrameList,
     empty_slabs: u32,
     slabs: u32,
     free_in_slabs: u32,
+}
+
+/// Memory for a depot's stack: a block of pages full of pointers to free objects, the first `stacked` of them valid.
+#[derive(Clone, Copy)]
+pub(crate) struct Stacked {
+    /// Null where there is none.
+    pub(crate) pointers: *mut *mut u8,
+    pub(crate) order: Order,
+}
+
+impl Stacked {
+    const NONE: Self = Self { pointers: ptr::null_mut(), order: Order::ZERO };
+
+    /// How many pointers there is room for.
+    fn room(self) -> u32 {
+        if self.pointers.is_null() { 0 } else { PAGE_POINTERS << self.order.get() }
+    }
+
+    /// Pages it takes up.
+    pub(crate) fn frames(self) -> u32 {
+        if self.pointers.is_null() { 0 } else { self.order.frames() }
+    }
 }
 
 // SAFETY: the pointers are to memory the depot owns; they are reached only under its lock.
@@ -70,7 +96,8 @@ pub(crate) struct DepotCounts {
     pub(crate) stacked: u32,
     pub(crate) free_in_slabs: u32,
     pub(crate) empty_slabs: u32,
-    pub(crate) has_stack: bool,
+    /// Pages the stack takes up.
+    pub(crate) stack_frames: u32,
 }
 
 /// What a depot must know of the service to work on its slabs.
@@ -97,7 +124,7 @@ impl Depot {
     pub(crate) const fn new() -> Self {
         Self {
             state: Lock::new(DepotState {
-                stack: ptr::null_mut(),
+                stack: Stacked::NONE,
                 stacked: 0,
                 partial: FrameList::new(),
                 empty: FrameList::new(),
@@ -120,7 +147,7 @@ impl Depot {
             stacked: state.stacked,
             free_in_slabs: state.free_in_slabs,
             empty_slabs: state.empty_slabs,
-            has_stack: !state.stack.is_null(),
+            stack_frames: state.stack.frames(),
         }
     }
 
@@ -215,17 +242,24 @@ impl SlabView {
 
 impl DepotState {
     /// Takes up to `wanted` objects off the stack, then out of slabs.
+    #[inline]
     pub(crate) fn take(&mut self, view: SlabView, wanted: u32, mut take: impl FnMut(*mut u8)) -> u32 {
-        let from_stack = wanted.min(self.stacked);
-        for _ in 0..from_stack {
-            self.stacked -= 1;
-            // SAFETY: the stack is a page this depot owns, and `stacked` entries of it are valid.
-            take(unsafe { self.stack.add(self.stacked as usize).read() });
-        }
-        let mut taken = from_stack;
+        let mut taken = self.take_stacked(wanted, &mut take);
         while taken < wanted {
             let Some(slab) = self.partial.first().or_else(|| self.reopen_empty(view)) else { break };
             taken += self.take_from_slab(view, slab, wanted - taken, &mut take);
+        }
+        taken
+    }
+
+    /// Takes up to `wanted` objects off the stack, the one put on last at the end.
+    #[inline]
+    pub(crate) fn take_stacked(&mut self, wanted: u32, mut take: impl FnMut(*mut u8)) -> u32 {
+        let taken = wanted.min(self.stacked);
+        self.stacked -= taken;
+        for index in self.stacked..self.stacked + taken {
+            // SAFETY: these entries of the stack were valid until now.
+            take(unsafe { self.stack.pointers.add(index as usize).read() });
         }
         taken
     }
@@ -261,28 +295,36 @@ impl DepotState {
         taken
     }
 
-    /// Puts an object back into its slab; slabs beyond the empty ones worth keeping are put on `surplus`.
-    fn give_to_slab(&mut self, view: SlabView, object: *mut u8, keep: bool, surplus: &mut FrameList) {
-        let slab = view.slab_of(object);
-        let (out, first) = view.word(slab);
-        // SAFETY: the object is free and its caller's, so its link word is the service's to write.
-        unsafe { view.link(object).write(view.secret | u64::from(first)) };
-        view.set_word(slab, out - 1, view.geometry.index(object.addr()));
-        self.free_in_slabs += 1;
-        if out == 1 {
-            if first != NO_OBJECT {
-                self.partial.remove(view.frames, slab);
+    /// Puts objects back into their slabs; slabs beyond the empty ones worth keeping are put on `surplus`.
+    fn give_to_slabs(&mut self, view: SlabView, objects: &[*mut u8], keep: bool, surplus: &mut FrameList) {
+        // Objects that were taken together often lie in one slab, whose word is then read and written once.
+        for together in objects.chunk_by(|one, next| view.slab_of(*one) == view.slab_of(*next)) {
+            let slab = view.slab_of(together[0]);
+            let (out, first) = view.word(slab);
+            let mut next = first;
+            for &object in together {
+                // SAFETY: the object is free and its caller's, so its link word is the service's to write.
+                unsafe { view.link(object).write(view.secret | u64::from(next)) };
+                next = view.geometry.index(object.addr());
             }
-            if keep && self.empty_slabs < KEPT_EMPTY {
-                self.empty.push(view.frames, slab);
-                self.empty_slabs += 1;
-            } else {
-                self.slabs -= 1;
-                self.free_in_slabs -= view.geometry.objects;
-                surplus.push(view.frames, slab);
+            let count = together.len() as u32;
+            view.set_word(slab, out - count, next);
+            self.free_in_slabs += count;
+            if out == count {
+                if first != NO_OBJECT {
+                    self.partial.remove(view.frames, slab);
+                }
+                if keep && self.empty_slabs < KEPT_EMPTY {
+                    self.empty.push(view.frames, slab);
+                    self.empty_slabs += 1;
+                } else {
+                    self.slabs -= 1;
+                    self.free_in_slabs -= view.geometry.objects;
+                    surplus.push(view.frames, slab);
+                }
+            } else if first == NO_OBJECT {
+                self.partial.push(view.frames, slab);
             }
-        } else if first == NO_OBJECT {
-            self.partial.push(view.frames, slab);
         }
     }
 
@@ -295,31 +337,51 @@ impl DepotState {
         self.free_in_slabs += view.geometry.objects;
     }
 
-    pub(crate) fn has_stack(&self) -> bool {
-        !self.stack.is_null()
-    }
-
-    /// Gives the depot the page its stack is to be; it must have none.
-    pub(crate) fn set_stack(&mut self, page: *mut *mut u8) {
-        self.stack = page;
-    }
-
-    /// Puts an object on the stack or, when there is no room or nothing is to be kept, back into its slab; slabs not
-    /// worth keeping are put on `surplus`.
-    pub(crate) fn give(&mut self, view: SlabView, object: *mut u8, keep: bool, surplus: &mut FrameList) {
-        if !keep || !self.stack(object, stack_capacity(&view.geometry)) {
-            self.give_to_slab(view, object, keep, surplus);
+    /// Puts objects on the stack or, where there is no room or nothing is to be kept, back into their slabs; slabs not
+    /// worth keeping are put on `surplus`. Returns the order of a stack that would have had room for more of them, if a
+    /// larger one may be.
+    pub(crate) fn give(
+        &mut self,
+        view: SlabView,
+        objects: &[*mut u8],
+        keep: bool,
+        surplus: &mut FrameList,
+    ) -> Option<Order> {
+        let capacity = if keep { stack_capacity(&view.geometry) } else { 0 };
+        let room = capacity.min(self.stack.room()).saturating_sub(self.stacked) as usize;
+        let (stacked, homeless) = objects.split_at(room.min(objects.len()));
+        // SAFETY: the stack has room for these behind those on it, and is no part of what the caller has.
+        unsafe {
+            let top = self.stack.pointers.wrapping_add(self.stacked as usize);
+            ptr::copy_nonoverlapping(stacked.as_ptr(), top, stacked.len());
         }
+        self.stacked += stacked.len() as u32;
+        if homeless.is_empty() {
+            return None;
+        }
+        self.give_to_slabs(view, homeless, keep, surplus);
+        let larger = if self.stack.room() == 0 { Some(Order::ZERO) } else { Order::new(self.stack.order.get() + 1) };
+        larger.filter(|_| self.stack.room() < capacity && objects.len() > 1)
     }
 
-    /// Gives up the stack, its objects and all empty slabs: these are put on `surplus`, the stack's page (or null) is
-    /// returned.
-    pub(crate) fn shrink(&mut self, view: SlabView, surplus: &mut FrameList) -> *mut *mut u8 {
-        while self.stacked > 0 {
-            self.stacked -= 1;
-            // SAFETY: the first `stacked` entries of the stack are valid.
-            let object = unsafe { self.stack.add(self.stacked as usize).read() };
-            self.give_to_slab(view, object, false, surplus);
+    /// Gives the depot a larger stack; returns the one it had, or the new one if it has as large a one already.
+    pub(crate) fn replace_stack(&mut self, stack: Stacked) -> Stacked {
+        if stack.room() <= self.stack.room() {
+            return stack;
+        }
+        // SAFETY: the new stack is larger, and another block than the old.
+        unsafe { ptr::copy_nonoverlapping(self.stack.pointers, stack.pointers, self.stacked as usize) };
+        mem::replace(&mut self.stack, stack)
+    }
+
+    /// Gives up the stack, its objects and all empty slabs: these are put on `surplus`, the stack's memory is returned.
+    pub(crate) fn shrink(&mut self, view: SlabView, surplus: &mut FrameList) -> Stacked {
+        let stack = mem::replace(&mut self.stack, Stacked::NONE);
+        if self.stacked > 0 {
+            // SAFETY: the first `stacked` entries of the stack are valid, and it is the depot's own, under its lock.
+            let objects = unsafe { slice::from_raw_parts(stack.pointers, self.stacked as usize) };
+            self.stacked = 0;
+            self.give_to_slabs(view, objects, false, surplus);
         }
         while let Some(slab) = self.empty.pop(view.frames) {
             self.empty_slabs -= 1;
@@ -327,18 +389,7 @@ impl DepotState {
             self.free_in_slabs -= view.geometry.objects;
             surplus.push(view.frames, slab);
         }
-        mem::replace(&mut self.stack, ptr::null_mut())
-    }
-
-    /// Puts an object on the stack; `false` when there is no room.
-    fn stack(&mut self, object: *mut u8, capacity: u32) -> bool {
-        if self.stack.is_null() || self.stacked >= capacity {
-            return false;
-        }
-        // SAFETY: the stack is a page this depot owns, and `stacked` is below its capacity.
-        unsafe { self.stack.add(self.stacked as usize).write(object) };
-        self.stacked += 1;
-        true
+        stack
     }
 
     /// Whether all objects of all its slabs are in it.
@@ -350,7 +401,7 @@ impl DepotState {
     pub(crate) fn holds(&self, view: SlabView, object: *mut u8) -> bool {
         for index in 0..self.stacked as usize {
             // SAFETY: the first `stacked` entries of the stack are valid.
-            if unsafe { self.stack.add(index).read() } == object {
+            if unsafe { self.stack.pointers.add(index).read() } == object {
                 return true;
             }
         }

@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use crate::class::tag_cache;
 use crate::depot::{DepotState, SlabView};
-use crate::frame::{FrameList, Frames, Order, Pfn};
+use crate::frame::{FrameList, Frames, Pfn};
 use crate::machine::Machine;
 use crate::registry::CacheShape;
 use crate::service::Service;
@@ -27,8 +27,8 @@ impl Released {
     /// Takes a depot's stack and empty slabs.
     pub(crate) fn shrink(&mut self, view: SlabView, depot: &mut DepotState) {
         let stack = depot.shrink(view, &mut self.slabs);
-        if !stack.is_null() {
-            self.stacks.push(view.frames, view.frame_of(stack.cast()));
+        if stack.frames() > 0 {
+            self.stacks.push(view.frames, view.frame_of(stack.pointers.cast()));
         }
     }
 }
@@ -88,8 +88,9 @@ impl<M: Machine> Service<M> {
             self.release_slab(slab);
         }
         while let Some(stack) = released.stacks.pop(frames) {
-            self.return_frames(1);
-            self.__free_pages(stack, Order::ZERO);
+            let order = frames.state(stack).order();
+            self.return_frames(order.frames());
+            self.__free_pages(stack, order);
         }
     }
 

@@ -31,7 +31,7 @@ use crate::depot::mark_at;
 use crate::frame::{FRAME_BYTES, Frames, Order};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
-use crate::registry::CacheView;
+use crate::registry::{CacheShape, CacheView};
 use crate::service::Service;
 use crate::slab::FreeError;
 
@@ -79,7 +79,17 @@ impl<M: Machine> Service<M> {
     #[inline(never)]
     #[track_caller]
     fn kmalloc_slow(&self, key: u32, gfp: Gfp) -> *mut u8 {
-        if key == 0 { ZERO_SIZE_PTR } else { self.object_slow(&CacheView::kmalloc(key_cache(key)), None, gfp) }
+        if key == 0 {
+            return ZERO_SIZE_PTR;
+        }
+        let class = key_cache(key);
+        let shape = CacheShape::kmalloc(class);
+        if !gfp.contains(Gfp::HARDWALL)
+            && let Some(object) = self.object_from_depot(&shape)
+        {
+            return object;
+        }
+        self.object_slow(&CacheView::kmalloc(class), None, gfp)
     }
 
     /// Requests that are large, want a low zone or want zeroes.
@@ -158,6 +168,12 @@ impl<M: Machine> Service<M> {
         if node == set.zone.node() && node == set.node && set.attached && !by_policy {
             return self.kmalloc(size, gfp);
         }
+        if size <= MAX_SLAB_SIZE
+            && !gfp.intersects(Gfp::OFF_THE_FAST_PATH)
+            && let Some(object) = self.object_of_remote(node, class_of(size))
+        {
+            return object;
+        }
         if node.index() >= self.nodes().count() {
             return ptr::null_mut();
         }
@@ -220,6 +236,9 @@ impl<M: Machine> Service<M> {
     #[cold]
     #[inline(never)]
     fn kfree_slow(&self, object: *mut u8) {
+        if self.free_to_remote(object) {
+            return;
+        }
         if let Err(error) = self.free_slow(object, None) {
             panic!("{error}");
         }

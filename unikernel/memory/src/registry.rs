@@ -97,7 +97,9 @@ impl fmt::Display for CacheName {
 }
 
 impl CacheShape {
-    fn kmalloc(id: usize) -> Self {
+    /// Of a cache of the kmalloc family.
+    #[inline]
+    pub(crate) fn kmalloc(id: usize) -> Self {
         Self { id, generation: 0, geometry: GEOMETRY[id] }
     }
 

@@ -26,8 +26,8 @@
 //! Sets are never freed while the service lives, so a pointer to one found on the list of sets stays good.
 
 use core::cell::Cell;
-use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use core::{ptr, slice};
 
 use quarry_topology::{CpuId, NodeId};
 
@@ -227,7 +227,8 @@ pub(crate) struct Remote {
     /// Whose objects these are, 0 for nobody's.
     pub(crate) tag: AtomicU32,
     pub(crate) count: AtomicU32,
-    pub(crate) capacity: u32,
+    /// How many it may hold while it is for that tag.
+    pub(crate) capacity: AtomicU32,
     pub(crate) slots: [AtomicPtr<u8>; REMOTE_SLOTS],
 }
 
@@ -288,7 +289,7 @@ impl Set {
                 Remote {
                     tag: AtomicU32::new(0),
                     count: AtomicU32::new(0),
-                    capacity: 0,
+                    capacity: AtomicU32::new(0),
                     slots: [const { AtomicPtr::new(ptr::null_mut()) }; REMOTE_SLOTS],
                 }
             }; REMOTES],
@@ -310,9 +311,10 @@ impl Set {
         self.cpu
     }
 
-    /// The magazine slot that objects with this tag share with others of the same remainder.
-    pub(crate) fn remote_index(tag: u16) -> usize {
-        (tag_cache(tag) + 5 * tag_node(tag) as usize) % REMOTES
+    /// The magazine that objects with this tag share with others, one tag's at a time.
+    #[inline]
+    pub(crate) fn remote(&self, tag: u16) -> &Remote {
+        &self.remote[(tag_cache(tag) + 5 * tag_node(tag) as usize) % REMOTES]
     }
 
     /// Free objects of a cache in this set, of any node.
@@ -377,18 +379,22 @@ pub(crate) trait Stack {
         self.count().store((count + objects.len()) as u32, Relaxed);
     }
 
-    /// Takes the `wanted` objects put on first (the coldest), handing each to `take`.
-    fn take_oldest(&self, wanted: usize, mut take: impl FnMut(*mut u8)) {
+    /// The `wanted` objects put on first (the coldest), which stay on it.
+    fn oldest(&self, wanted: usize) -> &[*mut u8] {
+        let oldest = &self.slots()[..wanted];
+        // SAFETY: a slot is a pointer, and only the CPU that calls this writes it; not while it has the slice, which
+        // borrows the stack that a caller would change.
+        unsafe { slice::from_raw_parts(oldest.as_ptr().cast(), wanted) }
+    }
+
+    /// Closes the stack up after the objects put on first were taken.
+    fn forget_oldest(&self, taken: usize) {
         let count = self.count().load(Relaxed) as usize;
-        let wanted = wanted.min(count);
-        let slots = self.slots();
-        for slot in &slots[..wanted] {
-            take(slot.load(Relaxed));
+        let slots = &self.slots()[..count];
+        for (slot, later) in slots.iter().zip(&slots[taken..]) {
+            slot.store(later.load(Relaxed), Relaxed);
         }
-        for index in wanted..count {
-            slots[index - wanted].store(slots[index].load(Relaxed), Relaxed);
-        }
-        self.count().store((count - wanted) as u32, Relaxed);
+        self.count().store((count - taken) as u32, Relaxed);
     }
 
     /// Whether the object is in it, as far as another CPU can tell.

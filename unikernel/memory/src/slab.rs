@@ -30,14 +30,14 @@ use core::sync::atomic::Ordering::Relaxed;
 use quarry_topology::NodeId;
 
 use crate::allocate::{Floor, Request};
-use crate::class::{LARGE, MAGAZINES, tag, tag_cache, tag_node};
-use crate::depot::SlabView;
+use crate::class::{GEOMETRY, LARGE, MAGAZINES, tag, tag_cache, tag_node};
+use crate::depot::{Depot, SlabView, Stacked, mark_at};
 use crate::frame::{FRAME_BYTES, FRAME_SHIFT, FrameList, Frames, Kind, Order, Pfn, State};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::registry::{CacheShape, CacheView};
 use crate::service::Service;
-use crate::set::{EMPTY, Magazine, Remote, Set, Stack, bump};
+use crate::set::{EMPTY, Magazine, REMOTE_SLOTS, Remote, Set, Stack, bump};
 use crate::task::Task;
 
 /// Why a pointer could not be freed. The memory it points to is left alone.
@@ -112,12 +112,100 @@ impl<M: Machine> Service<M> {
     #[inline(never)]
     #[track_caller]
     pub(crate) fn object_slow(&self, cache: &CacheView, node: Option<NodeId>, gfp: Gfp) -> *mut u8 {
+        if node.is_none()
+            && !gfp.contains(Gfp::HARDWALL)
+            && let Some(object) = self.object_from_depot(cache)
+        {
+            return object;
+        }
         let found =
             self.on_some_node(cache, node, gfp, |set, candidate, frames| self.object_on(set, cache, candidate, frames));
         let Some(object) = found else { return ptr::null_mut() };
         // SAFETY: the object left the free state just now and is this caller's alone.
         unsafe { self.slab_view(cache).unmark(object) };
         object
+    }
+
+    /// One object for an empty magazine of a CPU whose thread has no policy, and the magazine filled by half: with what
+    /// the local depot has at hand, the usual case, and nothing else looked at. `None` where it has nothing, and while
+    /// anybody waits or faults are injected.
+    #[inline]
+    pub(crate) fn object_from_depot(&self, cache: &CacheShape) -> Option<*mut u8> {
+        // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
+        let set = unsafe { &*self.machine().set() };
+        let magazine = set.magazine_of(cache);
+        // One that is closed, not fitted out, or no magazine at all has the limit 0 or another generation.
+        let closed = magazine.limit.load(Relaxed) == 0 || self.waiters().attention().is_raised();
+        if closed || magazine.generation.get() != cache.generation || magazine.count.load(Relaxed) > 0 {
+            return None;
+        }
+        let depot = self.depot(set.zone.node(), cache.id)?;
+        let mut count = 0;
+        {
+            let mut depot = depot.lock(self.machine());
+            let wanted = (magazine.capacity.get() / 2).max(1);
+            depot.take(self.slab_view(cache), wanted, |object| {
+                magazine.slots[count].store(object, Relaxed);
+                count += 1;
+            });
+            // Under the lock; see `give_objects`.
+            magazine.count.store(count as u32, Relaxed);
+        }
+        if count == 0 {
+            return None;
+        }
+        bump(&set.counters.refills);
+        set.add_net(count * cache.geometry.size as usize);
+        let object = magazine.pop()?;
+        // SAFETY: the object left the magazine just now and is this caller's alone.
+        unsafe { mark_at(object, cache.geometry.link).write(0) };
+        Some(object)
+    }
+
+    /// An object of another node's, if it is in the magazine for these.
+    #[inline]
+    pub(crate) fn object_of_remote(&self, node: NodeId, class: usize) -> Option<*mut u8> {
+        // SAFETY: as in `object_from_depot`.
+        let set = unsafe { &*self.machine().set() };
+        let tag = tag(node.0, class);
+        let remote = set.remote(tag);
+        if remote.tag.load(Relaxed) != u32::from(tag) {
+            return None;
+        }
+        let object = remote.pop()?;
+        // SAFETY: as in `object_from_depot`.
+        unsafe { mark_at(object, 0).write(0) };
+        Some(object)
+    }
+
+    /// Frees an object of another node's classes of kmalloc into the magazine for these, where that is simple; says
+    /// whether it did.
+    #[inline]
+    pub(crate) fn free_to_remote(&self, object: *mut u8) -> bool {
+        // SAFETY: as in `object_from_depot`.
+        let set = unsafe { &*self.machine().set() };
+        let tag = self.machine().tag(object.addr()) as u16;
+        let Some(geometry) = GEOMETRY.get(tag_cache(tag)) else { return false };
+        let remote = set.remote(tag);
+        let suits = remote.tag.load(Relaxed) == u32::from(tag) && geometry.is_object(object.addr());
+        // A tag of 0 has a geometry without objects. A remote magazine is never for the local node's.
+        if !suits
+            || remote.count.load(Relaxed) >= remote.capacity.load(Relaxed)
+            || self.waiters().attention().is_raised()
+        {
+            return false;
+        }
+        let place = mark_at(object, 0);
+        // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it; the
+        // caller gives it up.
+        unsafe {
+            if place.read() == set.mark {
+                return false;
+            }
+            place.write(set.mark);
+        }
+        remote.push(object);
+        true
     }
 
     /// What `attempt` finds on the first node that it finds anything on: the wanted one (`node`, else as the thread's
@@ -199,11 +287,11 @@ impl<M: Machine> Service<M> {
             self.note_objects(set, cache, taken);
             return found;
         }
-        let remote = self.remote_magazine(set, tag);
+        let remote = self.remote_magazine(set, cache, tag);
         if remote.count.load(Relaxed) == 0 {
             bump(&set.counters.remote_refills);
-            let wanted =
-                if self.waiters().attention().is_raised() { 1 } else { self.remote_capacity(remote, cache) / 2 };
+            let capacity = remote.capacity.load(Relaxed);
+            let wanted = if self.waiters().attention().is_raised() { 1 } else { capacity / 2 };
             let taken = self.take_objects(set, cache, node, wanted, frames, |object| remote.push(object));
             self.note_objects(set, cache, taken);
         }
@@ -318,10 +406,10 @@ impl<M: Machine> Service<M> {
             magazine.push(object);
         } else if is_local || !set.attached || !cache.has_magazines() {
             self.note_bytes(set, size.wrapping_neg());
-            self.give_objects(&cache, tag, 1, |give| give(object));
+            self.give_objects(&cache, tag, &[object], || ());
         } else {
-            let remote = self.remote_magazine(set, tag);
-            let capacity = self.remote_capacity(remote, &cache);
+            let remote = self.remote_magazine(set, &cache, tag);
+            let capacity = remote.capacity.load(Relaxed);
             let raised = self.waiters().attention().is_raised();
             if raised || remote.count.load(Relaxed) >= capacity {
                 bump(&set.counters.remote_drains);
@@ -329,7 +417,7 @@ impl<M: Machine> Service<M> {
             }
             if raised {
                 self.note_bytes(set, size.wrapping_neg());
-                self.give_objects(&cache, tag, 1, |give| give(object));
+                self.give_objects(&cache, tag, &[object], || ());
             } else {
                 remote.push(object);
             }
@@ -388,7 +476,7 @@ impl<M: Machine> Service<M> {
     fn new_magazine<'a>(&self, set: &'a Set, cache: &CacheShape) -> Option<&'a Magazine> {
         let mut left = set.spare_count.load(Relaxed);
         if left == 0 {
-            let page = self.stack_page(set.zone.node())?;
+            let page = self.spare_block(set.zone.node(), Order::ZERO)?;
             self.claim_frames(1);
             self.registry().note_frame();
             let page = self.page_address(page);
@@ -435,13 +523,13 @@ impl<M: Machine> Service<M> {
         self.try_free_pages(block, order).map_err(|_| FreeError::DoubleFree(object.addr()))
     }
 
-    /// Makes room in a local magazine: for half of it, or all when somebody set its limit to 0. `false` while nothing is
+    /// Makes room in a local magazine: for most of it, or all when somebody set its limit to 0. `false` while nothing is
     /// to be cached.
     pub(crate) fn make_room(&self, set: &Set, magazine: &Magazine, cache: &CacheShape, tag: u16) -> bool {
         let capacity = magazine.capacity.get();
         let closed = magazine.limit.load(Relaxed) == 0;
         let open = self.waiters().attention().settle(&magazine.limit, capacity) > 0;
-        let drained = if closed || !open { capacity } else { capacity / 2 };
+        let drained = if closed || !open { capacity } else { drained_when_full(capacity) };
         if magazine.count.load(Relaxed) >= capacity || drained == capacity {
             bump(&set.counters.drains);
             self.drain(set, magazine, cache, tag, drained);
@@ -456,7 +544,7 @@ impl<M: Machine> Service<M> {
             return;
         }
         self.note_bytes(set, (count as usize * cache.geometry.size as usize).wrapping_neg());
-        self.give_objects(cache, tag, count, |give| magazine.take_oldest(count as usize, give));
+        self.give_objects(cache, tag, magazine.oldest(count as usize), || magazine.forget_oldest(count as usize));
     }
 
     /// Empties a magazine of objects of that tag, if any.
@@ -472,34 +560,24 @@ impl<M: Machine> Service<M> {
         self.note_bytes(set, count as usize * cache.geometry.size as usize);
     }
 
-    /// Gives `count` free objects, produced by `each`, to their depot: its stack, then their slabs.
-    pub(crate) fn give_objects(
-        &self,
-        cache: &CacheShape,
-        tag: u16,
-        count: u32,
-        each: impl FnOnce(&mut dyn FnMut(*mut u8)),
-    ) {
+    /// Gives free objects to their depot: its stack, then their slabs. `given` is called while the depot's lock is held
+    /// still: a host forks with all locks taken, and the child of a fork finds an object where it was or in the depot,
+    /// never in both.
+    pub(crate) fn give_objects(&self, cache: &CacheShape, tag: u16, objects: &[*mut u8], given: impl FnOnce()) {
         let node = NodeId(tag_node(tag));
         let depot = self.depot(node, cache.id).expect("an object's tag names a node with memory");
         let view = self.slab_view(cache);
         let mut surplus = FrameList::new();
         // While anybody waits nothing is kept: frames and objects go where they can be had.
         let keep = !self.waiters().attention().is_raised();
-        let wants_stack = keep && count > 1 && !depot.counts(self.machine()).has_stack;
-        let mut stack_page = if wants_stack { self.stack_page(node) } else { None };
-        {
+        let larger_stack = {
             let mut depot = depot.lock(self.machine());
-            if !depot.has_stack()
-                && let Some(page) = stack_page.take()
-            {
-                depot.set_stack(self.page_address(page).cast());
-                self.claim_frames(1);
-            }
-            each(&mut |object| depot.give(view, object, keep, &mut surplus));
-        }
-        if let Some(page) = stack_page {
-            self.__free_pages(page, Order::ZERO);
+            let larger_stack = depot.give(view, objects, keep, &mut surplus);
+            given();
+            larger_stack
+        };
+        if let Some(order) = larger_stack {
+            self.grow_stack(depot, node, order);
         }
         while let Some(slab) = surplus.pop(view.frames) {
             self.release_slab(slab);
@@ -507,17 +585,32 @@ impl<M: Machine> Service<M> {
         self.objects_freed(cache.id);
     }
 
-    fn stack_page(&self, node: NodeId) -> Option<Pfn> {
-        self.alloc_pages_node(node, Gfp::NOWAIT | Gfp::NOWARN | Gfp::THISNODE, Order::ZERO)
+    /// Gives a depot a stack of that order, if there is memory to spare.
+    #[cold]
+    fn grow_stack(&self, depot: &Depot, node: NodeId, order: Order) {
+        let Some(block) = self.spare_block(node, order) else { return };
+        self.claim_frames(order.frames());
+        let stack = Stacked { pointers: self.page_address(block).cast(), order };
+        let unused = depot.lock(self.machine()).replace_stack(stack);
+        if unused.frames() > 0 {
+            self.return_frames(unused.frames());
+            self.free_pages(unused.pointers.cast(), unused.order);
+        }
+    }
+
+    /// Memory for the service itself that it can do without.
+    fn spare_block(&self, node: NodeId, order: Order) -> Option<Pfn> {
+        self.alloc_pages_node(node, Gfp::NOWAIT | Gfp::NOWARN | Gfp::THISNODE, order)
     }
 
     /// The remote magazine for a tag, emptied of another tag's objects.
-    fn remote_magazine<'a>(&self, set: &'a Set, tag: u16) -> &'a Remote {
-        let remote = &set.remote[Set::remote_index(tag)];
+    fn remote_magazine<'a>(&self, set: &'a Set, cache: &CacheShape, tag: u16) -> &'a Remote {
+        let remote = set.remote(tag);
         let current = remote.tag.load(Relaxed) as u16;
         if current != tag {
             self.drain_tag(set, remote, current);
             remote.tag.store(u32::from(tag), Relaxed);
+            remote.capacity.store(self.magazine_capacity(&cache.geometry, REMOTE_SLOTS), Relaxed);
         }
         remote
     }
@@ -530,11 +623,13 @@ impl<M: Machine> Service<M> {
             |set: &Set| set.magazine_of(cache).holds(object) || set.remote.iter().any(|remote| remote.holds(object));
         (0..2).any(|_| depot.lock(self.machine()).holds(view, object) || self.sets().any(cached))
     }
+}
 
-    /// Objects that a remote magazine may hold while it is for that cache.
-    fn remote_capacity(&self, remote: &Remote, cache: &CacheShape) -> u32 {
-        self.magazine_capacity(&cache.geometry, remote.slots().len())
-    }
+/// How many objects a magazine gives back when it is full: most of them, for closing up over the gap costs as much for
+/// each that stays as giving up does for each that goes. (Half of them: two instructions more a free in batches.)
+const fn drained_when_full(capacity: u32) -> u32 {
+    let most = 3 * capacity / 4;
+    if most == 0 { 1 } else { most }
 }
 
 /// Whether objects of that tag are of the set's local node.

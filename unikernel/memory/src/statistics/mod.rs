@@ -213,7 +213,7 @@ impl<M: Machine> Service<M> {
                 rows.depots += u64::from(counts.stacked) * object;
                 rows.slab_free += u64::from(counts.free_in_slabs) * object;
                 rows.slab_waste += u64::from(counts.slabs) * u64::from(cache.geometry.waste());
-                metadata += u64::from(counts.has_stack);
+                metadata += u64::from(counts.stack_frames);
             }
         });
         rows.slab_in_use = rows.without(bytes_out.wrapping_add(detached.1), kept.objects);

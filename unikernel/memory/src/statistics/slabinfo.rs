@@ -200,7 +200,7 @@ mod tests {
         insta::assert_snapshot!(text, @"
         slabinfo - version: 2.1
         # name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab> : tunables <limit> <batchcount> <sharedfactor> : slabdata <active_slabs> <num_slabs> <sharedavail>
-        kmalloc-96           313    504     96   42    1 : tunables   60   30   17 : slabdata     10     12     61
+        kmalloc-96           313    504     96   42    1 : tunables   60   30   91 : slabdata     10     12     61
         dma32-kmalloc-1k       0      0   1024    8    2 : tunables    0    0    0 : slabdata      0      0      0
         ");
     }
