@@ -28,7 +28,7 @@ use quarry_record::{End, EndStatus, Record};
 use quarry_suite::{Limit, Mode, Options, Platform, Stress, plan, row_count, stress};
 use quarry_unikernel::memory::service;
 use quarry_unikernel::memory_service::statistics::{Buddyinfo, Hardware, Numastat, Zoneinfo};
-use quarry_unikernel::{ExitCode, log, option, println, topology};
+use quarry_unikernel::{ExitCode, log, option, println, time, topology};
 
 use kernel::Kernel;
 use machine::Machine;
@@ -125,7 +125,7 @@ fn measure(machine: Machine, contestants: &[&Contestant], options: &Options) -> 
     for contestant in contestants {
         (contestant.run)(machine, &options.settings, &mut |row| {
             errors += row.errors;
-            emit(&Record::Result(records::measurement(contestant.name, row, options.icount)));
+            emit(&Record::Result(row.measurement(contestant.name, time::ticks_per_second(), options.icount)));
         });
     }
     errors

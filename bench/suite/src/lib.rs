@@ -8,7 +8,7 @@
 //!
 //! Layers, each using only those below it:
 //! ```text
-//! report, options     rows as records; the command line
+//! records, options    rows as records; the command line
 //! suite               every case of a plan measured and checked
 //! edge                more wanted than there is
 //! ballast, cache      memory taken so that little is left, and what can be given up
@@ -19,7 +19,7 @@
 //! checked, stamped    an allocator that is not trusted, and one whose calls are timed
 //! case, shape         what there is to measure, and the plan
 //! subject, platform   what is asked of allocator and machine
-//! exchange, histogram, random, pattern, series, sizes, statistics
+//! exchange, histogram, random, pattern, series, sizes, spans, statistics
 //! ```
 
 #![no_std]
@@ -40,9 +40,11 @@ pub mod pattern;
 mod platform;
 pub mod random;
 mod recorded;
+mod records;
 mod series;
 mod shape;
 mod sizes;
+mod spans;
 mod stamped;
 mod statistics;
 mod stress;
@@ -60,6 +62,7 @@ pub use platform::{Platform, Threads};
 pub use recorded::{Extract, Recording, record};
 pub use series::Series;
 pub use sizes::SIZES;
+pub use spans::{PhaseSamples, Span};
 pub use statistics::Summary;
 pub use stress::{Limit, Stress, StressReport, stress};
 pub use subject::{Empty, EmptyBlock, Feature, Pressed, Subject, Way};

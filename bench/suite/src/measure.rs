@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use crate::case::{Case, Variant};
 use crate::platform::{Barrier, Platform};
 use crate::series::Series;
+use crate::spans::{PhaseSamples, Span};
 use crate::subject::Subject;
 use crate::workloads::Body;
 
@@ -50,23 +51,6 @@ pub(crate) struct Samples {
     pub(crate) series: Vec<Series>,
     /// Allocations that failed.
     pub(crate) failures: u64,
-}
-
-/// The samples of one phase, one after another.
-pub(crate) struct PhaseSamples {
-    /// Ticks an operation took the CPU that did it: the mean over the CPUs.
-    pub(crate) costs: Vec<f64>,
-    /// Operations a tick, of all CPUs, from the first one's start to the last one's end.
-    pub(crate) throughputs: Vec<f64>,
-    /// Jain's index of the speeds of the CPUs.
-    pub(crate) fairness: Vec<f64>,
-}
-
-/// Two readings of the clock.
-#[derive(Clone, Copy)]
-struct Span {
-    start: u64,
-    end: u64,
 }
 
 /// What one CPU brings home: spans, phase after phase, sample after sample.
@@ -214,20 +198,13 @@ impl<P: Platform> Run<P> {
         let yields = &*yields;
         let phases = self.case.phases().len();
         let operations = yields.iter().map(|one| one.operations).sum();
-        let all_operations = operations as f64;
+        // All CPUs share one clock that stands for their instructions, so only the whole can be divided.
+        let one_clock = matches!(self.sampling.length, Length::Counted(_));
         let of_phase = |phase: usize| {
-            let mut samples = PhaseSamples { costs: Vec::new(), throughputs: Vec::new(), fairness: Vec::new() };
+            let mut samples = PhaseSamples::default();
             for sample in 0..self.sampling.samples {
-                let spans = Spans { yields, index: sample * phases + phase };
-                let total = match self.sampling.length {
-                    // What an operation takes the CPU that does it, on the mean over CPUs.
-                    Length::Microseconds(_) | Length::Operations(_) => spans.each().sum::<u64>(),
-                    // All CPUs share one clock that stands for their instructions, so only the whole can be divided.
-                    Length::Counted(_) => spans.whole(),
-                };
-                samples.costs.push(total as f64 / all_operations);
-                samples.throughputs.push(all_operations / spans.whole().max(1) as f64);
-                samples.fairness.push(spans.fairness());
+                let index = sample * phases + phase;
+                samples.add(yields.iter().map(|one| &one.spans[index]), operations, one_clock);
             }
             samples
         };
@@ -237,66 +214,5 @@ impl<P: Platform> Run<P> {
             series,
             failures: yields.iter().map(|one| one.failures).sum(),
         }
-    }
-}
-
-/// What all CPUs did at once.
-#[derive(Clone, Copy)]
-struct Spans<'a> {
-    yields: &'a [Yield],
-    index: usize,
-}
-
-impl<'a> Spans<'a> {
-    fn all(self) -> impl Iterator<Item = Span> + Clone + 'a {
-        self.yields.iter().map(move |one| one.spans[self.index])
-    }
-
-    /// Ticks each took.
-    fn each(self) -> impl Iterator<Item = u64> + 'a {
-        self.all().map(|span| span.end.saturating_sub(span.start))
-    }
-
-    /// Ticks from the first one's start to the last one's end.
-    fn whole(self) -> u64 {
-        let start = self.all().map(|span| span.start).min().unwrap_or(0);
-        self.all().map(|span| span.end).max().unwrap_or(0).saturating_sub(start)
-    }
-
-    /// Jain's index of their speeds (Jain, Chiu and Hawe, "A quantitative measure of fairness", 1984).
-    fn fairness(self) -> f64 {
-        let speeds = self.each().map(|ticks| 1.0 / ticks.max(1) as f64);
-        let (sum, squares, count) = speeds
-            .fold((0.0, 0.0, 0.0), |(sum, squares, count), speed| (sum + speed, squares + speed * speed, count + 1.0));
-        sum * sum / (count * squares)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn spans(spans: &[(u64, u64)]) -> Vec<Yield> {
-        let one = |&(start, end): &(u64, u64)| Yield {
-            operations: 1,
-            spans: [Span { start, end }].into(),
-            series: Vec::new(),
-            failures: 0,
-        };
-        spans.iter().map(one).collect()
-    }
-
-    #[test]
-    fn equally_fast_cpus_are_treated_fairly() {
-        let yields = spans(&[(0, 10), (5, 15), (7, 17)]);
-        let spans = Spans { yields: &yields, index: 0 };
-        assert!((spans.fairness() - 1.0).abs() < 1e-12);
-        assert_eq!(spans.whole(), 17);
-    }
-
-    #[test]
-    fn one_cpu_that_does_next_to_everything_halves_the_fairness_of_two() {
-        let yields = spans(&[(0, 1), (0, 1_000_000)]);
-        assert!((Spans { yields: &yields, index: 0 }.fairness() - 0.5).abs() < 1e-5);
     }
 }

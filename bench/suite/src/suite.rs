@@ -15,6 +15,7 @@ use crate::measure::{Length, Run, Samples, Sampling};
 use crate::platform::Platform;
 use crate::random::MIX_MAXIMUM;
 use crate::series::Series;
+use crate::spans::PhaseSamples;
 use crate::stamped::{Stamped, clock_cost};
 use crate::statistics::Summary;
 use crate::subject::{Empty, Feature, Subject};
@@ -55,8 +56,8 @@ pub struct Row {
     pub operations_per_tick: Summary,
     /// How evenly the CPUs got on: Jain's index of their speeds, the median. `None` where but one works.
     pub fairness: Option<f64>,
-    /// Of all frees, those on another CPU than the one that allocated.
-    pub remote_frees: f64,
+    /// Of all frees, those on another CPU than the one that allocated, where that is known.
+    pub remote_frees: Option<f64>,
     /// What single calls took, in ticks.
     pub latency: Option<Latency>,
     /// What memory was held.
@@ -67,6 +68,30 @@ pub struct Row {
     /// What went wrong in the timed loops (failed allocations) and in the checking pass of the case (anything), counted
     /// with the first row of the case.
     pub errors: u64,
+}
+
+impl Row {
+    /// A row of samples, each of so many operations of all CPUs together. What else can be told of them is not known
+    /// yet. `None` when there is no sample.
+    pub fn of_samples(case: Case, phase: Phase, operations: u64, samples: PhaseSamples) -> Option<Self> {
+        let PhaseSamples { costs, mut throughputs, mut fairness } = samples;
+        let all_work = case.cpus > 1 && case.all_work(phase);
+        Some(Self {
+            case,
+            phase,
+            operations: operations * costs.len() as u64,
+            ticks: Summary::of(&mut costs.clone())?,
+            samples: costs,
+            empty_ticks: 0.0,
+            operations_per_tick: Summary::of(&mut throughputs)?,
+            fairness: Summary::of(&mut fairness).filter(|_| all_work).map(|fairness| fairness.median),
+            remote_frees: None,
+            latency: None,
+            footprint: None,
+            series: Vec::new(),
+            errors: 0,
+        })
+    }
 }
 
 /// What single calls took. Ticks.
@@ -140,23 +165,16 @@ pub fn run_cases<P: Platform, S: Subject>(
         let stamped = settings.latencies.then(|| passes.stamped(subject)).flatten();
         let mut errors = findings.errors + measured.failures + (subject.complaints() - complaints);
         for (index, (&phase, samples)) in case.phases().iter().zip(measured.phases).enumerate() {
-            let Some(ticks) = Summary::of(&mut samples.costs.clone()) else { continue };
+            let Some(row) = Row::of_samples(case, phase, measured.operations, samples) else { continue };
             let calls = stamped.as_ref().map(|stamped| stamped.of(phase));
             sink(&Row {
-                case,
-                phase,
-                operations: measured.operations * samples.costs.len() as u64,
-                ticks,
-                samples: samples.costs,
                 empty_ticks: baselines.of(passes, index),
-                operations_per_tick: Summary::of(&mut samples.throughputs.clone()).unwrap_or_default(),
-                fairness: (case.cpus > 1 && case.all_work(phase))
-                    .then(|| Summary::of(&mut samples.fairness.clone()).unwrap_or_default().median),
-                remote_frees: findings.remote_frees,
+                remote_frees: Some(findings.remote_frees),
                 latency: calls.filter(|calls| calls.count() > 0).map(|calls| Latency { calls, clock }),
                 footprint,
                 series: core::mem::take(&mut series),
                 errors: core::mem::take(&mut errors),
+                ..row
             });
         }
     }

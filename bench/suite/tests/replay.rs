@@ -95,7 +95,7 @@ fn a_sample_is_the_whole_trace_whatever_cpus_there_are() {
 fn frees_on_another_cpu_stay_frees_on_another_cpu() {
     let text = "quarry-trace 1\na 0 0 64\na 0 1 64\na 5 2 64\nf 5 0\nf 0 1\nr 0 2 128\nf 5 2\n";
     let trace = Trace::parse(text).expect("it is right");
-    let share = |cpus| rows(&trace, cpus, 1)[0].remote_frees;
+    let share = |cpus| rows(&trace, cpus, 1)[0].remote_frees.expect("all frees are counted");
     // Of four frees, for a resize is one: that of the first object, which CPU 5 does, and that of the resize.
     assert!((share(2) - 0.75).abs() < 1e-9, "{}", share(2));
     assert!(share(1).abs() < 1e-9);

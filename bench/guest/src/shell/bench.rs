@@ -6,11 +6,10 @@ use alloc::vec::Vec;
 use quarry_record::Measurement;
 use quarry_shell::Bench;
 use quarry_suite::{Case, Extent, ORDERS, Options, Platform, SIZES, Settings, UnknownWorkload, Workload, plan};
-use quarry_unikernel::println;
+use quarry_unikernel::{println, time};
 
 use crate::machine::Machine;
 use crate::peers::{CONTESTANTS, Contestant};
-use crate::records;
 
 /// Bytes of a block, and order of pages, when nobody says otherwise.
 const USUAL_SIZE: usize = 64;
@@ -46,7 +45,7 @@ pub(super) fn run(machine: Machine, options: &Options, task: &Bench<'_>) -> Resu
     let mut errors = 0;
     (contestant.run)(machine, &settings, &mut |row| {
         errors += row.errors;
-        print_row(&records::measurement(allocator, row, options.icount));
+        print_row(&row.measurement(allocator, time::ticks_per_second(), options.icount));
     });
     if errors > 0 { Err(alloc::format!("there were {errors} errors")) } else { Ok(()) }
 }

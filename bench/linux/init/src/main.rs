@@ -7,8 +7,7 @@
 //!
 //! ```text
 //! main       from the kernel's hands to the last record
-//! measure    cases of the suite as requests to the module; how long a sample is
-//! rows       what came of them, as records
+//! measure    cases of the suite as requests to the module; how long a sample is; rows of what came of them
 //! module     the module's requests and answers
 //! machine    nodes, CPUs and memory, as Linux shows them
 //! ```
@@ -18,7 +17,6 @@
 mod machine;
 mod measure;
 mod module;
-mod rows;
 
 use std::fs;
 use std::io::{self, Write};
@@ -87,7 +85,7 @@ fn run(module: &mut Option<Module>) -> Result<u64> {
     let mut errors = 0;
     measure::run(machine, module, &options.settings, &cases, &mut |row| {
         errors += row.errors;
-        emit(&Record::Result(rows::measurement(&allocator, &row, machine.tsc_hz(), options.icount)))
+        emit(&Record::Result(row.measurement(&allocator, machine.tsc_hz(), options.icount)))
     })?;
     Ok(errors)
 }

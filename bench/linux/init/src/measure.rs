@@ -5,11 +5,13 @@
 //! single calls and footprints, is not done here.
 
 use anyhow::{Result, bail};
-use quarry_suite::{Case, Effort, Extent, Feature, Phase, Platform, Settings, Variant, Workload, random};
+use quarry_suite::{
+    Case, Effort, Extent, Feature, Phase, PhaseSamples, Platform, Row, Settings, Span, Summary, Variant, Workload,
+    random,
+};
 
 use crate::machine::Machine;
-use crate::module::{Answer, Request, Runner, Span};
-use crate::rows::{Row, gather};
+use crate::module::{Answer, Request, Runner};
 
 /// What Linux's allocators can do, as far as the module has loops for it.
 const FEATURES: &[Feature] = &[
@@ -85,32 +87,30 @@ pub(crate) fn run(
         let (operations, answer) = bench.measure(case, false, settings.samples.max(1))?;
         let mut failures = answer.failures;
         for (index, &phase) in case.phases().iter().enumerate() {
-            let empty_ticks = bench.empty_ticks(case, index)?;
-            let spans = PhaseSpans { case, answer: &answer, index };
             let counted = settings.effort == Effort::Fixed;
-            let samples = gather(&spans.samples(), operations, counted);
-            let errors = std::mem::take(&mut failures);
-            sink(Row { case, phase, operations, samples, empty_ticks, errors })?;
+            let samples = samples(case, &answer, index, operations, counted);
+            let row = Row::of_samples(case, phase, operations * case.cpus as u64, samples);
+            sink(Row {
+                empty_ticks: bench.empty_ticks(case, index)?,
+                remote_frees: Some(if frees_remotely(&case, phase) { 1.0 } else { 0.0 }),
+                errors: std::mem::take(&mut failures),
+                ..row.expect("the module gave as many samples as asked for, which is one at least")
+            })?;
         }
     }
     Ok(())
 }
 
-/// The spans of one phase in an answer.
-struct PhaseSpans<'a> {
-    case: Case,
-    answer: &'a Answer,
-    index: usize,
-}
-
-impl PhaseSpans<'_> {
-    /// For each sample the spans of all CPUs.
-    fn samples(&self) -> Vec<Vec<Span>> {
-        let phases = self.case.phases().len();
-        let of_cpu = self.answer.spans.len() / self.case.cpus;
-        let span = |cpu, sample| self.answer.spans[cpu * of_cpu + sample * phases + self.index];
-        (0..of_cpu / phases).map(|sample| (0..self.case.cpus).map(|cpu| span(cpu, sample)).collect()).collect()
+/// The samples of one phase in an answer: it has phase after phase, sample after sample, CPU after CPU.
+fn samples(case: Case, answer: &Answer, phase: usize, operations: u64, counted: bool) -> PhaseSamples {
+    let phases = case.phases().len();
+    let of_cpu = answer.spans.len() / case.cpus;
+    let mut samples = PhaseSamples::default();
+    for at in (phase..of_cpu).step_by(phases) {
+        let of_sample = answer.spans.iter().skip(at).step_by(of_cpu);
+        samples.add(of_sample, operations * case.cpus as u64, counted);
     }
+    samples
 }
 
 /// How many operations a sample can have.
@@ -215,9 +215,11 @@ impl<R: Runner> Bench<'_, R> {
         }
         let case = Case { cpus: 1, ..case };
         let (operations, answer) = self.measure(case, true, self.settings.samples.clamp(1, EMPTY_SAMPLES))?;
-        let ticks: Vec<f64> = (0..case.phases().len())
-            .map(|index| gather(&PhaseSpans { case, answer: &answer, index }.samples(), operations, true).cost().median)
-            .collect();
+        let median = |index| {
+            let mut costs = samples(case, &answer, index, operations, true).costs;
+            Summary::of(&mut costs).expect("the module gave at least one sample, as asked for").median
+        };
+        let ticks: Vec<f64> = (0..case.phases().len()).map(median).collect();
         let of_phase = ticks[phase];
         self.loops.push((case.workload, case.variant, ticks));
         Ok(of_phase)
@@ -234,7 +236,7 @@ fn node_word(variant: Variant) -> usize {
 }
 
 /// Whether blocks of a phase are freed on another CPU than allocated.
-pub(crate) fn frees_remotely(case: &Case, phase: Phase) -> bool {
+fn frees_remotely(case: &Case, phase: Phase) -> bool {
     matches!(case.workload, Workload::Remote | Workload::PageCross) && case.cpus > 1 && phase != Phase::Whole
 }
 

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 
 use anyhow::{Context, Result, bail};
+use quarry_suite::Span;
 use rustix::system::finit_module;
 
 /// Where the initramfs has the module.
@@ -45,20 +46,6 @@ impl fmt::Display for Request {
         let Self { workload, empty, size, order, count, cpus, operations, samples, warm_ups, seed } = self;
         let empty = u8::from(*empty);
         write!(f, "{workload} {empty} {size} {order} {count} {cpus} {operations} {samples} {warm_ups} {seed}")
-    }
-}
-
-/// Two readings of the time-stamp counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span {
-    pub(crate) start: u64,
-    pub(crate) end: u64,
-}
-
-impl Span {
-    /// Ticks between them.
-    pub(crate) fn ticks(self) -> u64 {
-        self.end.saturating_sub(self.start)
     }
 }
 
@@ -188,10 +175,5 @@ mod tests {
         for wrong in ["", "tsc_khz 5\n", "failures x\n", "failures 0\n5\n", "failures 0\n5 -1\n"] {
             assert_eq!(Answer::parse(wrong), None, "{wrong:?}");
         }
-    }
-
-    #[test]
-    fn a_clock_that_went_back_gives_no_ticks() {
-        assert_eq!(Span { start: 5, end: 4 }.ticks(), 0);
     }
 }
