@@ -13,8 +13,8 @@
  *
  *   workload empty size order count cpus operations samples warm_ups seed
  *
- * `empty` is 1 to run the loop over nothing. `count` is the number of slots or
- * of objects a call, or what node is asked for (enum nodes). The answer is
+ * `empty` is 1 to run the loop over nothing. `count` is the number of slots of
+ * a CPU or of objects a call, or what node is asked for (enum nodes). The answer is
  *
  *   failures N
  *   START END                          of the first CPU's first sample: time-
@@ -29,13 +29,14 @@
  *
  * Each request has one thread on each of the first `cpus` online CPUs, bound
  * to it. Threads meet at a barrier before each phase of each sample; between
- * two readings of the counter there is nothing but a loop (loops.c). Interrupts
+ * two readings of the counter there is nothing but a loop (loops.h). Interrupts
  * are on and threads may be preempted: that is how Linux's callers find it.
  *
  * Only init writes here, so requests are serialised by one mutex and nothing
  * else is shared between them. Between the threads of a request: the barrier
- * (an atomic count and a generation, which orders all that went before it), and
- * the slots of a neighbour, which only change owner across a barrier.
+ * (an atomic count and a generation, which orders all that went before it), the
+ * slots of others, which only change owner across a barrier, and channels, whose
+ * batches change owner by a release of one CPU and an acquire of the other.
  */
 #include <linux/atomic.h>
 #include <linux/completion.h>
@@ -83,8 +84,19 @@ MODULE_PARM_DESC(nap, "CPUs that wait for others sleep now and then: whoever spi
 
 /* ---- The threads of a request ----------------------------------------- */
 
-/* Holds threads until all have come. The last resets the count and only then lets the others go. */
-static void meet(struct job *job)
+void wait_a_round(unsigned int *rounds)
+{
+	cpu_relax();
+	if (++*rounds % PATIENCE)
+		return;
+	if (nap)
+		usleep_range(20, 40);
+	else
+		cond_resched();
+}
+
+/* The last to come resets the count and only then lets the others go. */
+void meet(struct job *job)
 {
 	unsigned int generation = READ_ONCE(job->generation);
 	unsigned int rounds = 0;
@@ -95,27 +107,21 @@ static void meet(struct job *job)
 		smp_store_release(&job->generation, generation + 1);
 		return;
 	}
-	while (smp_load_acquire(&job->generation) == generation) {
-		cpu_relax();
-		if (++rounds % PATIENCE)
-			continue;
-		if (nap)
-			usleep_range(20, 40);
-		else
-			cond_resched();
-	}
+	while (smp_load_acquire(&job->generation) == generation)
+		wait_a_round(&rounds);
 }
 
 static int work(void *data)
 {
 	struct worker *worker = data;
 	struct job *job = worker->job;
+	const struct workload *workload = job->workload;
 	struct span *span = worker->spans;
 	unsigned int sample, phase;
 
 	set_user_nice(current, MIN_NICE);
-	if (job->workload->fill)
-		job->workload->fill(worker);
+	if (workload->fill)
+		workload->fill(worker);
 	for (sample = 0; sample < job->warm_ups + job->samples; sample++) {
 		for (phase = 0; phase < job->phase_count; phase++) {
 			u64 start, end, failures;
@@ -127,11 +133,17 @@ static int work(void *data)
 			worker->failures += failures;
 			if (sample >= job->warm_ups)
 				*span++ = (struct span){ start, end };
+			if (workload->after) {
+				meet(job);
+				worker->failures += workload->after(worker, phase);
+			}
 		}
 		cond_resched();
 	}
-	if (job->workload->drain)
-		job->workload->drain(worker);
+	if (workload->drain) {
+		meet(job);
+		workload->drain(worker);
+	}
 	if (atomic_dec_and_test(&job->running))
 		complete(&job->done);
 	return 0;
@@ -161,6 +173,16 @@ static int remote_node(int local)
 	return farthest;
 }
 
+/* The lists that are a CPU's in a phase. */
+static struct lists lists(enum whose whose, unsigned int index, unsigned int cpus)
+{
+	unsigned int of = whose == OF_NEXT ? (index + 1) % cpus : index;
+
+	if (whose == ALL_BY_FIRST)
+		return (struct lists){ 0, index ? 0 : cpus };
+	return (struct lists){ of, of + 1 };
+}
+
 static int prepare_worker(struct job *job, struct worker *worker, unsigned int cpu)
 {
 	int local = local_node(cpu), remote = remote_node(local);
@@ -169,6 +191,8 @@ static int prepare_worker(struct job *job, struct worker *worker, unsigned int c
 	worker->cpu = cpu;
 	worker->nodes[0] = job->count == REMOTE ? remote : local;
 	worker->nodes[1] = job->count == LOCAL ? local : remote;
+	worker->fills = lists(job->workload->fills, worker->index, job->cpus);
+	worker->empties = lists(job->workload->empties, worker->index, job->cpus);
 	worker->random = first_random(job->seed, worker->index);
 	worker->spans = kvcalloc(job->samples * job->phase_count, sizeof(*worker->spans), GFP_KERNEL);
 	if (job->workload->slots)
@@ -192,10 +216,13 @@ static void forget_workers(struct job *job)
 
 static int prepare_job(struct job *job)
 {
-	unsigned int cpu, index = 0;
+	const phase_fn *loops = job->empty ? empty_loops : bare_loops;
+	unsigned int cpu, index = 0, phase;
 
-	job->phases = job->empty ? job->workload->empty : job->workload->phases;
-	job->phase_count = job->phases[1] ? 2 : 1;
+	for (phase = 0; phase < MOST_PHASES; phase++) {
+		job->phases[phase] = loops[job->workload->phases[phase]];
+		job->phase_count += job->phases[phase] != NULL;
+	}
 	job->workers = kvcalloc(job->cpus, sizeof(*job->workers), GFP_KERNEL);
 	if (!job->workers)
 		return -ENOMEM;
@@ -214,11 +241,6 @@ static int prepare_job(struct job *job)
 		error = prepare_worker(job, worker, cpu);
 		if (error)
 			return error;
-	}
-	for (index = 0; index < job->cpus; index++) {
-		unsigned int whose = job->workload->handed_on ? (index + 1) % job->cpus : index;
-
-		job->workers[index].to_free = job->workers[whose].slots;
 	}
 	return 0;
 }
@@ -292,13 +314,12 @@ static int parse(struct job *job, char *line)
 	if (!job->cpus || job->cpus > num_online_cpus() || !job->samples || job->samples > MOST_SAMPLES ||
 	    job->warm_ups > MOST_SAMPLES || job->order > 10)
 		return -EINVAL;
-	if (job->workload->slots && (!job->count || job->count > MOST_SLOTS))
+	if (job->workload->slots &&
+	    (job->count < max(job->workload->least_slots, 1U) || job->count > MOST_SLOTS))
 		return -EINVAL;
-	/* A phase that fills slots fills each once. */
-	if (job->workload->phases[1] && job->operations != job->count)
+	if (job->workload->fixed && job->operations != job->count)
 		return -EINVAL;
-	/* A slot is chosen by a mask. */
-	if (job->workload->fill && !is_power_of_2(job->count))
+	if (job->workload->power_of_two && !is_power_of_2(job->count))
 		return -EINVAL;
 	return 0;
 }

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the two files of quarry_linux share: a request, the CPUs that work on
- * it, and the table of workloads.
+ * What the files of quarry_linux share: a request, the CPUs that work on it,
+ * the tables of loops and of workloads, and random numbers.
  */
 #ifndef QUARRY_LINUX_H
 #define QUARRY_LINUX_H
 
 #include <linux/atomic.h>
+#include <linux/cache.h>
+#include <linux/compiler.h>
 #include <linux/completion.h>
+#include <linux/irq_work.h>
 #include <linux/slab.h>
 #include <linux/types.h>
 
@@ -16,11 +19,36 @@
 /* Nodes that a pair asks for: the nearest, the farthest, both in turn. */
 enum nodes { LOCAL, REMOTE, ALTERNATING };
 
+/* Batches between two CPUs. */
+#define BATCHES 4
+
+/* Pairs of a handler: so many that getting there and back hardly counts. */
+#define PAIRS_OF_HANDLER 256
+
+/* Ranges of slots of alloc-test, the fewer the more often each is chosen. */
+#define RANGES 7
+
 struct job;
 
 struct span {
 	u64 start;
 	u64 end;
+};
+
+/* Lists of slots by the CPU they are of: `end` is the first that is not meant. */
+struct lists {
+	unsigned int first;
+	unsigned int end;
+};
+
+/*
+ * Batches from the CPU it is of to the one that frees for it, in its slots.
+ * Both numbers only grow; each has one CPU that writes it.
+ */
+struct channel {
+	unsigned int sent ____cacheline_aligned;
+	unsigned int lengths[BATCHES];
+	unsigned int emptied ____cacheline_aligned;
 };
 
 /* One CPU's part of a request. */
@@ -30,25 +58,67 @@ struct worker {
 	unsigned int index;
 	int nodes[2];
 	void **slots;
-	/* Whose blocks a free phase frees. */
-	void **to_free;
+	/* Whose slots the phases that fill and empty are about. */
+	struct lists fills;
+	struct lists empties;
 	struct span *spans;
 	u64 failures;
 	u64 random;
+	/* How often slots were passed on. */
+	unsigned int turns;
+	/* Where each range of slots begins, and where the last one ends. */
+	u64 starts[RANGES + 1];
+	struct irq_work interrupt;
+	u64 pairs;
+	bool handled;
+	struct channel channel;
 };
 
 typedef u64 (*phase_fn)(struct worker *worker, u64 operations);
 
+/* All loops there are. */
+#define LOOPS(each)							\
+	each(kmalloc_pair) each(kzalloc_pair) each(known_pair)		\
+	each(node_pair) each(cache_pair) each(page_pair)		\
+	each(kmalloc_fill) each(kmalloc_empty)				\
+	each(cache_fill) each(cache_empty)				\
+	each(page_fill) each(page_empty)				\
+	each(page_group) each(page_replace) each(bulk) each(mix)	\
+	each(in_handler) each(interleaved)				\
+	each(kmalloc_group) each(larson) each(xmalloc) each(producers)	\
+	each(touched_pair) each(alloc_test)
+
+enum loop {
+	no_loop,
+#define LOOP_NAME(name) loop_##name,
+	LOOPS(LOOP_NAME)
+	LOOP_COUNT
+};
+
+/* Each is compiled from loops.h. */
+extern const phase_fn bare_loops[LOOP_COUNT];
+extern const phase_fn empty_loops[LOOP_COUNT];
+
+/* Which lists of slots are whose to fill or to empty. */
+enum whose { OWN, OF_NEXT, ALL_BY_FIRST };
+
 struct workload {
 	const char *name;
-	phase_fn phases[MOST_PHASES];
-	phase_fn empty[MOST_PHASES];
+	enum loop phases[MOST_PHASES];
+	enum whose fills;
+	enum whose empties;
 	bool own_cache;
 	bool slots;
-	/* Blocks are freed on the next CPU. */
-	bool handed_on;
-	/* Slots are full before the first sample and emptied after the last. */
+	/* An operation for each slot, always. */
+	bool fixed;
+	/* A slot is chosen by a mask. */
+	bool power_of_two;
+	unsigned int least_slots;
+	/* Before the first sample. */
 	void (*fill)(struct worker *worker);
+	/* After a phase of a sample, when all CPUs have done theirs; returns failures. */
+	u64 (*after)(struct worker *worker, unsigned int phase);
+	/* After the last sample of all CPUs. */
 	void (*drain)(struct worker *worker);
 };
 
@@ -64,7 +134,7 @@ struct job {
 	unsigned int warm_ups;
 	u64 seed;
 
-	const phase_fn *phases;
+	phase_fn phases[MOST_PHASES];
 	unsigned int phase_count;
 	struct kmem_cache *cache;
 	struct worker *workers;
@@ -74,11 +144,95 @@ struct job {
 	struct completion done;
 };
 
-/* By name; in loops.c. */
+/* By name; in workloads.c. */
 extern const struct workload workloads[];
 extern const unsigned int workload_count;
 
+/* Holds threads until all have come. In main.c. */
+void meet(struct job *job);
+
+/* One round of waiting for another CPU. In main.c. */
+void wait_a_round(unsigned int *rounds);
+
+/* The slots that this CPU has now of those that are passed on. */
+static inline void **passed_on(struct worker *worker)
+{
+	struct job *job = worker->job;
+
+	return job->workers[(worker->index + worker->turns) % job->cpus].slots;
+}
+
+/* Writes to a byte so often, and reads it back each time. */
+static __always_inline void touch(void *block, unsigned int writes)
+{
+	unsigned int i;
+
+	for (i = 0; i < writes; i++) {
+		WRITE_ONCE(*(u8 *)block, i);
+		(void)READ_ONCE(*(u8 *)block);
+	}
+}
+
+/* xorshift64*, as in bench/suite/src/random.rs: the same numbers from a seed. */
+static __always_inline u64 next_random(u64 *state)
+{
+	*state ^= *state >> 12;
+	*state ^= *state << 25;
+	*state ^= *state >> 27;
+	return *state * 0x2545f4914f6cdd1dULL;
+}
+
 /* Where the random numbers of a CPU start. */
-u64 first_random(u64 seed, u64 stream);
+static inline u64 first_random(u64 seed, u64 stream)
+{
+	u64 state = seed ^ ((stream + 1) * 0x9e3779b97f4a7c15ULL);
+
+	state = (state ^ (state >> 30)) * 0xbf58476d1ce4e5b9ULL;
+	state = (state ^ (state >> 27)) * 0x94d049bb133111ebULL;
+	state ^= state >> 31;
+	return state ? state : 1;
+}
+
+static __always_inline u64 random_below(u64 *state, u64 bound)
+{
+	return ((next_random(state) >> 32) * bound) >> 32;
+}
+
+/* 8 to 4095: the octave uniform, then uniform inside it. */
+static __always_inline size_t mix_size(u64 *state)
+{
+	u64 bits = next_random(state);
+	u64 start = 1ULL << (3 + (((bits >> 32) * 9) >> 32));
+
+	return start | (bits & (start - 1));
+}
+
+/* 8 to 999. */
+static __always_inline size_t larson_size(u64 *state)
+{
+	return 8 + random_below(state, 992);
+}
+
+/* 5 to 1024: an octave by the trailing zeros of seven random bits, then uniform inside it. */
+static __always_inline size_t alloc_test_size(u64 *state)
+{
+	u64 bits = next_random(state) >> 32;
+	u64 start = 1ULL << (__builtin_ctzll((bits & 0x7f) + 1) + 2);
+
+	return start + 1 + ((bits >> 7) & (start - 1));
+}
+
+/* How likely each range is, in 2^-32, all those before it included. */
+extern const u64 cumulative[RANGES];
+
+static __always_inline u64 pareto_slot(const u64 *starts, u64 *state)
+{
+	u64 bits = next_random(state) >> 32;
+	unsigned int range = 0;
+
+	while (range < RANGES && bits >= cumulative[range])
+		range++;
+	return starts[range] + random_below(state, starts[range + 1] - starts[range]);
+}
 
 #endif

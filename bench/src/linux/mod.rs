@@ -36,9 +36,10 @@ pub(crate) const SKIPPED: u8 = 77;
 const CACHE: &str = "linux";
 
 /// The kernel's own command line; docs/linux.md has the reasons.
-const KERNEL_WORDS: [&str; 9] = [
+const KERNEL_WORDS: [&str; 10] = [
     "console=ttyS0",
     "panic=-1",
+    "oops=panic",
     "no_timer_check",
     "nowatchdog",
     "init_on_alloc=0",

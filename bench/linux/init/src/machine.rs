@@ -214,6 +214,10 @@ impl Platform for Machine {
         self.memory
     }
 
+    fn has_interrupts(&self) -> bool {
+        true
+    }
+
     fn on_cpus<T, F>(&self, cpus: usize, body: F) -> Vec<T>
     where
         T: Send + 'static,

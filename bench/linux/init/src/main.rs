@@ -8,12 +8,14 @@
 //! ```text
 //! main       from the kernel's hands to the last record
 //! measure    cases of the suite as requests to the module; how long a sample is; rows of what came of them
+//! loops      which of the module's loops a case is
 //! module     the module's requests and answers
 //! machine    nodes, CPUs and memory, as Linux shows them
 //! ```
 
 #![forbid(unsafe_code)]
 
+mod loops;
 mod machine;
 mod measure;
 mod module;

@@ -4,12 +4,10 @@
 //! `workloads`), so that rows of both stand side by side. What the suite does beside, checks of every byte, latencies of
 //! single calls and footprints, is not done here.
 
-use anyhow::{Result, bail};
-use quarry_suite::{
-    Case, Effort, Extent, Feature, Phase, PhaseSamples, Platform, Row, Settings, Span, Summary, Variant, Workload,
-    random,
-};
+use anyhow::{Context, Result, bail};
+use quarry_suite::{Case, Effort, Feature, PhaseSamples, Platform, Row, Settings, Span, Summary, Variant, Workload};
 
+use crate::loops::{Length, Limits, Loop, MEASURED, remote_frees};
 use crate::machine::Machine;
 use crate::module::{Answer, Request, Runner};
 
@@ -20,26 +18,9 @@ const FEATURES: &[Feature] = &[
     Feature::Nodes,
     Feature::Pages,
     Feature::Zeroed,
+    Feature::Atomic,
     Feature::Bulk,
     Feature::Caches,
-];
-
-/// The workloads the module has loops for.
-const MEASURED: &[Workload] = &[
-    Workload::Pair,
-    Workload::PairInlined,
-    Workload::PairZeroed,
-    Workload::PairCache,
-    Workload::Batch,
-    Workload::BatchCache,
-    Workload::Bulk,
-    Workload::Remote,
-    Workload::Mix,
-    Workload::Node,
-    Workload::Page,
-    Workload::PageOutstanding,
-    Workload::PageBulk,
-    Workload::PageCross,
 ];
 
 // As in the suite, where each of these is explained.
@@ -47,8 +28,6 @@ const FIRST_TRY: u64 = 64;
 const WARM_UPS: usize = 3;
 const FIXED_OPERATIONS: u64 = 10_000;
 const EMPTY_SAMPLES: usize = 21;
-const BATCH: usize = 4096;
-const MIX_SLOTS: usize = 4096;
 
 /// Threads of a request are new: their first sample is cold, however long ago its length was found.
 const WARM_UPS_WHEN_TIMED: usize = 1;
@@ -92,7 +71,7 @@ pub(crate) fn run(
             let row = Row::of_samples(case, phase, operations * case.cpus as u64, samples);
             sink(Row {
                 empty_ticks: bench.empty_ticks(case, index)?,
-                remote_frees: Some(if frees_remotely(&case, phase) { 1.0 } else { 0.0 }),
+                remote_frees: remote_frees(case),
                 errors: std::mem::take(&mut failures),
                 ..row.expect("the module gave as many samples as asked for, which is one at least")
             })?;
@@ -111,15 +90,6 @@ fn samples(case: Case, answer: &Answer, phase: usize, operations: u64, counted: 
         samples.add(of_sample, operations * case.cpus as u64, counted);
     }
     samples
-}
-
-/// How many operations a sample can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Length {
-    /// These, always.
-    Fixed(u64),
-    /// Multiples of this.
-    Granule(u64),
 }
 
 struct Bench<'a, R> {
@@ -172,33 +142,10 @@ impl<R: Runner> Bench<'_, R> {
 
     /// What to ask of the module, for one sample of no length yet.
     fn request(&self, case: Case, empty: bool) -> Result<(Request, Length)> {
-        let (size, order) = match case.extent {
-            Extent::Size(size) => (size, 0),
-            Extent::Order(order) => (4096 << order, order),
-            Extent::Mixed => (random::MIX_MAXIMUM + 1, 0),
-        };
-        let most_bytes = self.machine.memory() / case.cpus as u64;
-        let most = ((most_bytes / size as u64) as usize).min(self.settings.most_blocks);
-        let blocks = |wanted: usize| wanted.min(most).max(2);
-        let (count, length) = match (case.workload, case.variant) {
-            (Workload::Batch | Workload::BatchCache | Workload::Remote | Workload::PageCross, _) => {
-                (blocks(BATCH), Length::Fixed(blocks(BATCH) as u64))
-            }
-            (Workload::Bulk, Some(Variant::Bulk(count))) => (count, Length::Granule(count as u64)),
-            (
-                Workload::PageBulk | Workload::PageOutstanding,
-                Some(Variant::Bulk(count) | Variant::Outstanding(count)),
-            ) => (blocks(count), Length::Granule(blocks(count) as u64)),
-            (Workload::Mix, _) => {
-                let slots = blocks(MIX_SLOTS);
-                let slots = if slots.is_power_of_two() { slots } else { slots.next_power_of_two() / 2 };
-                (slots, Length::Granule(1))
-            }
-            (Workload::Node, Some(variant)) => (node_word(variant), Length::Granule(1)),
-            (workload, _) if MEASURED.contains(&workload) => (0, Length::Granule(1)),
-            _ => bail!("the module has no loop for {case}"),
-        };
-        let workload = case.workload.name();
+        let bytes = self.machine.memory() / case.cpus as u64;
+        let limits = Limits { bytes, blocks: self.settings.most_blocks };
+        let found = Loop::of(case, limits).with_context(|| format!("the module has no loop for {case}"))?;
+        let Loop { name: workload, size, order, count, length } = found;
         let (cpus, seed) = (case.cpus, self.settings.seed);
         let request =
             Request { workload, empty, size, order, count, cpus, operations: 0, samples: 1, warm_ups: 0, seed };
@@ -224,20 +171,6 @@ impl<R: Runner> Bench<'_, R> {
         self.loops.push((case.workload, case.variant, ticks));
         Ok(of_phase)
     }
-}
-
-/// The module's word for the node a pair asks for.
-fn node_word(variant: Variant) -> usize {
-    match variant {
-        Variant::Remote => 1,
-        Variant::Alternating => 2,
-        _ => 0,
-    }
-}
-
-/// Whether blocks of a phase are freed on another CPU than allocated.
-fn frees_remotely(case: &Case, phase: Phase) -> bool {
-    matches!(case.workload, Workload::Remote | Workload::PageCross) && case.cpus > 1 && phase != Phase::Whole
 }
 
 #[cfg(test)]
