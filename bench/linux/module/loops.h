@@ -3,8 +3,8 @@
  * The timed loops. Each is what stands between two readings of the counter, in
  * the shape of that of bench/suite/src/workloads.
  *
- * This is compiled once for each kind of pass (bare.c, empty.c), which say
- * before what stands for a call:
+ * This is compiled once for each kind of pass (bare.c, empty.c, stamped.c), which
+ * say before what stands for a call:
  *
  *   ALLOCATED(worker, asked, call)   the block the call gives; `asked` is what
  *                                    it is asked for

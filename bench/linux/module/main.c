@@ -11,9 +11,9 @@
  *
  * A request is one line of ten words:
  *
- *   workload empty size order count cpus operations samples warm_ups seed
+ *   workload kind size order count cpus operations samples warm_ups seed
  *
- * `empty` is 1 to run the loop over nothing. `count` is the number of slots of
+ * `kind` is that of the pass (enum kind). `count` is the number of slots of
  * a CPU or of objects a call, or what node is asked for (enum nodes). The answer is
  *
  *   failures N
@@ -21,11 +21,21 @@
  *   ...                                stamp counter, phase after phase, sample
  *                                      after sample, CPU after CPU
  *
+ * and of a pass that times every call, warm-ups included, all CPUs together,
+ *
+ *   allocations WORST                  the longest, in ticks
+ *   MOST CALLS                         so many took at most so long, and longer
+ *   ...                                than those of the line before
+ *   frees WORST
+ *   MOST CALLS
+ *   ...
+ *
  * Another request, `exit N`, ends QEMU with that code by its device
  * isa-debug-exit.
  *
  * Before the first request the answer is what init cannot know otherwise:
- * `tsc_khz N` and `slab NAME`.
+ * `tsc_khz N`, `clock N` (ticks that timing no call at all takes, the median)
+ * and `slab NAME`.
  *
  * Each request has one thread on each of the first `cpus` online CPUs, bound
  * to it. Threads meet at a barrier before each phase of each sample; between
@@ -52,6 +62,7 @@
 #include <linux/proc_fs.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
+#include <linux/sort.h>
 #include <linux/topology.h>
 #include <linux/uaccess.h>
 #include <linux/vmalloc.h>
@@ -74,6 +85,13 @@
 #define MOST_SLOTS (1U << 20)
 #define MOST_SAMPLES 100000U
 #define LONGEST_REQUEST 256
+
+/* Longest lines of an answer: two numbers, or a word and a number. */
+#define SPAN_LENGTH 48
+#define LINE_LENGTH 64
+
+/* Readings of the counter that show what reading it takes. */
+#define CLOCK_READINGS 2001
 
 /* Where QEMU's isa-debug-exit is. */
 #define EXIT_PORT 0xf4
@@ -197,7 +215,10 @@ static int prepare_worker(struct job *job, struct worker *worker, unsigned int c
 	worker->spans = kvcalloc(job->samples * job->phase_count, sizeof(*worker->spans), GFP_KERNEL);
 	if (job->workload->slots)
 		worker->slots = kvcalloc(job->count, sizeof(*worker->slots), GFP_KERNEL);
-	if (!worker->spans || (job->workload->slots && !worker->slots))
+	if (job->kind == STAMPED)
+		worker->calls = kvzalloc(sizeof(*worker->calls), GFP_KERNEL);
+	if (!worker->spans || (job->workload->slots && !worker->slots) ||
+	    (job->kind == STAMPED && !worker->calls))
 		return -ENOMEM;
 	return 0;
 }
@@ -209,14 +230,21 @@ static void forget_workers(struct job *job)
 	for (i = 0; job->workers && i < job->cpus; i++) {
 		kvfree(job->workers[i].slots);
 		kvfree(job->workers[i].spans);
+		kvfree(job->workers[i].calls);
 	}
 	kvfree(job->workers);
 	kmem_cache_destroy(job->cache);
 }
 
+static const phase_fn *const tables[KINDS] = {
+	[BARE] = bare_loops,
+	[EMPTY] = empty_loops,
+	[STAMPED] = stamped_loops,
+};
+
 static int prepare_job(struct job *job)
 {
-	const phase_fn *loops = job->empty ? empty_loops : bare_loops;
+	const phase_fn *loops = tables[job->kind];
 	unsigned int cpu, index = 0, phase;
 
 	for (phase = 0; phase < MOST_PHASES; phase++) {
@@ -300,12 +328,14 @@ static const char *slab_name(void)
 static int parse(struct job *job, char *line)
 {
 	char name[32];
-	unsigned int empty, i;
+	unsigned int kind, i;
 
-	if (sscanf(line, "%31s %u %zu %u %u %u %llu %u %u %llu", name, &empty, &job->size, &job->order,
+	if (sscanf(line, "%31s %u %zu %u %u %u %llu %u %u %llu", name, &kind, &job->size, &job->order,
 		   &job->count, &job->cpus, &job->operations, &job->samples, &job->warm_ups, &job->seed) != 10)
 		return -EINVAL;
-	job->empty = empty;
+	if (kind >= KINDS)
+		return -EINVAL;
+	job->kind = kind;
 	for (i = 0; i < workload_count; i++)
 		if (!strcmp(workloads[i].name, name))
 			job->workload = &workloads[i];
@@ -324,10 +354,42 @@ static int parse(struct job *job, char *line)
 	return 0;
 }
 
+/* The largest value of a bucket. */
+static u64 most_of(u64 bucket)
+{
+	unsigned int octave = bucket >> KEPT_BITS;
+	u64 place = bucket & ((1 << KEPT_BITS) - 1);
+
+	return octave ? (((1ULL << KEPT_BITS) + place + 1) << (octave - 1)) - 1 : place;
+}
+
+/* Writes what calls of all CPUs took; `offset` tells which calls. Returns the length. */
+static size_t write_calls(struct job *job, const char *name, size_t offset, char *text, size_t room)
+{
+#define OF_CPU(cpu) ((struct histogram *)((char *)job->workers[cpu].calls + offset))
+	u64 worst = 0;
+	unsigned int bucket, cpu;
+	size_t at;
+
+	for (cpu = 0; cpu < job->cpus; cpu++)
+		worst = max(worst, OF_CPU(cpu)->worst);
+	at = scnprintf(text, room, "%s %llu\n", name, worst);
+	for (bucket = 0; bucket < BUCKETS; bucket++) {
+		u64 calls = 0;
+
+		for (cpu = 0; cpu < job->cpus; cpu++)
+			calls += OF_CPU(cpu)->buckets[bucket];
+		if (calls)
+			at += scnprintf(text + at, room - at, "%llu %llu\n", most_of(bucket), calls);
+	}
+	return at;
+#undef OF_CPU
+}
+
 static int write_answer(struct job *job)
 {
 	unsigned int spans = job->samples * job->phase_count, cpu, i;
-	size_t room = 64 + (size_t)job->cpus * spans * 48, at;
+	size_t room = 2 * (BUCKETS + 1) * LINE_LENGTH + (size_t)job->cpus * spans * SPAN_LENGTH, at;
 	u64 failures = 0;
 	char *text = kvmalloc(room, GFP_KERNEL);
 
@@ -340,6 +402,10 @@ static int write_answer(struct job *job)
 		for (i = 0; i < spans; i++)
 			at += scnprintf(text + at, room - at, "%llu %llu\n",
 					job->workers[cpu].spans[i].start, job->workers[cpu].spans[i].end);
+	if (job->kind == STAMPED) {
+		at += write_calls(job, "allocations", offsetof(struct calls, allocations), text + at, room - at);
+		at += write_calls(job, "frees", offsetof(struct calls, frees), text + at, room - at);
+	}
 	kvfree(answer);
 	answer = text;
 	answer_length = at;
@@ -392,12 +458,39 @@ static const struct proc_ops quarry_ops = {
 	.proc_lseek = default_llseek,
 };
 
+static int __init by_size(const void *one, const void *other)
+{
+	u64 left = *(const u64 *)one, right = *(const u64 *)other;
+
+	return left < right ? -1 : left > right;
+}
+
+/* Ticks that two readings of the counter take with nothing in between: the median. */
+static u64 __init clock_cost(void)
+{
+	u64 *ticks = kvcalloc(CLOCK_READINGS, sizeof(*ticks), GFP_KERNEL), median;
+	unsigned int i;
+
+	if (!ticks)
+		return 0;
+	for (i = 0; i < CLOCK_READINGS; i++) {
+		u64 start = rdtsc_ordered();
+
+		ticks[i] = rdtsc_ordered() - start;
+	}
+	sort(ticks, CLOCK_READINGS, sizeof(*ticks), by_size, NULL);
+	median = ticks[CLOCK_READINGS / 2];
+	kvfree(ticks);
+	return median;
+}
+
 static int __init quarry_init(void)
 {
 	answer = kvmalloc(LONGEST_REQUEST, GFP_KERNEL);
 	if (!answer)
 		return -ENOMEM;
-	answer_length = scnprintf(answer, LONGEST_REQUEST, "tsc_khz %u\nslab %s\n", tsc_khz, slab_name());
+	answer_length = scnprintf(answer, LONGEST_REQUEST, "tsc_khz %u\nclock %llu\nslab %s\n",
+				  tsc_khz, clock_cost(), slab_name());
 	return proc_create("quarry", 0600, NULL, &quarry_ops) ? 0 : -ENOMEM;
 }
 

@@ -11,6 +11,7 @@
 #include <linux/compiler.h>
 #include <linux/completion.h>
 #include <linux/irq_work.h>
+#include <linux/log2.h>
 #include <linux/slab.h>
 #include <linux/types.h>
 
@@ -28,11 +29,33 @@ enum nodes { LOCAL, REMOTE, ALTERNATING };
 /* Ranges of slots of alloc-test, the fewer the more often each is chosen. */
 #define RANGES 7
 
+/*
+ * Buckets of what calls took: 32 to each power of two, so that a value is known
+ * to 3 %, whatever its size. As in bench/suite/src/histogram.rs.
+ */
+#define KEPT_BITS 5
+#define BUCKETS ((40 + 1) << KEPT_BITS)
+
+/* Whether the loops are as they are, over nothing, or with every call timed. */
+enum kind { BARE, EMPTY, STAMPED, KINDS };
+
 struct job;
 
 struct span {
 	u64 start;
 	u64 end;
+};
+
+/* How often calls took how many ticks. */
+struct histogram {
+	u64 worst;
+	u64 buckets[BUCKETS];
+};
+
+/* What the calls of one CPU took. */
+struct calls {
+	struct histogram allocations;
+	struct histogram frees;
 };
 
 /* Lists of slots by the CPU they are of: `end` is the first that is not meant. */
@@ -62,6 +85,8 @@ struct worker {
 	struct lists fills;
 	struct lists empties;
 	struct span *spans;
+	/* Where every call is timed. */
+	struct calls *calls;
 	u64 failures;
 	u64 random;
 	/* How often slots were passed on. */
@@ -98,6 +123,7 @@ enum loop {
 /* Each is compiled from loops.h. */
 extern const phase_fn bare_loops[LOOP_COUNT];
 extern const phase_fn empty_loops[LOOP_COUNT];
+extern const phase_fn stamped_loops[LOOP_COUNT];
 
 /* Which lists of slots are whose to fill or to empty. */
 enum whose { OWN, OF_NEXT, ALL_BY_FIRST };
@@ -124,7 +150,7 @@ struct workload {
 
 struct job {
 	const struct workload *workload;
-	bool empty;
+	enum kind kind;
 	size_t size;
 	unsigned int order;
 	unsigned int count;
@@ -160,6 +186,23 @@ static inline void **passed_on(struct worker *worker)
 	struct job *job = worker->job;
 
 	return job->workers[(worker->index + worker->turns) % job->cpus].slots;
+}
+
+/* Only for the CPU the histogram is of. */
+static __always_inline void count_call(struct histogram *histogram, u64 called, u64 returned)
+{
+	u64 ticks = returned > called ? returned - called : 0, bucket = ticks;
+
+	if (ticks >> KEPT_BITS) {
+		unsigned int shift = ilog2(ticks) - KEPT_BITS;
+
+		bucket = ((u64)shift << KEPT_BITS) + (ticks >> shift);
+	}
+	if (bucket >= BUCKETS)
+		bucket = BUCKETS - 1;
+	histogram->buckets[bucket]++;
+	if (ticks > histogram->worst)
+		histogram->worst = ticks;
 }
 
 /* Writes to a byte so often, and reads it back each time. */

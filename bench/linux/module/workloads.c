@@ -19,14 +19,14 @@ const u64 cumulative[RANGES] = {
 /* A block to be held; where nothing is allocated, what stands for one. */
 static void *held(struct worker *worker, size_t size)
 {
-	return worker->job->empty ? (void *)1 : kmalloc(size, GFP_KERNEL);
+	return worker->job->kind == EMPTY ? (void *)1 : kmalloc(size, GFP_KERNEL);
 }
 
 static void drop_all(struct worker *worker)
 {
 	unsigned int i;
 
-	for (i = 0; i < worker->job->count && !worker->job->empty; i++)
+	for (i = 0; i < worker->job->count && worker->job->kind != EMPTY; i++)
 		kfree(worker->slots[i]);
 }
 
@@ -96,7 +96,7 @@ static void hold_pages(struct worker *worker)
 {
 	unsigned int i;
 
-	for (i = 0; i < worker->job->count && !worker->job->empty; i++)
+	for (i = 0; i < worker->job->count && worker->job->kind != EMPTY; i++)
 		worker->slots[i] = alloc_pages(GFP_KERNEL, worker->job->order);
 }
 
@@ -104,7 +104,7 @@ static void drop_pages(struct worker *worker)
 {
 	unsigned int i;
 
-	for (i = 0; i < worker->job->count && !worker->job->empty; i++)
+	for (i = 0; i < worker->job->count && worker->job->kind != EMPTY; i++)
 		if (worker->slots[i])
 			__free_pages(worker->slots[i], worker->job->order);
 }

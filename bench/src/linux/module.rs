@@ -12,7 +12,8 @@ use crate::images::workspace;
 
 /// Where its source is.
 const SOURCE: &str = "bench/linux/module";
-const FILES: [&str; 7] = ["Kbuild", "main.c", "workloads.c", "bare.c", "empty.c", "loops.h", "quarry_linux.h"];
+const FILES: [&str; 8] =
+    ["Kbuild", "main.c", "workloads.c", "bare.c", "empty.c", "stamped.c", "loops.h", "quarry_linux.h"];
 
 /// What it is built to.
 const MODULE: &str = "quarry_linux.ko";

@@ -62,8 +62,19 @@ impl Histogram {
         self.worst = self.worst.max(counts.worst.load(Relaxed));
     }
 
+    /// Of values counted elsewhere, in buckets like these: the largest value of each and how many it has, and the
+    /// largest value of all.
+    pub fn of_buckets(buckets: impl IntoIterator<Item = (u64, u64)>, worst: u64) -> Self {
+        let mut histogram = Self { worst, ..Self::default() };
+        for (value, count) in buckets {
+            histogram.counts[bucket_of(value)] += count;
+        }
+        histogram
+    }
+
     /// The values of both.
-    pub(crate) fn merged(&self, other: &Self) -> Self {
+    #[must_use]
+    pub fn merged(&self, other: &Self) -> Self {
         let counts = self.counts.iter().zip(&other.counts).map(|(one, other)| one + other).collect();
         Self { counts, worst: self.worst.max(other.worst) }
     }
@@ -164,6 +175,12 @@ mod tests {
             let buckets: Vec<(u64, u64)> = histogram(&values).buckets().collect();
             prop_assert_eq!(buckets.iter().map(|(_, count)| count).sum::<u64>(), values.len() as u64);
             prop_assert!(buckets.is_sorted_by(|one, next| one.0 < next.0));
+        }
+
+        #[test]
+        fn a_histogram_is_made_again_of_its_buckets(values in proptest::collection::vec(any::<u64>(), 0..100)) {
+            let histogram = histogram(&values);
+            prop_assert_eq!(Histogram::of_buckets(histogram.buckets(), histogram.worst()), histogram);
         }
     }
 }

@@ -85,7 +85,8 @@ fn run(module: &mut Option<Module>) -> Result<u64> {
     }))?;
     let allocator = allocator(&facts.release, module.slab());
     let mut errors = 0;
-    measure::run(machine, module, &options.settings, &cases, &mut |row| {
+    let clock = module.clock();
+    measure::run(machine, module, clock, &options.settings, &cases, &mut |row| {
         errors += row.errors;
         emit(&Record::Result(row.measurement(&allocator, machine.tsc_hz(), options.icount)))
     })?;

@@ -1,15 +1,17 @@
 //! Cases of the suite as requests to the module, and how long a sample of each is.
 //!
 //! Plans, sample counts and lengths are those of `quarry-suite` over Quarry's own allocator (its `measure` and
-//! `workloads`), so that rows of both stand side by side. What the suite does beside, checks of every byte, latencies of
-//! single calls and footprints, is not done here.
+//! `workloads`), so that rows of both stand side by side. What the suite does beside, checks of every byte and footprints, is
+//! not done here.
 
 use anyhow::{Context, Result, bail};
-use quarry_suite::{Case, Effort, Feature, PhaseSamples, Platform, Row, Settings, Span, Summary, Variant, Workload};
+use quarry_suite::{
+    Case, Effort, Feature, Latency, Phase, PhaseSamples, Platform, Row, Settings, Span, Summary, Variant, Workload,
+};
 
 use crate::loops::{Length, Limits, Loop, MEASURED, remote_frees};
 use crate::machine::Machine;
-use crate::module::{Answer, Request, Runner};
+use crate::module::{Answer, Calls, Kind, Request, Runner};
 
 /// What Linux's allocators can do, as far as the module has loops for it.
 const FEATURES: &[Feature] = &[
@@ -28,6 +30,7 @@ const FIRST_TRY: u64 = 64;
 const WARM_UPS: usize = 3;
 const FIXED_OPERATIONS: u64 = 10_000;
 const EMPTY_SAMPLES: usize = 21;
+const LATENCY_SAMPLES: usize = 5;
 
 /// Threads of a request are new: their first sample is cold, however long ago its length was found.
 const WARM_UPS_WHEN_TIMED: usize = 1;
@@ -49,7 +52,7 @@ pub(crate) fn plan(machine: Machine, settings: &Settings) -> Vec<Case> {
     cases.into_iter().filter(|case| MEASURED.contains(&case.workload)).collect()
 }
 
-/// Measures every case and hands its rows to `sink`.
+/// Measures every case and hands its rows to `sink`. Timing no call at all takes `clock` ticks.
 ///
 /// # Errors
 ///
@@ -57,13 +60,15 @@ pub(crate) fn plan(machine: Machine, settings: &Settings) -> Vec<Case> {
 pub(crate) fn run(
     machine: Machine,
     runner: &mut impl Runner,
+    clock: u64,
     settings: &Settings,
     cases: &[Case],
     sink: &mut dyn FnMut(Row) -> Result<()>,
 ) -> Result<()> {
     let mut bench = Bench { machine, runner, settings, loops: Vec::new() };
     for &case in cases {
-        let (operations, answer) = bench.measure(case, false, settings.samples.max(1))?;
+        let (operations, answer) = bench.measure(case, Kind::Bare, settings.samples.max(1))?;
+        let calls = bench.calls(case)?;
         let mut failures = answer.failures;
         for (index, &phase) in case.phases().iter().enumerate() {
             let counted = settings.effort == Effort::Fixed;
@@ -72,12 +77,23 @@ pub(crate) fn run(
             sink(Row {
                 empty_ticks: bench.empty_ticks(case, index)?,
                 remote_frees: remote_frees(case),
+                latency: calls.as_ref().and_then(|calls| latency(calls, phase, clock)),
                 errors: std::mem::take(&mut failures),
                 ..row.expect("the module gave as many samples as asked for, which is one at least")
             })?;
         }
     }
     Ok(())
+}
+
+/// What the calls of a phase took, if there were any.
+fn latency(calls: &Calls, phase: Phase, clock: u64) -> Option<Latency> {
+    let calls = match phase {
+        Phase::Allocate => calls.allocations.clone(),
+        Phase::Free => calls.frees.clone(),
+        Phase::Whole => calls.allocations.merged(&calls.frees),
+    };
+    (calls.count() > 0).then_some(Latency { calls, clock })
 }
 
 /// The samples of one phase in an answer: it has phase after phase, sample after sample, CPU after CPU.
@@ -102,8 +118,8 @@ struct Bench<'a, R> {
 
 impl<R: Runner> Bench<'_, R> {
     /// Runs a case: operations of one CPU in one sample, and what came of it.
-    fn measure(&mut self, case: Case, empty: bool, samples: usize) -> Result<(u64, Answer)> {
-        let (request, length) = self.request(case, empty)?;
+    fn measure(&mut self, case: Case, kind: Kind, samples: usize) -> Result<(u64, Answer)> {
+        let (request, length) = self.request(case, kind)?;
         let granule = match length {
             Length::Fixed(operations) | Length::Granule(operations) => operations,
         };
@@ -120,6 +136,15 @@ impl<R: Runner> Bench<'_, R> {
             bail!("the module gave {} spans of {case}, not {expected}", answer.spans.len());
         }
         Ok((operations, answer))
+    }
+
+    /// What single calls took, in a pass of its own. By a clock that counts instructions they have no latency.
+    fn calls(&mut self, case: Case) -> Result<Option<Calls>> {
+        if !self.settings.latencies || self.settings.effort == Effort::Fixed {
+            return Ok(None);
+        }
+        let (_, answer) = self.measure(case, Kind::Stamped, self.settings.samples.clamp(1, LATENCY_SAMPLES))?;
+        Ok(answer.calls)
     }
 
     /// Finds how many operations take about that long: CPU 0 judges.
@@ -141,14 +166,14 @@ impl<R: Runner> Bench<'_, R> {
     }
 
     /// What to ask of the module, for one sample of no length yet.
-    fn request(&self, case: Case, empty: bool) -> Result<(Request, Length)> {
+    fn request(&self, case: Case, kind: Kind) -> Result<(Request, Length)> {
         let bytes = self.machine.memory() / case.cpus as u64;
         let limits = Limits { bytes, blocks: self.settings.most_blocks };
         let found = Loop::of(case, limits).with_context(|| format!("the module has no loop for {case}"))?;
         let Loop { name: workload, size, order, count, length } = found;
         let (cpus, seed) = (case.cpus, self.settings.seed);
         let request =
-            Request { workload, empty, size, order, count, cpus, operations: 0, samples: 1, warm_ups: 0, seed };
+            Request { workload, kind, size, order, count, cpus, operations: 0, samples: 1, warm_ups: 0, seed };
         Ok((request, length))
     }
 
@@ -161,7 +186,7 @@ impl<R: Runner> Bench<'_, R> {
             return Ok(ticks[phase]);
         }
         let case = Case { cpus: 1, ..case };
-        let (operations, answer) = self.measure(case, true, self.settings.samples.clamp(1, EMPTY_SAMPLES))?;
+        let (operations, answer) = self.measure(case, Kind::Empty, self.settings.samples.clamp(1, EMPTY_SAMPLES))?;
         let median = |index| {
             let mut costs = samples(case, &answer, index, operations, true).costs;
             Summary::of(&mut costs).expect("the module gave at least one sample, as asked for").median

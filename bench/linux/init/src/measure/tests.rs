@@ -1,8 +1,12 @@
 //! The requests a case comes to, over a module that is a function.
 
 use quarry_record::{Cpu, Node, Topology};
+use quarry_suite::Histogram;
 
 use super::*;
+
+/// Ticks that timing nothing takes.
+const CLOCK: u64 = 4;
 
 /// Takes so many ticks for each operation, and remembers what it was asked.
 struct Fake {
@@ -14,9 +18,14 @@ impl Runner for Fake {
     fn run(&mut self, request: &Request) -> Result<Answer> {
         self.asked.push(request.clone());
         let phases = if request.operations == request.count as u64 { 2 } else { 1 };
-        let ticks = if request.empty { 1 } else { self.ticks_per_operation } * request.operations;
+        let ticks = if request.kind == Kind::Empty { 1 } else { self.ticks_per_operation } * request.operations;
         let span = |at: usize| Span { start: at as u64, end: at as u64 + ticks };
-        Ok(Answer { failures: 1, spans: (0..request.cpus * request.samples * phases).map(span).collect() })
+        let spans = (0..request.cpus * request.samples * phases).map(span).collect();
+        let calls = (request.kind == Kind::Stamped).then(|| Calls {
+            allocations: Histogram::of_buckets([(20, 3)], 20),
+            frees: Histogram::of_buckets([(10, 1)], 10),
+        });
+        Ok(Answer { failures: 1, spans, calls })
     }
 }
 
@@ -39,7 +48,7 @@ fn measured(workload: Workload, effort: Effort, cpus: u32) -> (Vec<String>, Vec<
     let machine = machine(cpus);
     let cases = plan(machine, &settings);
     let mut rows = Vec::new();
-    run(machine, &mut fake, &settings, &cases, &mut |row| {
+    run(machine, &mut fake, CLOCK, &settings, &cases, &mut |row| {
         rows.push(row);
         Ok(())
     })
@@ -67,11 +76,28 @@ fn timed_pairs_grow_until_they_take_as_long_as_they_should() {
 }
 
 #[test]
+fn calls_are_timed_in_a_pass_of_their_own_and_told_by_phase() {
+    let (asked, rows) = measured(Workload::Batch, Effort::Microseconds(100), 1);
+    assert_eq!(asked[1], "batch 2 64 0 4096 1 4096 5 3 3");
+    let told: Vec<_> = rows.iter().flat_map(|row| &row.latency).map(|it| (it.calls.worst(), it.clock)).collect();
+    assert_eq!(told, [(20, CLOCK), (10, CLOCK)]);
+    let whole = measured(Workload::Pair, Effort::Microseconds(100), 1).1.remove(0).latency.expect("calls are timed");
+    assert_eq!((whole.calls.count(), whole.calls.worst()), (4, 20));
+}
+
+#[test]
+fn counted_calls_have_no_latency() {
+    let (asked, rows) = measured(Workload::Batch, Effort::Fixed, 1);
+    assert!(rows.iter().all(|row| row.latency.is_none()));
+    assert!(asked.iter().all(|line| line.split(' ').nth(1) != Some("2")), "{asked:?}");
+}
+
+#[test]
 fn a_loop_that_takes_no_time_is_not_made_longer_for_ever() {
     let mut fake = Fake { ticks_per_operation: 0, asked: Vec::new() };
     let settings = settings(Workload::Pair, Effort::Microseconds(100));
     let cases = plan(machine(1), &settings);
-    run(machine(1), &mut fake, &settings, &cases, &mut |_| Ok(())).expect("the module does all");
+    run(machine(1), &mut fake, CLOCK, &settings, &cases, &mut |_| Ok(())).expect("the module does all");
     assert!(fake.asked.iter().all(|request| request.operations <= 8 * MOST_OPERATIONS));
 }
 
@@ -103,7 +129,7 @@ fn batches_are_no_larger_than_memory_allows() {
     let machine = machine(1);
     let mut fake = Fake { ticks_per_operation: 1, asked: Vec::new() };
     let cases = plan(machine, &settings);
-    run(machine, &mut fake, &settings, &cases, &mut |_| Ok(())).expect("the module does all");
+    run(machine, &mut fake, CLOCK, &settings, &cases, &mut |_| Ok(())).expect("the module does all");
     // A quarter of 1 GiB.
     assert_eq!(fake.asked[0].count, 64);
 }
@@ -122,11 +148,11 @@ fn an_answer_with_too_few_spans_is_refused() {
     struct Short;
     impl Runner for Short {
         fn run(&mut self, _request: &Request) -> Result<Answer> {
-            Ok(Answer { failures: 0, spans: Vec::new() })
+            Ok(Answer { failures: 0, spans: Vec::new(), calls: None })
         }
     }
     let settings = settings(Workload::Pair, Effort::Fixed);
     let cases = plan(machine(1), &settings);
-    let error = run(machine(1), &mut Short, &settings, &cases, &mut |_| Ok(())).expect_err("there is nothing");
+    let error = run(machine(1), &mut Short, CLOCK, &settings, &cases, &mut |_| Ok(())).expect_err("there is nothing");
     assert_eq!(error.to_string(), "the module gave 0 spans of pair, size 64, CPUs 1, not 7");
 }
