@@ -10,6 +10,7 @@ use quarry_suite::Platform;
 use quarry_topology::NodeId;
 use raw_cpuid::{CpuId, Hypervisor};
 
+use crate::firmware::Firmware;
 use crate::module::Module;
 
 /// Where Linux shows nodes.
@@ -30,6 +31,7 @@ pub(crate) struct Facts {
     hypervisor: String,
     command_line: String,
     topology: Topology,
+    warnings: u32,
     uptime_microseconds: u64,
     available_bytes: u64,
 }
@@ -44,12 +46,19 @@ impl Facts {
         let uptime = read("/proc/uptime")?;
         let uptime = uptime.split_whitespace().next().and_then(|seconds| seconds.parse::<f64>().ok());
         let cpuinfo = read("/proc/cpuinfo")?;
+        let mut topology = topology(&cpuinfo)?;
+        let boot_apic_id = apic_ids(&cpuinfo).first().map(|cpu| cpu.apic_id);
+        let firmware = Firmware::read(boot_apic_id)?;
+        if let Some(firmware) = &firmware {
+            firmware.place(&mut topology.nodes);
+        }
         Ok(Self {
             release: read("/proc/sys/kernel/osrelease")?,
             cpu: values(&cpuinfo, "model name").next().unwrap_or("unknown").to_owned(),
             hypervisor: hypervisor(),
             command_line: read("/proc/cmdline")?,
-            topology: topology(&cpuinfo)?,
+            topology,
+            warnings: firmware.map_or(0, |firmware| firmware.warnings),
             uptime_microseconds: (uptime.context("/proc/uptime has no number")? * 1e6) as u64,
             available_bytes: kilobytes(&read("/proc/meminfo")?, "MemAvailable")
                 .context("/proc/meminfo has no MemAvailable")?,
@@ -69,6 +78,7 @@ impl Facts {
             hypervisor: self.hypervisor.clone(),
             command_line: self.command_line.clone(),
             topology: self.topology.clone(),
+            warnings: self.warnings,
             cpus_online: cpus as u32,
             boot_microseconds: self.uptime_microseconds,
             ..Run::default()

@@ -11,10 +11,12 @@
 //! loops      which of the module's loops a case is
 //! module     the module's requests and answers
 //! machine    nodes, CPUs and memory, as Linux shows them
+//! firmware   where memory is, from the tables firmware left
 //! ```
 
 #![forbid(unsafe_code)]
 
+mod firmware;
 mod loops;
 mod machine;
 mod measure;
