@@ -447,13 +447,17 @@ mod tests {
         let zone = service.nodes().get(NodeId(0)).expect("the node has memory").zone(ZoneKind::Dma32);
         let pages = || service.alloc_pages(Gfp::NOWAIT | Gfp::NOWARN, Order::ZERO);
         let (held, gone): (Vec<_>, Vec<_>) = core::iter::from_fn(pages).enumerate().partition(|(at, _)| at % 2 == 0);
-        gone.into_iter().for_each(|(_, page)| service.__free_pages(page, Order::ZERO));
+        for (_, page) in gone {
+            service.__free_pages(page, Order::ZERO);
+        }
         service.drain_local();
         let before = zone.tickets().drawn();
         assert_eq!(service.compact_zone(zone, order(8)), Compacted::Complete);
         let drawn = zone.tickets().drawn() - before;
         assert!(drawn <= 4, "it was locked {drawn} times");
-        held.into_iter().for_each(|(_, page)| service.__free_pages(page, Order::ZERO));
+        for (_, page) in held {
+            service.__free_pages(page, Order::ZERO);
+        }
     }
 
     #[test]
