@@ -277,6 +277,109 @@ static noinline u64 alloc_test(struct worker *worker, u64 operations)
 	return failures;
 }
 
+/* Lifetimes at random; some blocks are retained to the end, some swapped with places that all CPUs share. */
+static noinline u64 mstress(struct worker *worker, u64 operations)
+{
+	unsigned int to_retain = worker->job->count / 3, to_allocate = worker->job->count - to_retain;
+	void **retained = worker->slots, **others = worker->slots + to_retain;
+	unsigned int retained_count = 0, other_count = 0, i;
+	u64 random = worker->random, failures = 0;
+
+	while (to_allocate || to_retain) {
+		bool retain = to_retain && (!to_allocate || random_below(&random, 100) < 50);
+		size_t size = mstress_size(&random, retain ? 7 : 5);
+		void *block = ALLOCATED(worker, size, kmalloc(size, GFP_KERNEL));
+
+		if (likely(block))
+			TOUCHED(block, 1);
+		else
+			failures++;
+		if (retain) {
+			to_retain--;
+			retained[retained_count++] = block;
+		} else {
+			to_allocate--;
+			others[other_count++] = block;
+		}
+		if (other_count && random_below(&random, 100) < 66) {
+			void **place = &others[random_below(&random, other_count)];
+
+			block = *place;
+			if (block) {
+				*place = NULL;
+				RELEASED(worker, block, kfree(block));
+			}
+		}
+		if (other_count && random_below(&random, 100) < 25) {
+			void **place = &others[random_below(&random, other_count)];
+
+			*place = xchg(&transfers[random_below(&random, TRANSFERS)], *place);
+		}
+	}
+	for (i = 0; i < retained_count + other_count; i++) {
+		void *block = worker->slots[i];
+
+		if (block)
+			RELEASED(worker, block, kfree(block));
+	}
+	worker->random = random;
+	return failures;
+}
+
+/* All parts of the slots but one filled, then all emptied but the next one, from both ends. */
+#define ROUNDS(name, next_size)						\
+static noinline u64 name(struct worker *worker, u64 operations)		\
+{									\
+	unsigned int part = worker->job->count / PARTS, at, i;		\
+	void **slots = worker->slots;					\
+	u64 failures = 0;						\
+									\
+	for (at = 0; at < PARTS; at++) {				\
+		if (at == worker->spared)				\
+			continue;					\
+		for (i = at * part; i < (at + 1) * part; i++) {		\
+			size_t size = next_size(&worker->runs);		\
+			void *block = ALLOCATED(worker, size, kmalloc(size, GFP_KERNEL)); \
+									\
+			slots[i] = block;				\
+			if (likely(block))				\
+				TOUCHED(block, 1);			\
+			else						\
+				failures++;				\
+		}							\
+	}								\
+	worker->spared = (worker->spared + 1) % PARTS;			\
+	for (i = 0; i < worker->spared * part; i++)			\
+		EMPTY_SLOT(&slots[i]);					\
+	for (i = PARTS * part; i-- > (worker->spared + 1) * part;)	\
+		EMPTY_SLOT(&slots[i]);					\
+	return failures;						\
+}
+
+#define EMPTY_SLOT(slot)						\
+do {									\
+	void *block = *(slot);						\
+									\
+	*(slot) = NULL;							\
+	if (likely(block))						\
+		RELEASED(worker, block, kfree(block));			\
+} while (0)
+
+ROUNDS(sh6bench, ladder_size)
+ROUNDS(sh8bench_round, histogram_size)
+
+/* First all blocks go that the next CPU has allocated for this one. */
+static noinline u64 sh8bench(struct worker *worker, u64 operations)
+{
+	struct job *job = worker->job;
+	void **given = given_slots(&job->workers[(worker->index + 1) % job->cpus]);
+	unsigned int i;
+
+	for (i = 0; i < given_count(job); i++)
+		EMPTY_SLOT(&given[i]);
+	return sh8bench_round(worker, operations);
+}
+
 /* Pairs of a block that is written to; first the block this CPU was given goes, where it was given one. */
 static noinline u64 touched_pair(struct worker *worker, u64 operations)
 {

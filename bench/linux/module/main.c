@@ -13,7 +13,8 @@
  *
  *   workload kind size order count cpus operations samples warm_ups seed
  *
- * `kind` is that of the pass (enum kind). `count` is the number of slots of
+ * `kind` is that of the pass (enum kind), `size` that of a block or the largest
+ * there may be. `count` is the number of slots of
  * a CPU or of objects a call, or what node is asked for (enum nodes). The answer is
  *
  *   failures N
@@ -220,7 +221,8 @@ static int prepare_worker(struct job *job, struct worker *worker, unsigned int c
 	worker->random = first_random(job->seed, worker->index);
 	worker->spans = kvcalloc(job->samples * job->phase_count, sizeof(*worker->spans), GFP_KERNEL);
 	if (job->workload->slots)
-		worker->slots = kvcalloc(job->count, sizeof(*worker->slots), GFP_KERNEL);
+		worker->slots = kvcalloc(job->count + (job->workload->given ? given_count(job) : 0),
+					 sizeof(*worker->slots), GFP_KERNEL);
 	if (job->kind == STAMPED)
 		worker->calls = kvzalloc(sizeof(*worker->calls), GFP_KERNEL);
 	if (!worker->spans || (job->workload->slots && !worker->slots) ||

@@ -26,6 +26,12 @@ enum nodes { LOCAL, REMOTE, ALTERNATING };
 /* Pairs of a handler: so many that getting there and back hardly counts. */
 #define PAIRS_OF_HANDLER 256
 
+/* Places of mstress that all CPUs share. */
+#define TRANSFERS 1000
+
+/* Parts of the slots of sh6bench and sh8bench, of which one is spared in each round. */
+#define PARTS 5
+
 /* Ranges of slots of alloc-test, the fewer the more often each is chosen. */
 #define RANGES 7
 
@@ -64,6 +70,17 @@ struct lists {
 	unsigned int end;
 };
 
+/* Where the sizes of sh6bench or sh8bench are: they follow one another in runs. */
+struct runs {
+	/* Of sh6bench: the size the halves began with. Of sh8bench: the run. */
+	unsigned int at;
+	size_t size;
+	/* Blocks of this size still to come. */
+	unsigned int left;
+	/* Sizes above are left out. */
+	size_t largest;
+};
+
 /*
  * Batches from the CPU it is of to the one that frees for it, in its slots.
  * Both numbers only grow; each has one CPU that writes it.
@@ -93,6 +110,9 @@ struct worker {
 	unsigned int turns;
 	/* Where each range of slots begins, and where the last one ends. */
 	u64 starts[RANGES + 1];
+	struct runs runs;
+	/* The part of the slots that has blocks between two samples. */
+	unsigned int spared;
 	struct irq_work interrupt;
 	u64 pairs;
 	bool handled;
@@ -111,7 +131,8 @@ typedef u64 (*phase_fn)(struct worker *worker, u64 operations);
 	each(page_group) each(page_replace) each(bulk) each(mix)	\
 	each(in_handler) each(interleaved)				\
 	each(kmalloc_group) each(larson) each(xmalloc) each(producers)	\
-	each(touched_pair) each(alloc_test)
+	each(touched_pair) each(alloc_test)				\
+	each(mstress) each(sh6bench) each(sh8bench)
 
 enum loop {
 	no_loop,
@@ -140,6 +161,8 @@ struct workload {
 	/* A slot is chosen by a mask. */
 	bool power_of_two;
 	unsigned int least_slots;
+	/* There are slots for blocks that others are given as well. */
+	bool given;
 	/* Before the first sample. */
 	void (*fill)(struct worker *worker);
 	/* After a phase of a sample, when all CPUs have done theirs; returns failures. */
@@ -272,6 +295,74 @@ static __always_inline size_t alloc_test_size(u64 *state)
 	u64 start = 1ULL << (__builtin_ctzll((bits & 0x7f) + 1) + 2);
 
 	return start + 1 + ((bits >> 7) & (start - 1));
+}
+
+/* A power of two, in words; one in a hundred is 100 times as large. */
+static __always_inline size_t mstress_size(u64 *state, unsigned int sizes)
+{
+	size_t size = 8UL << random_below(state, sizes);
+
+	return random_below(state, 100) < 1 ? size * 100 : size;
+}
+
+/* Places that all CPUs share, empty between requests. In workloads.c. */
+extern void *transfers[TRANSFERS];
+
+/* The largest rung below 1000, where sh6bench begins. */
+#define LADDER_TOP 709
+
+/* Blocks of a size before the next one. */
+static __always_inline unsigned int ladder_count(size_t size)
+{
+	return size < 100 ? 250 : 50;
+}
+
+/* For 1, 2, 4, 7, 11 and so on, below 1000: that size, half of it, and so on to 1. */
+static __always_inline size_t ladder_size(struct runs *runs)
+{
+	if (!runs->left) {
+		runs->size /= 2;
+		if (!runs->size) {
+			runs->at += runs->at / 2 + 1;
+			if (runs->at >= 1000)
+				runs->at = 1;
+			runs->size = runs->at;
+		}
+		runs->left = ladder_count(runs->size);
+	}
+	runs->left--;
+	return runs->size;
+}
+
+/* Sizes of sh8bench and how many blocks of each follow one another. In workloads.c. */
+#define HISTOGRAM_RUNS 12
+extern const struct histogram_run {
+	size_t size;
+	unsigned int count;
+} histogram_runs[HISTOGRAM_RUNS];
+
+static __always_inline size_t histogram_size(struct runs *runs)
+{
+	if (!runs->left) {
+		runs->at++;
+		if (runs->at == HISTOGRAM_RUNS || histogram_runs[runs->at].size > runs->largest)
+			runs->at = 0;
+		runs->left = histogram_runs[runs->at].count;
+	}
+	runs->left--;
+	return histogram_runs[runs->at].size;
+}
+
+/* Blocks of 8 bytes that each CPU allocates for the one before it: a tenth of those of a round. */
+static inline unsigned int given_count(struct job *job)
+{
+	return DIV_ROUND_UP(job->count / PARTS * (PARTS - 1), 10);
+}
+
+/* They stand behind the slots. */
+static inline void **given_slots(struct worker *worker)
+{
+	return worker->slots + worker->job->count;
 }
 
 /* How likely each range is, in 2^-32, all those before it included. */

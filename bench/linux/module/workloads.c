@@ -92,6 +92,69 @@ static void give_first(struct worker *worker)
 	worker->failures += give(worker, 0);
 }
 
+void *transfers[TRANSFERS];
+
+static void drop_transfers(struct worker *worker)
+{
+	struct job *job = worker->job;
+	unsigned int i;
+
+	for (i = worker->index; i < TRANSFERS; i += job->cpus) {
+		if (job->kind != EMPTY)
+			kfree(transfers[i]);
+		transfers[i] = NULL;
+	}
+}
+
+const struct histogram_run histogram_runs[HISTOGRAM_RUNS] = {
+	{ 8, 1000 }, { 16, 5000 }, { 48, 1000 }, { 72, 100 }, { 148, 100 }, { 200, 100 },
+	{ 520, 10 }, { 1056, 5 }, { 4096, 3 }, { 9162, 1 }, { 34562, 1 }, { 168524, 1 },
+};
+
+static void ladder_begin(struct worker *worker)
+{
+	unsigned int i;
+
+	worker->runs = (struct runs){ LADDER_TOP, LADDER_TOP, ladder_count(LADDER_TOP) };
+	for (i = 0; i < worker->job->count / PARTS; i++)
+		worker->slots[i] = held(worker, ladder_size(&worker->runs));
+}
+
+/* Blocks for the CPU before this one. */
+static u64 give_small(struct worker *worker, unsigned int phase)
+{
+	void **slots = given_slots(worker);
+	unsigned int i;
+	u64 failures = 0;
+
+	for (i = 0; i < given_count(worker->job); i++) {
+		slots[i] = held(worker, 8);
+		failures += !slots[i];
+	}
+	return failures;
+}
+
+/* Behind the long run, so that a short one sees most sizes. */
+static void histogram_begin(struct worker *worker)
+{
+	unsigned int i;
+
+	worker->runs = (struct runs){ .at = 2, .left = histogram_runs[2].count, .largest = worker->job->size };
+	for (i = 0; i < worker->job->count / PARTS; i++)
+		worker->slots[i] = held(worker, histogram_size(&worker->runs));
+	worker->failures += give_small(worker, 0);
+}
+
+static void drop_given(struct worker *worker)
+{
+	void **slots = given_slots(worker);
+	unsigned int i;
+
+	drop_all(worker);
+	for (i = 0; i < given_count(worker->job) && worker->job->kind != EMPTY; i++)
+		kfree(slots[i]);
+}
+
 static void hold_pages(struct worker *worker)
 {
 	unsigned int i;
@@ -188,6 +251,12 @@ const struct workload workloads[] = {
 	  .fill = larson_begin, .after = pass_on, .drain = drop_all },
 	{ .name = "xmalloc", .phases = LOOP(xmalloc), .slots = true, .least_slots = BATCHES },
 	{ .name = "producers", .phases = LOOP(producers), .slots = true, .least_slots = BATCHES },
+	{ .name = "mstress", .phases = LOOP(mstress), .slots = true, .fixed = true, .least_slots = 3,
+	  .drain = drop_transfers },
+	{ .name = "sh6bench", .phases = LOOP(sh6bench), .slots = true, .least_slots = PARTS,
+	  .fill = ladder_begin, .drain = drop_all },
+	{ .name = "sh8bench", .phases = LOOP(sh8bench), .slots = true, .least_slots = PARTS, .given = true,
+	  .fill = histogram_begin, .after = give_small, .drain = drop_given },
 	{ .name = "threadtest", .phases = LOOP(kmalloc_group), .slots = true, .fixed = true },
 	{ .name = "cache-scratch", .phases = LOOP(touched_pair), .slots = true,
 	  .fill = give_first, .after = give, .drain = drop_all },

@@ -4,8 +4,8 @@
 
 use quarry_suite::{Case, Extent, Variant, Workload, random};
 
-/// The workloads the module has loops for. The others keep accounts beside (mstress, sh6bench, sh8bench), need a trace,
-/// or are about how Quarry's memory service gives memory back.
+/// The workloads the module has loops for. The others need a trace, or are about how Quarry's memory service gives
+/// memory back.
 pub(crate) const MEASURED: &[Workload] = &[
     Workload::Pair,
     Workload::PairInlined,
@@ -31,6 +31,9 @@ pub(crate) const MEASURED: &[Workload] = &[
     Workload::Larson,
     Workload::Xmalloc,
     Workload::Producers,
+    Workload::Mstress,
+    Workload::Sh6bench,
+    Workload::Sh8bench,
     Workload::Threadtest,
     Workload::CacheScratch,
     Workload::CacheThrash,
@@ -45,6 +48,14 @@ const LARSON_SLOTS: usize = 5000;
 const LARSON_END: usize = 1000;
 const HANDOFF_BATCH: usize = 256;
 const HANDOFF_BATCHES: usize = 4;
+const MSTRESS_RETAINED: usize = 512;
+const MSTRESS_OTHERS: usize = 2;
+const MSTRESS_RECKONED: usize = 512;
+const SMARTHEAP_PLACES: usize = 4095;
+const SMARTHEAP_PARTS: usize = 5;
+const SH6_END: usize = 1000;
+const SH8_RECKONED: usize = 256;
+const SH8_LARGEST_PART: u64 = 16;
 const THREADTEST_OBJECTS: usize = 8192;
 const ALLOC_TEST_SLOTS: usize = 16 << 10;
 const ALLOC_TEST_FEWEST_SLOTS: usize = 32;
@@ -83,7 +94,7 @@ pub(crate) enum Length {
 pub(crate) struct Loop {
     /// The module's name of it.
     pub(crate) name: &'static str,
-    /// Bytes of a block, and the order of a block of pages.
+    /// Bytes of a block or of the largest there may be, and the order of a block of pages.
     pub(crate) size: usize,
     pub(crate) order: u32,
     /// Slots of a CPU, objects a call, or the node asked for.
@@ -97,12 +108,18 @@ impl Loop {
         let (size, order) = match case.extent {
             Extent::Size(size) => (size, 0),
             Extent::Order(order) => (4096 << order, order),
+            Extent::Mixed if case.workload == Workload::Sh8bench => ((limits.bytes / SH8_LARGEST_PART) as usize, 0),
             Extent::Mixed => (random::MIX_MAXIMUM + 1, 0),
         };
         let fixed = |count| (count, Length::Fixed(count as u64));
         let any = |count| (count, Length::Granule(1));
         let groups_of = |count| (count, Length::Granule(count as u64));
         let blocks = |wanted| limits.blocks(wanted, size);
+        // Places in whole parts, all but one of which are filled in a sample.
+        let parts_of = |places: usize| {
+            let part = (places / SMARTHEAP_PARTS).max(1);
+            (part * SMARTHEAP_PARTS, Length::Fixed((part * (SMARTHEAP_PARTS - 1)) as u64))
+        };
         let (count, length) = match (case.workload, case.variant) {
             (
                 Workload::Batch
@@ -133,6 +150,9 @@ impl Loop {
             (Workload::Xmalloc | Workload::Producers, _) => {
                 any(blocks(HANDOFF_BATCH * HANDOFF_BATCHES).next_multiple_of(HANDOFF_BATCHES))
             }
+            (Workload::Mstress, _) => fixed(limits.blocks(MSTRESS_RETAINED, MSTRESS_RECKONED) * (1 + MSTRESS_OTHERS)),
+            (Workload::Sh6bench, _) => parts_of(limits.blocks(SMARTHEAP_PLACES, SH6_END)),
+            (Workload::Sh8bench, _) => parts_of(limits.blocks(SMARTHEAP_PLACES, SH8_RECKONED)),
             (Workload::Threadtest, _) => fixed(blocks(THREADTEST_OBJECTS / case.cpus)),
             // The block a CPU is given.
             (Workload::CacheScratch, _) => any(1),
@@ -160,7 +180,12 @@ pub(crate) fn remote_frees(case: Case) -> Option<f64> {
         Workload::RemoteZero | Workload::OneAllocates => Some((cpus - 1.0) / cpus),
         // The odd CPU works alone.
         Workload::Xmalloc => Some((case.cpus - case.cpus % 2) as f64 / cpus),
-        Workload::LlfreeRand | Workload::LlfreeFrag | Workload::Larson | Workload::CacheScratch => None,
+        Workload::LlfreeRand
+        | Workload::LlfreeFrag
+        | Workload::Larson
+        | Workload::Mstress
+        | Workload::Sh8bench
+        | Workload::CacheScratch => None,
         _ => Some(0.0),
     }
 }
@@ -197,7 +222,7 @@ mod tests {
 
     #[test]
     fn what_the_module_has_no_loop_for_is_none() {
-        for workload in [Workload::Mstress, Workload::Sh6bench, Workload::Replay, Workload::Pressure] {
+        for workload in [Workload::Replay, Workload::Pressure, Workload::Fragmentation] {
             assert_eq!(Loop::of(case(workload, Extent::Mixed, None, 1), LIMITS), None, "{workload}");
         }
     }
@@ -209,6 +234,14 @@ mod tests {
         assert_eq!(threadtest(4), ("threadtest", 2048, Length::Fixed(2048)));
         let alloc_test = |cpus| found(case(Workload::AllocTest, Extent::Mixed, None, cpus)).1;
         assert_eq!((alloc_test(2), alloc_test(1024)), (8192, 32));
+    }
+
+    #[test]
+    fn a_round_fills_all_parts_but_one() {
+        assert_eq!(found(case(Workload::Sh6bench, Extent::Mixed, None, 1)), ("sh6bench", 4095, Length::Fixed(3276)));
+        let few = Limits { bytes: 1 << 20, blocks: 7 };
+        let sh8 = Loop::of(case(Workload::Sh8bench, Extent::Mixed, None, 1), few).expect("the module has a loop");
+        assert_eq!((sh8.count, sh8.length, sh8.size), (5, Length::Fixed(4), 64 << 10));
     }
 
     #[test]

@@ -136,7 +136,7 @@ fn batches_are_no_larger_than_memory_allows() {
 
 #[test]
 fn what_the_module_has_no_loop_for_is_not_planned() {
-    for workload in [Workload::Mstress, Workload::Sh6bench, Workload::Replay, Workload::Pressure] {
+    for workload in [Workload::Replay, Workload::Pressure, Workload::Fragmentation] {
         assert_eq!(plan(machine(2), &settings(workload, Effort::Fixed)), [], "{workload}");
     }
     let all = plan(machine(2), &Settings::default());
