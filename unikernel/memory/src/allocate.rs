@@ -29,6 +29,7 @@ use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::mobility::Mobility;
 use crate::node::{Node, NumaCounters};
+use crate::page::list_batch;
 use crate::policy::{NodeMask, Policy};
 use crate::service::Service;
 use crate::set::{LISTED_ORDERS, Set, bump};
@@ -119,6 +120,11 @@ impl<M: Machine> Service<M> {
     pub(crate) fn alloc_pages_slow(&self, named: Option<NodeId>, gfp: Gfp, order: Order) -> Option<Pfn> {
         // SAFETY: `attach` returns a set as `set` does.
         let set = unsafe { &*self.attached_set() };
+        if named.is_none()
+            && let Some(block) = self.alloc_from_local_zone(set, gfp, order)
+        {
+            return Some(block);
+        }
         let task = self.machine().task();
         let gfp = self.checked_flags(task.allowed(gfp), task);
         let placement = self.place(set, named, gfp, task)?;
@@ -144,6 +150,32 @@ impl<M: Machine> Service<M> {
             unsafe { self.page_address(block).write_bytes(0, order.bytes()) };
         }
         Some(block)
+    }
+
+    /// A block that no list has, from the zone of the CPU's lists, where memory is plenty and the flags want nothing
+    /// else: the usual case of a large block, and nothing else looked at. `None` while anybody waits or faults are
+    /// injected, too.
+    fn alloc_from_local_zone(&self, set: &Set, gfp: Gfp, order: Order) -> Option<Pfn> {
+        let listed = order.index() < LISTED_ORDERS;
+        if listed || gfp.intersects(Gfp::OFF_THE_PAGE_LISTS) || !set.attached || self.waiters().attention().is_raised()
+        {
+            return None;
+        }
+        let node = self.nodes().get(set.zone.node())?;
+        let zone = node.zone(set.zone.kind());
+        let spared = zone.lowmem_reserve(ZoneKind::Normal) + zone.watermarks().low;
+        if zone.available_frames() < spared + order.frames() {
+            return None;
+        }
+        let demand = Demand { order, mobility: Mobility::Unmovable, reach: Reach::WholePageblocks };
+        let mut found = None;
+        let (_, stolen) = zone.allocate(self.machine(), demand, 1, |block, _| found = Some(block));
+        self.events().note_stolen(stolen);
+        let block = found?;
+        NumaCounters::add(&node.counters.hit, 1);
+        NumaCounters::add(&node.counters.local, 1);
+        set.add_frames(order.frames() as usize);
+        Some(self.hand_out(block, State::new(Kind::Page, order, set.zone)))
     }
 
     /// Where a request may be served; `None` where it may be nowhere.
@@ -197,7 +229,7 @@ impl<M: Machine> Service<M> {
         if list.count.load(Relaxed) == 0 {
             let zone = self.nodes().zone(set.zone)?;
             let capacity = self.waiters().attention().settle(&list.limit, self.list_capacity(order));
-            let batch = capacity / 2;
+            let batch = if capacity == 0 { 0 } else { list_batch(capacity) };
             let frames = Frames::of(self.machine());
             if batch > 0 && request.allows(zone, Floor::Low, batch << order.get()) {
                 bump(&set.counters.page_refills);

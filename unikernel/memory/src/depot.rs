@@ -364,6 +364,21 @@ impl DepotState {
         larger.filter(|_| self.stack.room() < capacity && objects.len() > 1)
     }
 
+    /// Puts all of the objects on the stack, if there is room; says whether there was.
+    pub(crate) fn stack(&mut self, geometry: &Geometry, objects: &[*mut u8]) -> bool {
+        let stacked = self.stacked + objects.len() as u32;
+        if stacked > stack_capacity(geometry).min(self.stack.room()) {
+            return false;
+        }
+        // SAFETY: the stack has room for these behind those on it, and is no part of what the caller has.
+        unsafe {
+            let top = self.stack.pointers.add(self.stacked as usize);
+            ptr::copy_nonoverlapping(objects.as_ptr(), top, objects.len());
+        }
+        self.stacked = stacked;
+        true
+    }
+
     /// Gives the depot a larger stack; returns the one it had, or the new one if it has as large a one already.
     pub(crate) fn replace_stack(&mut self, stack: Stacked) -> Stacked {
         if stack.room() <= self.stack.room() {

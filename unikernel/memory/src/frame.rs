@@ -388,10 +388,9 @@ impl FrameList {
 pub(crate) fn for_each_block(start: Pfn, end: Pfn, mut each: impl FnMut(Pfn, Order)) {
     let mut next = start;
     while next < end {
-        let order = Order::all()
-            .rev()
-            .find(|order| next.block(*order) == next && next.0 + order.frames() <= end.0)
-            .expect("a single frame is always aligned and within the run");
+        // As its alignment allows, and its length.
+        let order = next.0.trailing_zeros().min((end.0 - next.0).ilog2());
+        let order = Order(order.min(Order::MAX.get()) as u8);
         each(next, order);
         next = next.offset(order.frames());
     }

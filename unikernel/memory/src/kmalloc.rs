@@ -25,7 +25,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use quarry_topology::NodeId;
 
 use crate::class::{
-    DMA_BASE, DMA32_BASE, LARGE, MAX_SLAB_SIZE, NOT_A_KEY, POWERS, class_of, key_cache, key_of, tag_cache,
+    CLASSES, DMA_BASE, DMA32_BASE, LARGE, MAX_SLAB_SIZE, NOT_A_KEY, POWERS, class_of, key_cache, key_of, tag_cache,
 };
 use crate::depot::mark_at;
 use crate::frame::{FRAME_BYTES, Frames, Order};
@@ -236,7 +236,11 @@ impl<M: Machine> Service<M> {
     #[cold]
     #[inline(never)]
     fn kfree_slow(&self, object: *mut u8) {
-        if self.free_to_remote(object) {
+        let cache = tag_cache(self.machine().tag(object.addr()) as u16);
+        // Class 0, of what is no object, has no objects either.
+        if cache < CLASSES && self.free_through_depot(&CacheShape::kmalloc(cache), object)
+            || self.free_to_remote(object)
+        {
             return;
         }
         if let Err(error) = self.free_slow(object, None) {

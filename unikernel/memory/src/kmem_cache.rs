@@ -548,6 +548,9 @@ impl<M: Machine> Service<M> {
     #[cold]
     #[inline(never)]
     fn kmem_cache_free_slow(&self, cache: &KmemCache, object: *mut u8) {
+        if self.free_through_depot(&cache.view, object) {
+            return;
+        }
         if let Err(error) = self.free_slow(object, Some(cache.view.id)) {
             panic!("{error}");
         }

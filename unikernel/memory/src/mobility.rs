@@ -131,7 +131,9 @@ impl Pageblocks {
 
     #[inline]
     pub(crate) fn mobility(self, frame: Pfn) -> Mobility {
-        Mobility::ALL[(self.byte(frame).load(Relaxed) & MOBILITY) as usize % Mobility::COUNT]
+        // No byte has all bits of it.
+        const OF_BITS: [Mobility; 4] = [Mobility::ALL[0], Mobility::ALL[1], Mobility::ALL[2], Mobility::ALL[0]];
+        OF_BITS[(self.byte(frame).load(Relaxed) & MOBILITY) as usize]
     }
 
     /// Changes the mobility of a filled pageblock that is not shared.

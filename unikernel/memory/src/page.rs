@@ -256,7 +256,9 @@ impl<M: Machine> Service<M> {
         let Some(block) = self.virt_to_page(address).filter(|_| address.addr().is_multiple_of(FRAME_BYTES)) else {
             panic!("free_pages of {address:p}, which is not the address of a frame the service manages");
         };
-        self.__free_pages(block, order);
+        if let Err(error) = self.free_pages_slow(block, order) {
+            page_fault(error);
+        }
     }
 
     /// Allocates the frames that `bytes` need and no more, contiguous; free each with order 0, or all with
@@ -373,7 +375,7 @@ impl<M: Machine> Service<M> {
         let closed = list.limit.load(Relaxed) == 0;
         let capacity = self.waiters().attention().settle(&list.limit, self.list_capacity(order));
         if closed || list.count.load(Relaxed) >= capacity {
-            let drained = if closed || capacity == 0 { LIST_BLOCKS as u32 } else { capacity / 2 };
+            let drained = if closed || capacity == 0 { LIST_BLOCKS as u32 } else { list_batch(capacity) };
             self.drain_list(set, list, zone, order, drained);
         }
         capacity > 0
@@ -389,19 +391,22 @@ impl<M: Machine> Service<M> {
         self.note_frames(set, (drained << order.get()).wrapping_neg());
         let inner = State::new(Kind::Inner, Order::ZERO, zone.id());
         zone.locked(self.machine(), |frames, areas| {
-            let mut oldest = list.blocks[..drained].iter().map(|block| Pfn(block.load(Relaxed))).peekable();
-            while let Some(block) = oldest.next() {
+            let mut give = |start, end| for_each_block(start, end, |block, order| areas.give(frames, block, order));
+            // What lies side by side, upwards or downwards, is given as one.
+            let (mut start, mut end) = (Pfn(0), Pfn(0));
+            for block in list.blocks[..drained].iter().map(|block| Pfn(block.load(Relaxed))) {
                 frames.set_state(block, inner);
-                // What lies side by side, upwards or downwards, is given as one.
-                let mut run = block..block.offset(order.frames());
-                while let Some(next) =
-                    oldest.next_if(|next| *next == run.end || next.offset(order.frames()) == run.start)
-                {
-                    frames.set_state(next, inner);
-                    run = run.start.min(next)..run.end.max(next.offset(order.frames()));
+                let behind = block.offset(order.frames());
+                if block == end {
+                    end = behind;
+                } else if behind == start {
+                    start = block;
+                } else {
+                    give(start, end);
+                    (start, end) = (block, behind);
                 }
-                for_each_block(run.start, run.end, |block, order| areas.give(frames, block, order));
             }
+            give(start, end);
             // The zone's lock is held still, and a host forks with all locks taken: the child of a fork finds the blocks
             // on the list or in the zone, never in both.
             list.forget_oldest(drained);
@@ -476,7 +481,13 @@ impl PageList {
     }
 }
 
-/// Blocks a CPU's list of that order may hold where memory is plenty: 256 KiB an order.
+/// Blocks that go between a list of that capacity and its zone at a time: about half of it, and as many as a block of the
+/// buddy has.
+pub(crate) const fn list_batch(capacity: u32) -> u32 {
+    (capacity / 2).next_power_of_two()
+}
+
+/// Blocks a CPU's list of that order may hold where memory is plenty: 240 KiB for order 0, 256 KiB at most for others.
 pub(crate) fn list_capacity(order: Order) -> u32 {
     (LIST_BLOCKS as u32 >> order.get()).max(8)
 }

@@ -162,6 +162,49 @@ impl<M: Machine> Service<M> {
         Some(object)
     }
 
+    /// Frees an object into the full magazine of its cache, most of which goes to the local depot's stack: the usual case,
+    /// and nothing else looked at. Says whether it did; not where the stack has no room, while anybody waits, and for
+    /// what is no object of the cache in use.
+    #[inline]
+    pub(crate) fn free_through_depot(&self, cache: &CacheShape, object: *mut u8) -> bool {
+        // SAFETY: as in `object_from_depot`.
+        let set = unsafe { &*self.machine().set() };
+        let magazine = set.magazine_of(cache);
+        let limit = magazine.limit.load(Relaxed);
+        // One that is closed, not fitted out, or no magazine at all has the limit 0 or another generation.
+        let closed = limit == 0 || self.waiters().attention().is_raised();
+        if closed
+            || magazine.generation.get() != cache.generation
+            || magazine.count.load(Relaxed) < limit
+            || self.machine().tag(object.addr()) as u16 != set.local_tag(cache.id)
+            || !cache.geometry.is_object(object.addr())
+        {
+            return false;
+        }
+        let place = mark_at(object, cache.geometry.link);
+        // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it.
+        if unsafe { place.read() } == set.mark {
+            return false;
+        }
+        let Some(depot) = self.depot(set.zone.node(), cache.id) else { return false };
+        let drained = drained_when_full(limit) as usize;
+        {
+            let mut depot = depot.lock(self.machine());
+            if !depot.stack(&cache.geometry, magazine.oldest(drained)) {
+                return false;
+            }
+            // Under the lock; see `give_objects`.
+            magazine.forget_oldest(drained);
+        }
+        // SAFETY: as for the read; the caller gives the object up.
+        unsafe { place.write(set.mark) };
+        magazine.push(object);
+        bump(&set.counters.drains);
+        set.add_net((drained * cache.geometry.size as usize).wrapping_neg());
+        self.objects_freed(cache.id);
+        true
+    }
+
     /// An object of another node's, if it is in the magazine for these.
     #[inline]
     pub(crate) fn object_of_remote(&self, node: NodeId, class: usize) -> Option<*mut u8> {

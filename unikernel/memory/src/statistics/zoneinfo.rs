@@ -9,6 +9,7 @@ use super::Report;
 use crate::frame::{FRAME_BYTES, Order, Pfn};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
+use crate::page::list_batch;
 use crate::service::Service;
 use crate::set::{LISTED_ORDERS, Set};
 use crate::zone::{Watermarks, Zone, ZoneKind};
@@ -141,7 +142,7 @@ impl<M: Machine> Service<M> {
                     count: count + listed_frames(set),
                     high: high
                         + Order::all().take(LISTED_ORDERS).map(|it| self.list_capacity(it) << it.get()).sum::<u32>(),
-                    batch: self.list_capacity(Order::ZERO) / 2,
+                    batch: list_batch(self.list_capacity(Order::ZERO)),
                 });
             }
             Some((cpu, pageset?))
