@@ -10,8 +10,9 @@ use core::str::FromStr;
 
 use quarry_topology::MAX_CPUS;
 
-use crate::case::{Effort, ORDERS, Settings, UnknownWorkload};
+use crate::case::{ORDERS, UnknownWorkload};
 use crate::recorded::Extract;
+use crate::settings::{Effort, Settings};
 
 /// Most events that are recorded: about the most whose text a guest takes again.
 const MOST_EVENTS: usize = 1_000_000;

@@ -14,9 +14,9 @@ use quarry_trace::{Action, Cpu, Event, Flags, Node, ObjectId, Request, Trace};
 use spin::Mutex;
 
 use crate::ballast::Ballast;
-use crate::case::Settings;
 use crate::measure::{Length, Run, Sampling};
 use crate::platform::Platform;
+use crate::settings::Settings;
 use crate::subject::{Feature, Subject};
 use crate::suite::plan;
 use crate::workloads::{self, trace_of};

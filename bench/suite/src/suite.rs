@@ -8,13 +8,14 @@ use alloc::vec::Vec;
 
 use quarry_trace::Trace;
 
-use crate::case::{Case, Effort, Extent, Means, Phase, Settings, Variant, Workload};
+use crate::case::{Case, Extent, Phase, Variant, Workload};
 use crate::checked::{Checked, Findings, Memory};
 use crate::histogram::Histogram;
 use crate::measure::{Length, Run, Samples, Sampling};
 use crate::platform::Platform;
 use crate::random::MIX_MAXIMUM;
 use crate::series::Series;
+use crate::settings::{Effort, Means, Settings};
 use crate::spans::PhaseSamples;
 use crate::stamped::{Stamped, clock_cost};
 use crate::statistics::Summary;

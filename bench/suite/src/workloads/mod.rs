@@ -21,10 +21,11 @@ use alloc::vec::Vec;
 
 use quarry_trace::Trace;
 
-use crate::case::{Case, Settings, Workload};
+use crate::case::{Case, Workload};
 use crate::measure::{Run, Samples};
 use crate::platform::Platform;
 use crate::series::Series;
+use crate::settings::Settings;
 use crate::subject::Subject;
 
 /// The work of one CPU.
