@@ -111,7 +111,7 @@ fn measure(mut guest: Guest, boots: u32, details: bool) -> Result<()> {
         }
         ended.verdict.map_err(|failure| guest.explain(failure))?;
         if ended.session.results.is_empty() {
-            return Err(guest.explain(Failure::Nothing("result")));
+            return Err(guest.explain(Failure::NoResults));
         }
         guest.files.append = true;
     }

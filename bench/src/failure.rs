@@ -65,6 +65,12 @@ pub(crate) enum Failure {
     /// Nothing at all to show.
     #[error("the guest ended well but gave no `{0}` record")]
     Nothing(&'static str),
+    /// An empty plan.
+    #[error(
+        "nothing was measured: no allocator asked for can do a workload asked for in those sizes on this machine; \
+         `quarry list` has all of both"
+    )]
+    NoResults,
     /// A report that was asked for is not there.
     #[error("the guest gave no `{0}` report")]
     NoReport(String),

@@ -305,7 +305,7 @@ fn every_way_to_fail_has_its_sentence() {
     quarry: the guest announced 10 results but gave 8 (serial log: kept.log)
     quarry: the guest counted 7 errors (serial log: kept.log)
     quarry: the guest's last record says all is well, but its exit status that it failed (serial log: kept.log)
-    quarry: the guest ended well but gave no `result` record (serial log: kept.log)
+    quarry: nothing was measured: no allocator asked for can do a workload asked for in those sizes on this machine; `quarry list` has all of both (serial log: kept.log)
     quarry: the guest did not boot within 0.3 s (--boot-timeout) (serial log: kept.log)
     quarry: the guest went silent: no record for 0.3 s (--record-timeout) (serial log: kept.log)
     quarry: the guest was not done within 0.3 s (--timeout) (serial log: kept.log)

@@ -140,7 +140,8 @@ impl Subject for BuddySlab {
 
     const NAME: &'static str = "buddy-slab";
 
-    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Inlined, Feature::Nodes, Feature::Pages];
+    const FEATURES: &'static [Feature] =
+        &[Feature::Sizes, Feature::Large, Feature::Inlined, Feature::Nodes, Feature::Pages];
 
     #[inline(never)]
     fn allocate(&self, size: usize) -> Option<SizedMemory> {

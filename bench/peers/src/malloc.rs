@@ -155,7 +155,8 @@ impl<M: Malloc> Subject for MallocSubject<M> {
 
     const NAME: &'static str = M::NAME;
 
-    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Inlined, Feature::Nodes, Feature::Pages];
+    const FEATURES: &'static [Feature] =
+        &[Feature::Sizes, Feature::Large, Feature::Inlined, Feature::Nodes, Feature::Pages];
 
     #[inline(always)]
     fn allocate(&self, size: usize) -> Option<Memory> {

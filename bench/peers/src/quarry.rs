@@ -18,7 +18,8 @@ impl Subject for Quarry {
 
     const NAME: &'static str = "quarry";
 
-    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Inlined, Feature::Nodes, Feature::Pages];
+    const FEATURES: &'static [Feature] =
+        &[Feature::Sizes, Feature::Large, Feature::Inlined, Feature::Nodes, Feature::Pages];
 
     #[inline(never)]
     fn allocate(&self, size: usize) -> Option<Memory> {

@@ -280,7 +280,8 @@ pub static WORKLOADS: &[Workload] = &[
         group: Group::Program,
         summary: "as sh6bench with 12 sizes, 8 bytes to 165 KiB, and 8-byte blocks that the neighbour allocated freed \
                   first",
-        stresses: "bursts of few sizes, with now and then a large one, after frees of another CPU's objects",
+        stresses: "bursts of few sizes, with now and then a large one, after frees of another CPU's objects; an allocator \
+                   without blocks above 128 KiB is left out",
         origin: "MicroQuill SmartHeap's sh8bench, 2005, written anew; there one thread allocates the blocks others \
                  free, here every CPU for its neighbour, not timed",
     },

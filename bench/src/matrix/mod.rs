@@ -173,7 +173,7 @@ impl Runner<'_> {
             let ended = watch(&boot, host.deadlines(Duration::ZERO), &files, &mut Nobody);
             ended.verdict?;
             if ended.session.results.is_empty() {
-                return Err(Failure::Nothing("result"));
+                return Err(Failure::NoResults);
             }
             results += ended.session.results.len();
             files.append = true;

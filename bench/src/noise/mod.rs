@@ -79,7 +79,7 @@ fn boot(command: &NoiseCommand) -> Result<Vec<Session>> {
         let ended = guest.watch(Duration::ZERO, &mut Progress::new(command.host.verbose));
         ended.verdict.map_err(|failure| guest.explain(failure))?;
         if ended.session.results.is_empty() {
-            return Err(guest.explain(Failure::Nothing("result")));
+            return Err(guest.explain(Failure::NoResults));
         }
         sessions.push(ended.session);
         guest.files.append = true;

@@ -3,7 +3,7 @@
 use core::fmt;
 use core::str::FromStr;
 
-use crate::subject::Feature;
+use crate::subject::{Feature, LARGE};
 
 /// Orders `page` is measured at: 4 KiB to 2 MiB.
 pub const ORDERS: core::ops::RangeInclusive<u32> = 0..=9;
@@ -251,7 +251,8 @@ impl Case {
 
     /// Whether an allocator with these features has what it takes.
     pub(crate) fn is_possible(&self, features: &[Feature], interrupts: bool) -> bool {
-        self.workload.shape().is_possible(features, interrupts)
+        let is_large = matches!(self.extent, Extent::Size(size) if size > LARGE);
+        self.workload.shape().is_possible(features, interrupts) && (!is_large || features.contains(&Feature::Large))
     }
 
     /// Bytes that live at once by its variant's name.

@@ -67,5 +67,5 @@ pub use sizes::SIZES;
 pub use spans::{PhaseSamples, Span};
 pub use statistics::Summary;
 pub use stress::{Limit, Stress, StressReport, stress};
-pub use subject::{Empty, EmptyBlock, Feature, Pressed, Subject, Way};
+pub use subject::{Empty, EmptyBlock, Feature, LARGE, Pressed, Subject, Way};
 pub use suite::{Footprint, Latency, Row, plan, row_count, run, run_cases};

@@ -5,12 +5,12 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use quarry_trace::Trace;
+use quarry_trace::{Action, Event, Request, Trace};
 
 use crate::case::{Case, Extent, Variant, Workload};
 use crate::shape::{Extents, Shape};
 use crate::sizes::SIZES;
-use crate::subject::Feature;
+use crate::subject::{Feature, LARGE};
 
 /// How much work a sample is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,19 +113,31 @@ impl Settings {
         let mut cases = Vec::new();
         for &workload in workloads {
             let shape = workload.shape();
-            if !shape.is_possible(means.features, means.interrupts) {
+            if workload == Workload::Replay && self.replays_large() && !means.features.contains(&Feature::Large) {
                 continue;
             }
             let cpu_counts = cpu_counts.iter().filter(|cpus| **cpus >= shape.least_cpus);
             for (extent, variant) in self.variants(&shape, means) {
                 let with_cpus = cpu_counts.clone().map(|&cpus| Case { workload, extent, variant, cpus });
-                // What cannot be held would not be what the variant says.
                 cases.extend(with_cpus.filter(|case| {
-                    case.bytes() <= means.memory && case.variant.is_none_or(|it| it.blocks() <= self.most_blocks)
+                    case.is_possible(means.features, means.interrupts)
+                        // What cannot be held would not be what the variant says.
+                        && case.bytes() <= means.memory
+                        && case.variant.is_none_or(|it| it.blocks() <= self.most_blocks)
                 }));
             }
         }
         cases
+    }
+
+    /// Whether the trace has blocks that not every allocator has.
+    fn replays_large(&self) -> bool {
+        let is_large = |event: &Event| match event.action {
+            Action::Allocate(Request { size, .. }) | Action::Resize(size) => size as usize > LARGE,
+            Action::AllocatePages(order) => 4096 << order > LARGE,
+            Action::Free | Action::FreePages => false,
+        };
+        self.trace.as_ref().is_some_and(|trace| trace.events().iter().any(is_large))
     }
 
     fn cpu_counts(&self, cpu_count: usize) -> Vec<usize> {
@@ -177,7 +189,7 @@ mod tests {
     use super::*;
     use crate::shape::{BULKS, MOST_OBJECT};
     use alloc::string::ToString;
-    use alloc::vec;
+    use alloc::{format, vec};
 
     /// An allocator that can do everything, on a machine of so many CPUs.
     fn means(cpus: usize, several_nodes: bool) -> Means {
@@ -245,6 +257,35 @@ mod tests {
         let of = |features| plan_of(Workload::Bulk, &Means { features, ..means(1, false) }).len();
         assert_eq!(of(&[Feature::Bulk, Feature::Caches]), BULKS.len());
         assert_eq!((of(&[Feature::Bulk]), of(&[Feature::Caches])), (0, 0));
+    }
+
+    #[test]
+    fn large_blocks_are_asked_of_those_that_have_them() {
+        let workloads = vec![Workload::Pair, Workload::Mix, Workload::Sh8bench];
+        let settings = Settings { workloads, sizes: vec![64, LARGE, LARGE + 1], ..Settings::default() };
+        let of = |features| -> Vec<_> {
+            let plan = settings.plan(&Means { features, ..means(1, false) });
+            plan.iter().map(|case| (case.workload, case.extent)).collect()
+        };
+        let pair = |size| (Workload::Pair, Extent::Size(size));
+        let (mix, sh8bench) = ((Workload::Mix, Extent::Mixed), (Workload::Sh8bench, Extent::Mixed));
+        assert_eq!(of(&[Feature::Sizes]), [pair(64), pair(LARGE), mix]);
+        assert_eq!(of(&[Feature::Sizes, Feature::Large]), [pair(64), pair(LARGE), pair(LARGE + 1), mix, sh8bench]);
+    }
+
+    #[test]
+    fn traces_of_large_blocks_are_replayed_over_those_that_have_them() {
+        let of = |events: &str, features| {
+            let trace = Trace::parse(&format!("quarry-trace 1\n{events}")).expect("the trace is right");
+            let settings =
+                Settings { workloads: vec![Workload::Replay], trace: Some(Arc::new(trace)), ..Settings::default() };
+            settings.plan(&Means { features, ..means(1, false) }).len()
+        };
+        let (small, large): (&[Feature], &[Feature]) = (&[Feature::Sizes], &[Feature::Sizes, Feature::Large]);
+        assert_eq!(of("a 0 0 131072\np 0 1 5\n", small), 1);
+        for events in ["a 0 0 131073\n", "a 0 0 8\nr 0 0 131073\n", "p 0 0 6\n"] {
+            assert_eq!((of(events, small), of(events, large)), (0, 1), "{events}");
+        }
     }
 
     #[test]

@@ -177,11 +177,16 @@ pub trait Subject: Clone + Send + Sync + 'static {
     fn trim(&self) {}
 }
 
+/// Bytes above which not every allocator has blocks: see [`Feature::Large`].
+pub const LARGE: usize = 128 << 10;
+
 /// Something not every allocator can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
-    /// Blocks of any size.
+    /// Blocks of any size, up to [`LARGE`] at least.
     Sizes,
+    /// Blocks of more than that as well.
+    Large,
     /// Pairs inlined into a loop, with a size known at compile time.
     Inlined,
     /// Memory of a node that is asked for.
@@ -204,6 +209,7 @@ impl Feature {
     /// All of them.
     pub const ALL: &'static [Self] = &[
         Self::Sizes,
+        Self::Large,
         Self::Inlined,
         Self::Nodes,
         Self::Pages,

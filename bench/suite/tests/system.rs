@@ -38,7 +38,8 @@ impl Subject for System {
 
     const NAME: &'static str = "system";
 
-    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Inlined, Feature::Nodes, Feature::Pages];
+    const FEATURES: &'static [Feature] =
+        &[Feature::Sizes, Feature::Large, Feature::Inlined, Feature::Nodes, Feature::Pages];
 
     fn allocate(&self, size: usize) -> Option<Memory> {
         self.take(size)

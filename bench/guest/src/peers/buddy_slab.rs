@@ -119,7 +119,7 @@ pub(super) struct BuddySlab(());
 impl Peer for BuddySlab {
     const NAME: &'static str = "buddy-slab";
 
-    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Pages];
+    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Large, Feature::Pages];
 
     fn start() -> Self {
         static START: Once = Once::new();

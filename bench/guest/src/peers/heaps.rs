@@ -5,7 +5,7 @@ use core::alloc::Layout;
 use core::ptr::{self, NonNull};
 
 use bitmap_allocator::{BitAlloc, BitAlloc64K};
-use quarry_suite::Feature;
+use quarry_suite::{Feature, LARGE};
 use slabmalloc::{AllocationError, Allocator as _, LargeObjectPage, ObjectPage, ZoneAllocator};
 use spin::Mutex;
 
@@ -199,7 +199,7 @@ pub(super) struct BuddySystem(buddy_system_allocator::Heap<32>);
 impl Heap for BuddySystem {
     const NAME: &'static str = "buddy-system";
 
-    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Pages];
+    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Large, Feature::Pages];
 
     fn new() -> Self {
         Self(buddy_system_allocator::Heap::new())
@@ -249,6 +249,9 @@ impl Slabmalloc {
 
 impl Heap for Slabmalloc {
     const NAME: &'static str = "slabmalloc";
+
+    const FEATURES: &'static [Feature] =
+        if ZoneAllocator::MAX_ALLOC_SIZE > LARGE { &[Feature::Sizes, Feature::Large] } else { &[Feature::Sizes] };
 
     const GRANULE: usize = LARGE_PAGE;
 

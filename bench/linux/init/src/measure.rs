@@ -16,6 +16,7 @@ use crate::module::{Answer, Calls, Kind, Request, Runner};
 /// What Linux's allocators can do, as far as the module has loops for it.
 const FEATURES: &[Feature] = &[
     Feature::Sizes,
+    Feature::Large,
     Feature::Inlined,
     Feature::Nodes,
     Feature::Pages,

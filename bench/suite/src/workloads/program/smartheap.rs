@@ -277,6 +277,7 @@ impl Sizes for Histogram {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::subject::LARGE;
     use alloc::vec;
 
     /// The sizes of runs, one after the other, and the blocks in each.
@@ -311,6 +312,11 @@ mod tests {
         assert!(sizes.iter().all(|size| *size > 0));
         let first: Vec<usize> = sizes[..3000].to_vec();
         assert!(sizes[3000..].windows(3000).any(|window| window == first), "the ladder repeats");
+    }
+
+    #[test]
+    fn the_histogram_has_a_size_that_not_every_allocator_has() {
+        assert!(Histogram::RUNS.iter().any(|(size, _)| *size > LARGE), "else its shape need not ask for the feature");
     }
 
     #[test]
