@@ -1,38 +1,37 @@
-//! The whole suite, the stress and the run at the edge over the memory service, hosted on a simulated machine of two nodes.
-//!
-//! `QUARRY_STRESS_SECONDS=30` makes the stress last that long instead of a fixed number of steps.
-
-mod support;
+//! The memory service, hosted, as the suite sees it: a [`Machine`] of two nodes whose CPUs are threads, and the allocator on
+//! it.
 
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use quarry_memory::events::Event;
 use quarry_memory::hosted::{Hosted, HostedMachine};
-use quarry_memory::{CpuId, Gfp, KmemCache, Machine as _, NodeId, Order, ShrinkControl, Shrinker, SlabFlags, Topology};
+use quarry_memory::{
+    CpuId, Gfp, KmemCache, Machine as _, NodeId, Order, Service, ShrinkControl, Shrinker, SlabFlags, Topology,
+};
 use quarry_suite::{
-    Ballast, Cache, Edge, Effort, Empty, Feature, Limit, NodeMemory, Platform, Pressed, Row, Settings, Stress, Subject,
-    Threads, Variant, Way, Workload, edge, occupy, pattern, plan, run, run_cases, stress,
+    Ballast, Cache, Empty, Feature, NodeMemory, Platform, Pressed, Subject, Threads, Way, occupy, pattern,
 };
 
-const MIB: u64 = 1 << 20;
+use crate::support;
+
+pub(crate) const MIB: u64 = 1 << 20;
 
 /// Bytes of a page frame.
-const FRAME: u64 = 4096;
+pub(crate) const FRAME: u64 = 4096;
 
 /// The simulated machine, whose CPUs are threads; also the allocator on it. And how many caches were to be destroyed
 /// with objects in use; and what can be given up of what fills memory.
 #[derive(Clone, Copy)]
-struct Machine(&'static Hosted, &'static AtomicU64, &'static OnceLock<Cache<Machine>>);
+pub(crate) struct Machine(&'static Hosted, &'static AtomicU64, &'static OnceLock<Cache<Machine>>);
 
 impl Machine {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_nodes_of(512 * MIB)
     }
 
-    fn with_nodes_of(bytes: u64) -> Self {
+    pub(crate) fn with_nodes_of(bytes: u64) -> Self {
         let topology = Topology::builder().node(bytes, 2).node(bytes, 2).build().expect("a machine");
         let hosted = Hosted::leak(topology).expect("there is address space");
         let machine = Self(hosted, Box::leak(Box::default()), Box::leak(Box::default()));
@@ -43,7 +42,7 @@ impl Machine {
 
     /// A cache that gives its blocks up when memory is short, made when it is first asked for. Its own memory is not
     /// the service's.
-    fn cache(self) -> &'static Cache<Self> {
+    pub(crate) fn cache(self) -> &'static Cache<Self> {
         let mut is_new = false;
         let cache = self.2.get_or_init(|| {
             is_new = true;
@@ -51,14 +50,18 @@ impl Machine {
         });
         if is_new {
             let shrinker = Box::leak(Box::new(Shrinkable(cache)));
-            self.0.service().register_shrinker(shrinker).expect("there is room for a shrinker");
+            self.service().register_shrinker(shrinker).expect("there is room for a shrinker");
         }
         cache
     }
 
+    pub(crate) fn service(self) -> &'static Service<HostedMachine> {
+        self.0.service()
+    }
+
     /// The books balance, and nobody holds anything.
-    fn assert_all_returned(self) {
-        let service = self.0.service();
+    pub(crate) fn assert_all_returned(self) {
+        let service = self.service();
         let rows = service.statistics();
         assert!(rows.adds_up(), "{rows:#?}");
         assert_eq!(rows.in_use(), 0, "{rows:#?}");
@@ -138,7 +141,7 @@ impl Threads for Machine {
 
 /// Memory of the service.
 #[repr(transparent)]
-struct Memory(NonNull<u8>);
+pub(crate) struct Memory(NonNull<u8>);
 
 // SAFETY: the token owns its memory; nothing about the service's memory is bound to a thread.
 unsafe impl Send for Memory {}
@@ -178,12 +181,12 @@ impl Subject for Machine {
     const FEATURES: &'static [Feature] = Feature::ALL;
 
     fn allocate(&self, size: usize) -> Option<Memory> {
-        Memory::new(self.0.service().kmalloc(size, Gfp::KERNEL))
+        Memory::new(self.service().kmalloc(size, Gfp::KERNEL))
     }
 
     fn free(&self, block: Memory) {
         // SAFETY: the token is used up, so nobody uses the object any more.
-        unsafe { self.0.service().kfree(block.into_raw()) }
+        unsafe { self.service().kfree(block.into_raw()) }
     }
 
     fn allocate_inlined<const SIZE: usize>(&self) -> Option<Memory> {
@@ -195,34 +198,34 @@ impl Subject for Machine {
     }
 
     fn allocate_on(&self, size: usize, node: NodeId) -> Option<Memory> {
-        Memory::new(self.0.service().kmalloc_node(size, Gfp::KERNEL, node))
+        Memory::new(self.service().kmalloc_node(size, Gfp::KERNEL, node))
     }
 
     fn allocate_pages(&self, order: u32) -> Option<Memory> {
-        Memory::new(self.0.service().get_free_pages(Gfp::KERNEL, Order::new(order)?))
+        Memory::new(self.service().get_free_pages(Gfp::KERNEL, Order::new(order)?))
     }
 
     fn free_pages(&self, block: Memory, order: u32) {
-        self.0.service().free_pages(block.into_raw(), Order::new(order).expect("it was allocated with that order"));
+        self.service().free_pages(block.into_raw(), Order::new(order).expect("it was allocated with that order"));
     }
 
     fn allocate_zeroed(&self, size: usize) -> Option<Memory> {
-        Memory::new(self.0.service().kzalloc(size, Gfp::KERNEL))
+        Memory::new(self.service().kzalloc(size, Gfp::KERNEL))
     }
 
     fn allocate_atomic(&self, size: usize) -> Option<Memory> {
-        Memory::new(self.0.service().kmalloc(size, Gfp::ATOMIC))
+        Memory::new(self.service().kmalloc(size, Gfp::ATOMIC))
     }
 
     fn free_bulk(&self, blocks: &mut [Option<Memory>]) {
         let pointers: Vec<*mut u8> = blocks.iter_mut().filter_map(Option::take).map(Memory::into_raw).collect();
         // SAFETY: the tokens are used up, so nobody uses the objects any more.
-        unsafe { self.0.service().kfree_bulk(&pointers) }
+        unsafe { self.service().kfree_bulk(&pointers) }
     }
 
     fn objects(&self, size: usize) -> Option<Objects> {
         let flags = SlabFlags::HWCACHE_ALIGN | SlabFlags::NO_MERGE;
-        let cache = self.0.service().kmem_cache_create("suite", size, 0, flags, None).ok()?;
+        let cache = self.service().kmem_cache_create("suite", size, 0, flags, None).ok()?;
         Some(Objects(Arc::new(OwnCache { machine: *self, cache: Some(cache) })))
     }
 
@@ -247,26 +250,26 @@ impl Subject for Machine {
     }
 
     fn node_of(&self, block: &Memory) -> Option<NodeId> {
-        let service = self.0.service();
+        let service = self.service();
         service.virt_to_page(block.0.as_ptr()).and_then(|frame| service.page_to_node(frame))
     }
 
     fn in_use(&self) -> Option<u64> {
-        Some(self.0.service().statistics().in_use())
+        Some(self.service().statistics().in_use())
     }
 
     fn held(&self) -> Option<u64> {
-        let rows = self.0.service().statistics();
+        let rows = self.service().statistics();
         Some(rows.total - rows.free - rows.deferred)
     }
 
     fn memory(&self) -> Option<u64> {
-        Some(self.0.service().statistics().total)
+        Some(self.service().statistics().total)
     }
 
     fn occupy(&self, leave: u64, cached: u64) -> Option<Arc<dyn Ballast>> {
         let mut nodes = [NodeMemory::default(); 2];
-        for zone in self.0.service().zones() {
+        for zone in self.service().zones() {
             let memory = &mut nodes[zone.node.index()];
             memory.total += u64::from(zone.managed) * FRAME;
             memory.free += u64::from(zone.free + zone.deferred) * FRAME;
@@ -276,7 +279,7 @@ impl Subject for Machine {
 
     fn fragmentation(&self) -> Option<f64> {
         let (mut free, mut large) = (0, 0);
-        for zone in self.0.service().zones() {
+        for zone in self.service().zones() {
             free += u64::from(zone.free + zone.deferred);
             large += u64::from(zone.deferred);
             let of_order = |(order, blocks): (usize, &u32)| u64::from(*blocks) << order;
@@ -290,7 +293,7 @@ impl Subject for Machine {
     }
 
     fn trim(&self) {
-        let service = self.0.service();
+        let service = self.service();
         service.drain_local();
         HostedMachine::drain_others(service);
         service.shrink_depots();
@@ -301,7 +304,7 @@ impl Subject for Machine {
 
 /// A cache of objects of one size.
 #[derive(Clone)]
-struct Objects(Arc<OwnCache>);
+pub(crate) struct Objects(Arc<OwnCache>);
 
 /// Destroys its cache when it goes.
 struct OwnCache {
@@ -418,50 +421,6 @@ impl Subject for Objects {
     }
 }
 
-#[test]
-fn every_workload_runs_without_error() {
-    let machine = Machine::new();
-    let settings = Settings {
-        sizes: vec![8, 4096],
-        orders: vec![0, 9],
-        cpus: vec![1, 4],
-        samples: 2,
-        effort: Effort::Microseconds(20),
-        checked_bytes: 64 << 10,
-        ..Settings::default()
-    };
-    run(machine, &machine, &settings, &mut |row| {
-        assert_eq!(row.errors, 0, "{}", row.case);
-        let footprint = row.footprint.expect("the service says what it holds");
-        // Where others free meanwhile, what lives and what is held are of different moments.
-        assert!(row.case.cpus > 1 || footprint.peak_held >= footprint.peak_live, "{}: {footprint:?}", row.case);
-    });
-    machine.assert_all_returned();
-}
-
-#[test]
-fn a_cache_with_objects_in_use_complains_when_it_ends() {
-    let machine = Machine::new();
-    let objects = machine.objects(64).expect("caches have objects of 64 bytes");
-    let object = objects.allocate(64).expect("there is memory");
-    drop(objects);
-    assert_eq!(machine.complaints(), 1);
-    machine.free(object);
-}
-
-#[test]
-fn the_stress_passes_and_all_memory_returns() {
-    let machine = Machine::new();
-    let limit = match std::env::var("QUARRY_STRESS_SECONDS") {
-        Ok(seconds) => Limit::Seconds(seconds.parse().expect("QUARRY_STRESS_SECONDS is a whole number of seconds")),
-        Err(_) => Limit::Operations(50_000),
-    };
-    let report = stress(machine, machine, Stress { cpus: 4, seed: 1, limit });
-    println!("{report:?}");
-    assert!(report.passed(), "{report:?}");
-    machine.assert_all_returned();
-}
-
 fn flags(way: Way) -> Gfp {
     match way {
         Way::Patient => Gfp::KERNEL | Gfp::NOWARN,
@@ -473,15 +432,15 @@ fn flags(way: Way) -> Gfp {
 
 impl Pressed for Machine {
     fn allocate_with(&self, way: Way, size: usize) -> Option<Memory> {
-        Memory::new(self.0.service().kmalloc(size, flags(way)))
+        Memory::new(self.service().kmalloc(size, flags(way)))
     }
 
     fn allocate_pages_with(&self, way: Way, order: u32) -> Option<Memory> {
-        Memory::new(self.0.service().get_free_pages(flags(way), Order::new(order)?))
+        Memory::new(self.service().get_free_pages(flags(way), Order::new(order)?))
     }
 
     fn allocate_pages_near(&self, order: u32, node: NodeId) -> Option<Memory> {
-        let (service, gfp) = (self.0.service(), flags(Way::Optional) | Gfp::THISNODE);
+        let (service, gfp) = (self.service(), flags(Way::Optional) | Gfp::THISNODE);
         let block = service.alloc_pages_node(node, gfp, Order::new(order)?)?;
         Memory::new(service.page_address(block))
     }
@@ -500,97 +459,5 @@ impl Shrinker for Shrinkable {
 
     fn is_numa_aware(&self) -> bool {
         true
-    }
-}
-
-#[test]
-fn at_the_edge_of_memory_nobody_is_refused_who_must_not_be() {
-    let machine = Machine::with_nodes_of(24 * MIB);
-    let service = machine.0.service();
-    let rows = service.statistics();
-    let task = Edge { cpus: 4, seed: 1, limit: Limit::Operations(20), memory: rows.free + rows.deferred };
-    let report = edge(machine, machine, task, machine.cache());
-    // Nobody balances here, so somebody had to make memory free: with so few steps that is edge enough.
-    let complaints = report.complaints(machine.ticks_per_second(), service.event_count(Event::DirectReclaim));
-    assert!(complaints.is_empty(), "{complaints:?}");
-    assert!(report.given_up > 0, "the cache was never asked");
-    machine.assert_all_returned();
-}
-
-/// Rows of that workload on one CPU and on all, over a machine with so little memory that reclaim is soon there.
-fn rows_under_pressure(machine: Machine, workload: Workload) -> Vec<Row> {
-    let settings = Settings {
-        workloads: vec![workload],
-        cpus: vec![1, 4],
-        samples: 5,
-        effort: Effort::Fixed,
-        ..Settings::default()
-    };
-    let mut rows = Vec::new();
-    run(machine, &machine, &settings, &mut |row| rows.push(row.clone()));
-    for row in &rows {
-        assert_eq!(row.errors, 0, "{}", row.case);
-    }
-    machine.assert_all_returned();
-    rows
-}
-
-#[test]
-fn memory_is_reclaimed_where_nearly_all_of_it_is_used_and_nowhere_else() {
-    for (percent, reclaims) in [(50, false), (90, false), (99, true)] {
-        let machine = Machine::with_nodes_of(128 * MIB);
-        let settings = Settings {
-            workloads: vec![Workload::Pressure],
-            cpus: vec![4],
-            samples: 3,
-            effort: Effort::Fixed,
-            ..Settings::default()
-        };
-        let cases = plan(machine, Machine::FEATURES, &settings);
-        let case = cases.into_iter().find(|case| case.variant == Some(Variant::Used(percent)));
-        let cases = [case.expect("it is planned")];
-        run_cases(machine, &machine, &settings, &cases, &mut |row| assert_eq!(row.errors, 0, "{}", row.case));
-        let reclaimed = machine.0.service().event_count(Event::DirectReclaim);
-        assert_eq!(reclaimed > 0, reclaims, "{percent} %: {reclaimed}");
-        machine.assert_all_returned();
-    }
-}
-
-#[test]
-fn ballast_leaves_as_much_of_every_node_as_it_is_to_and_all_of_it_comes_back() {
-    let machine = Machine::with_nodes_of(64 * MIB);
-    let free = |node| -> u64 {
-        let zones = machine.0.service().zones().filter(|zone| zone.node == node);
-        zones.map(|zone| u64::from(zone.free + zone.deferred + zone.per_cpu_lists) * FRAME).sum()
-    };
-    let ballast = machine.occupy(32 * MIB, 4 * MIB).expect("there is memory");
-    for node in [NodeId(0), NodeId(1)] {
-        assert!(free(node).abs_diff(16 * MIB) < MIB / 2, "{} bytes are free", free(node));
-        // By its size, and one node has less of the service's own.
-        assert!((machine.cache().count(node) as u64).abs_diff(2 * MIB / FRAME) < 16);
-    }
-    let cached = || machine.cache().count(NodeId(0)) + machine.cache().count(NodeId(1));
-    let cached_before = cached();
-    ballast.cache_page();
-    assert_eq!(cached(), cached_before, "the oldest goes");
-    drop(ballast);
-    machine.assert_all_returned();
-}
-
-#[test]
-fn ageing_memory_is_watched() {
-    for row in rows_under_pressure(Machine::with_nodes_of(128 * MIB), Workload::Fragmentation) {
-        let points = |name: &str| {
-            let series = row.series.iter().find(|series| series.name == name);
-            &series.unwrap_or_else(|| panic!("{}: {name} was not watched", row.case)).points
-        };
-        let operations: Vec<f64> = points("memory held per live byte").iter().map(|point| point.0).collect();
-        let per_sample = row.operations as f64 / 5.0;
-        let expected: Vec<f64> = (1..=5).map(|sample| f64::from(sample) * per_sample).collect();
-        assert_eq!(operations, expected, "{}", row.case);
-        assert!(points("memory held per live byte").iter().all(|point| (1.0..3.0).contains(&point.1)), "{row:#?}");
-        let unusable = points("free memory not in blocks of 2 MiB");
-        assert!(unusable.iter().all(|point| point.1 > 0.0 && point.1 <= 100.0), "{unusable:?}");
-        assert!(points("memory live").len() > 1 && points("memory held").len() > 1);
     }
 }
