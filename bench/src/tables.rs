@@ -1,5 +1,7 @@
 //! Results as tables people read: one for each workload, a row for each size, a column for each number of CPUs.
 
+mod watched;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
@@ -42,6 +44,9 @@ pub(crate) fn tables(results: &[Measurement], detail: Detail) -> String {
         };
         writeln!(text, "{workload}: {}\n{}\n{table}\n", describe(workload), loop_note(&results))
             .expect("a string takes whatever is written to it");
+        if let Some(table) = watched::watched(&results, with_allocators) {
+            writeln!(text, "{table}\n").expect("a string takes whatever is written to it");
+        }
     }
     text
 }

@@ -132,6 +132,10 @@ impl Subject for Kernel {
         Some(pressure::fragmentation())
     }
 
+    fn free_blocks(&self, order: u32) -> Option<u64> {
+        Some(pressure::free_in_blocks(order) >> order)
+    }
+
     fn complaints(&self) -> u64 {
         // Relaxed: whoever ended a cache did it on this thread, or on one that has ended.
         CACHES_IN_USE.load(Ordering::Relaxed)

@@ -14,6 +14,7 @@ use quarry_suite::{Ballast, Cache, Edge, Limit, NodeMemory, Options, Platform, e
 use quarry_topology::MAX_NODES;
 use quarry_unikernel::memory::service;
 use quarry_unikernel::memory_service::events::Event;
+use quarry_unikernel::memory_service::statistics::ZoneInfo;
 use quarry_unikernel::memory_service::{Gfp, Order, ShrinkControl, Shrinker};
 use quarry_unikernel::{cpus, thread, time, topology};
 use spin::Once;
@@ -95,18 +96,22 @@ pub(crate) fn occupy(leave: u64, cached: u64) -> Arc<dyn Ballast> {
 
 /// Of all free memory, the part in no block of order 9 or above. What was never looked at is in large blocks.
 pub(crate) fn fragmentation() -> f64 {
-    let (mut free, mut large) = (0, 0);
-    for zone in service().zones() {
-        free += u64::from(zone.free + zone.deferred);
-        large += u64::from(zone.deferred);
-        let frames = |(order, blocks): (usize, &u32)| u64::from(*blocks) << order;
-        large += zone.free_blocks.iter().enumerate().skip(LARGE_ORDER).map(frames).sum::<u64>();
-    }
-    1.0 - large as f64 / free.max(1) as f64
+    let free: u64 = service().zones().map(|zone| u64::from(zone.free + zone.deferred)).sum();
+    1.0 - free_in_blocks(LARGE_ORDER) as f64 / free.max(1) as f64
 }
 
 /// Blocks of this order are large: 2 MiB.
-const LARGE_ORDER: usize = 9;
+const LARGE_ORDER: u32 = 9;
+
+/// Free pages that are in blocks of that order or above; with those that were never looked at.
+pub(crate) fn free_in_blocks(order: u32) -> u64 {
+    let pages = |(order, blocks): (usize, &u32)| u64::from(*blocks) << order;
+    let of_zone = |zone: ZoneInfo| {
+        let in_blocks: u64 = zone.free_blocks.iter().enumerate().skip(order as usize).map(pages).sum();
+        in_blocks + u64::from(zone.deferred)
+    };
+    service().zones().map(of_zone).sum()
+}
 
 /// Runs at the edge of memory; returns how much there is to complain about.
 pub(crate) fn edge(machine: Machine, options: &Options) -> u64 {

@@ -227,9 +227,10 @@ pub static WORKLOADS: &[Workload] = &[
         group: Group::Page,
         summary: "page blocks replaced at random in memory that is half holes; an operation is a free and an \
                   allocation",
-        stresses: "the choice among many free blocks of all orders, and merges that hardly ever succeed",
-        origin: "frag of LLFree, which fills all memory and counts the huge pages free in the end; ours times the \
-                 calls, on 32 MiB a CPU at most",
+        stresses: "the choice among many free blocks of all orders, and merges that hardly ever succeed: of the \
+                   memory that was freed, as much is in huge pages again as the allocator keeps or brings together",
+        origin: "frag of LLFree, which fills all memory and counts the huge pages free in the end; ours counts them \
+                 from sample to sample and times the calls, on 32 MiB a CPU at most",
     },
     Workload {
         name: "larson",

@@ -177,3 +177,43 @@ fn figures_have_three_digits_or_are_whole() {
     let figures = [0.0, 1.234, 9.994, 9.996, 12.34, 99.96, 1234.5, f64::NAN].map(figure);
     assert_eq!(figures, ["0.00", "1.23", "9.99", "10.0", "12.3", "100", "1234", "-"]);
 }
+
+#[test]
+fn what_a_workload_watches_stands_below_its_table_and_memory_does_not() {
+    let series = |name: &str, unit: &str, over: &str, points: &[(f64, f64)]| quarry_record::Series {
+        name: name.into(),
+        unit: unit.into(),
+        over: over.into(),
+        points: points.to_vec(),
+    };
+    let frag = |order, again: &[(f64, f64)]| Measurement {
+        workload: "llfree-frag".into(),
+        size: None,
+        order: Some(order),
+        series: vec![
+            series("memory live", "bytes", "allocations and frees", &[(0.0, 4096.0), (1.0, 8192.0)]),
+            series("huge pages (2 MiB) free again", "blocks", "operations", again),
+        ],
+        ..pair(64, 1, 50.0)
+    };
+    let results = [frag(0, &[(0.0, 0.0), (100.0, -1.0)]), frag(4, &[(0.0, 0.0), (100.0, 2.0), (200.0, 16.0)])];
+    insta::assert_snapshot!(tables(&results, Detail::Overview), @"
+    llfree-frag: page blocks replaced at random in memory that is half holes; an operation is a free and an allocation
+      (the empty loop, which is in every figure: 1.25 ns)
+    ╭──────────────────┬────────────┬─────────┬─────────────────────────╮
+    │                  │ ns, median │ ns, p99 │ million ops/s, all CPUs │
+    │ size             │      1 CPU │   1 CPU │                   1 CPU │
+    ├──────────────────┼────────────┼─────────┼─────────────────────────┤
+    │ order 0 (4 KiB)  │       50.0 │    75.0 │                    17.6 │
+    │ order 4 (64 KiB) │       50.0 │    75.0 │                    17.6 │
+    ╰──────────────────┴────────────┴─────────┴─────────────────────────╯
+
+    ╭───────────────────────────────┬──────────────────┬──────┬──────────┬────────────┬────────╮
+    │ watched                       │ size             │ CPUs │ at first │ in the end │ unit   │
+    ├───────────────────────────────┼──────────────────┼──────┼──────────┼────────────┼────────┤
+    │ huge pages (2 MiB) free again │ order 0 (4 KiB)  │    1 │     0.00 │      -1.00 │ blocks │
+    │ huge pages (2 MiB) free again │ order 4 (64 KiB) │    1 │     0.00 │       16.0 │ blocks │
+    ╰───────────────────────────────┴──────────────────┴──────┴──────────┴────────────┴────────╯
+    ");
+    assert!(!tables(&[pair(64, 1, 20.0)], Detail::Overview).contains("watched"));
+}

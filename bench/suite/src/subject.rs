@@ -167,6 +167,12 @@ pub trait Subject: Clone + Send + Sync + 'static {
         None
     }
 
+    /// How many blocks of `1 << order` pages there are in free memory, where that can be seen without taking any. What lies
+    /// on lists of CPUs is in none.
+    fn free_blocks(&self, _order: u32) -> Option<u64> {
+        None
+    }
+
     /// What the allocator itself found wrong so far, where nobody else can see it: caches that ended with objects in
     /// use. What this grows by while a case runs are errors of the case.
     fn complaints(&self) -> u64 {

@@ -9,8 +9,10 @@
 //! - `rand`: every CPU allocates its part; the parts are shuffled among all CPUs, and every CPU frees what it got.
 //! - `repeat`: every CPU holds its part and allocates and frees one more block, over and over.
 //! - `frag`: every CPU allocates its part; all are shuffled; half of them are freed, so that memory is full of holes;
-//!   then, over and over, a block at random is freed and another allocated. The original counts huge pages that are
-//!   free in the end; here it is the cost of allocating in such memory.
+//!   then, over and over, a block at random is freed and another allocated. The original fills all memory and counts
+//!   the huge pages that are free again. Here memory is not full, so they are counted before anything is freed as well,
+//!   and what is watched is how many there are more than then: none while every hole is smaller, as many as were freed
+//!   if blocks came together.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -20,12 +22,16 @@ use super::Body;
 use crate::case::{Extent, Workload};
 use crate::exchange::Deck;
 use crate::measure::{Run, Samples};
-use crate::platform::Platform;
+use crate::platform::{Barrier, Platform};
 use crate::random::Random;
+use crate::series::{Series, Track};
 use crate::subject::Subject;
 
 /// Bytes a CPU allocates and frees in a sample, memory permitting: many times what per-CPU lists hold.
 const BATCH: usize = 16 << 20;
+
+/// Order of a huge page, 2 MiB.
+const HUGE: u32 = 9;
 
 /// Bytes a CPU holds while other blocks come and go, memory permitting.
 const HELD: usize = 32 << 20;
@@ -61,14 +67,22 @@ pub(super) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S) -> Optio
         Workload::LlfreeFrag => {
             let length = run.blocks(HELD / bytes, bytes);
             let deck = Arc::new(Deck::new(cpus, length));
+            let barrier = Arc::new(Barrier::new(cpus));
             Some(run.sample(subject, move |subject, cpu| {
                 let mut random = Random::new(seed, cpu as u64);
                 let mut blocks = (0..length).map(|_| subject.allocate_pages(order)).collect();
+                barrier.wait(platform);
+                let mut watch = Watch::new(&subject);
+                // Nobody leaves before all have come, CPU 0 from its look.
                 deck.deal(platform, cpu, &mut random, &mut blocks);
                 for block in blocks.drain(length / 2..).flatten() {
                     subject.free_pages(block, order);
                 }
-                Replace { subject, order, random, blocks }
+                barrier.wait(platform);
+                if cpu == 0 {
+                    watch.look(&subject, 0);
+                }
+                Replace { subject, platform, order, random, blocks, barrier: barrier.clone(), watch }
             }))
         }
         _ => None,
@@ -164,15 +178,37 @@ impl<S: Subject> Body for Repeat<S> {
     }
 }
 
+/// What becomes of huge pages.
+struct Watch {
+    /// Those free when no block was freed yet, where that is known.
+    before: Option<u64>,
+    /// Those free beyond that; fewer than none where other huge pages were broken up.
+    track: Track<f64>,
+}
+
+impl Watch {
+    fn new(subject: &impl Subject) -> Self {
+        Self { before: subject.free_blocks(HUGE), track: Track::new() }
+    }
+
+    fn look(&mut self, subject: &impl Subject, operations: u64) {
+        let Self { before, track } = self;
+        track.offer(operations, || Some(subject.free_blocks(HUGE)? as f64 - (*before)? as f64));
+    }
+}
+
 /// [`Workload::LlfreeFrag`].
-struct Replace<S: Subject> {
+struct Replace<S: Subject, P> {
     subject: S,
+    platform: P,
     order: u32,
     random: Random,
     blocks: Vec<Option<S::Block>>,
+    barrier: Arc<Barrier>,
+    watch: Watch,
 }
 
-impl<S: Subject> Body for Replace<S> {
+impl<S: Subject, P: Platform> Body for Replace<S, P> {
     #[inline(never)]
     fn run(&mut self, _phase: usize, operations: u64) -> u64 {
         let (subject, order) = (self.subject.clone(), black_box(self.order));
@@ -189,6 +225,22 @@ impl<S: Subject> Body for Replace<S> {
         }
         self.random = random;
         failures
+    }
+
+    /// Nobody works while CPU 0 looks.
+    fn after(&mut self, _phase: usize) -> u64 {
+        self.barrier.wait(self.platform);
+        0
+    }
+
+    fn watch(&mut self, operations: u64) {
+        self.watch.look(&self.subject, operations);
+    }
+
+    fn watched(&mut self) -> Vec<Series> {
+        let points = self.watch.track.points(|blocks| blocks);
+        let series = Series { name: "huge pages (2 MiB) free again", unit: "blocks", over: "operations", points };
+        [series].into_iter().filter(|series| !series.points.is_empty()).collect()
     }
 
     fn finish(&mut self) {

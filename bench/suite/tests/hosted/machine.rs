@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use quarry_memory::hosted::{Hosted, HostedMachine};
+use quarry_memory::statistics::ZoneInfo;
 use quarry_memory::{
     CpuId, Gfp, KmemCache, Machine as _, NodeId, Order, Service, ShrinkControl, Shrinker, SlabFlags, Topology,
 };
@@ -278,14 +279,18 @@ impl Subject for Machine {
     }
 
     fn fragmentation(&self) -> Option<f64> {
-        let (mut free, mut large) = (0, 0);
-        for zone in self.service().zones() {
-            free += u64::from(zone.free + zone.deferred);
-            large += u64::from(zone.deferred);
-            let of_order = |(order, blocks): (usize, &u32)| u64::from(*blocks) << order;
-            large += zone.free_blocks.iter().enumerate().skip(9).map(of_order).sum::<u64>();
-        }
+        let free: u64 = self.service().zones().map(|zone| u64::from(zone.free + zone.deferred)).sum();
+        let large = self.free_blocks(9)? << 9;
         Some(1.0 - large as f64 / free.max(1) as f64)
+    }
+
+    fn free_blocks(&self, order: u32) -> Option<u64> {
+        let pages = |(order, blocks): (usize, &u32)| u64::from(*blocks) << order;
+        let of_zone = |zone: ZoneInfo| {
+            let in_blocks: u64 = zone.free_blocks.iter().enumerate().skip(order as usize).map(pages).sum();
+            in_blocks + u64::from(zone.deferred)
+        };
+        Some(self.service().zones().map(of_zone).sum::<u64>() >> order)
     }
 
     fn complaints(&self) -> u64 {

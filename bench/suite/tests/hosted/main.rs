@@ -9,8 +9,8 @@ mod support;
 use quarry_memory::NodeId;
 use quarry_memory::events::Event;
 use quarry_suite::{
-    Edge, Effort, Limit, Platform, Row, Settings, Stress, Subject, Variant, Workload, edge, plan, run, run_cases,
-    stress,
+    Edge, Effort, Extent, Limit, Platform, Row, Settings, Stress, Subject, Variant, Workload, edge, plan, run,
+    run_cases, stress,
 };
 
 use machine::{FRAME, MIB, Machine};
@@ -149,4 +149,34 @@ fn ageing_memory_is_watched() {
         assert!(unusable.iter().all(|point| point.1 > 0.0 && point.1 <= 100.0), "{unusable:?}");
         assert!(points("memory live").len() > 1 && points("memory held").len() > 1);
     }
+}
+
+#[test]
+fn huge_pages_are_counted_while_blocks_are_replaced() {
+    let machine = Machine::with_nodes_of(128 * MIB);
+    let settings = Settings {
+        workloads: vec![Workload::LlfreeFrag],
+        orders: vec![0, 9],
+        cpus: vec![1, 2],
+        samples: 2,
+        effort: Effort::Fixed,
+        ..Settings::default()
+    };
+    run(machine, &machine, &settings, &mut |row| {
+        assert_eq!(row.errors, 0, "{}", row.case);
+        let series = row.series.iter().find(|series| series.name == "huge pages (2 MiB) free again");
+        let points = &series.expect("the service shows its free blocks").points;
+        let per_sample = row.operations as f64 / 2.0;
+        let looks: Vec<f64> = points.iter().map(|point| point.0).collect();
+        assert_eq!(looks, [0.0, per_sample, 2.0 * per_sample], "{}", row.case);
+        // Half of 32 MiB a CPU.
+        let freed = 8.0 * row.case.cpus as f64;
+        for (_, again) in points {
+            match row.case.extent {
+                Extent::Order(9) => assert!((again - freed).abs() < 0.5, "{}: {points:?}", row.case),
+                _ => assert!(*again < freed / 4.0, "{}: {points:?}", row.case),
+            }
+        }
+    });
+    machine.assert_all_returned();
 }
