@@ -136,7 +136,7 @@ fn endure(machine: Machine, options: &Options) -> u64 {
     machine.warm_up();
     let cpus = machine.cpu_count();
     let task = Stress { cpus, seed: options.settings.seed, limit: Limit::Seconds(options.seconds) };
-    let report = stress(machine, Kernel, task);
+    let report = stress(machine, &Kernel, task);
     let record = records::stress(&report, cpus as u32, options.seconds);
     let errors = if report.passed() { 0 } else { (report.errors + report.failed_allocations).max(1) };
     emit(&Record::Stress(record));

@@ -64,14 +64,17 @@ impl StressReport {
 }
 
 /// Runs the stress.
-pub fn stress<P: Platform, S: Subject + Copy>(platform: P, subject: S, stress: Stress) -> StressReport {
+pub fn stress<P: Platform, S: Subject>(platform: P, subject: &S, stress: Stress) -> StressReport {
     let before = subject.in_use();
     let team: Arc<Team<S>> = Arc::new(Team {
         barrier: Barrier::new(stress.cpus),
         inboxes: (0..stress.cpus).map(|_| Mutex::new(Vec::with_capacity(INBOX))).collect(),
         ranges: Mutex::new(Vec::new()),
     });
-    let reports = platform.on_cpus(stress.cpus, move |cpu| Worker::new(platform, subject, stress, cpu, &team).run());
+    let reports = platform.on_cpus(stress.cpus, {
+        let subject = subject.clone();
+        move |cpu| Worker::new(platform, subject.clone(), stress, cpu, &team).run()
+    });
     let mut total = StressReport::default();
     for report in reports {
         total.operations += report.operations;
@@ -104,13 +107,13 @@ impl<B> Owned<B> {
 }
 
 /// A CPU's lock guards its inbox; nothing else is done under it.
-struct Team<S: Subject + Copy> {
+struct Team<S: Subject> {
     barrier: Barrier,
     inboxes: Vec<Mutex<Vec<Owned<S::Block>>>>,
     ranges: Mutex<Vec<Range>>,
 }
 
-struct Worker<'a, P, S: Subject + Copy> {
+struct Worker<'a, P, S: Subject> {
     platform: P,
     subject: S,
     stress: Stress,
@@ -123,7 +126,7 @@ struct Worker<'a, P, S: Subject + Copy> {
     report: StressReport,
 }
 
-impl<'a, P: Platform, S: Subject + Copy> Worker<'a, P, S> {
+impl<'a, P: Platform, S: Subject> Worker<'a, P, S> {
     fn new(platform: P, subject: S, stress: Stress, cpu: usize, team: &'a Team<S>) -> Self {
         Self {
             platform,
@@ -178,7 +181,7 @@ impl<'a, P: Platform, S: Subject + Copy> Worker<'a, P, S> {
     }
 
     fn take(&mut self) -> Option<Owned<S::Block>> {
-        let subject = self.subject;
+        let subject = self.subject.clone();
         let seed = self.random.next_u64();
         let choice = self.random.below(16);
         let order = (choice == 0).then(|| self.random.below(4) as u32);
@@ -242,7 +245,7 @@ impl<'a, P: Platform, S: Subject + Copy> Worker<'a, P, S> {
 
     /// Everyone's blocks side by side, then all given back.
     fn finish(&mut self) {
-        let (team, platform, subject) = (self.team, self.platform, self.subject);
+        let (team, platform, subject) = (self.team, self.platform, self.subject.clone());
         // Nothing is handed on after this.
         team.barrier.wait(platform);
         self.read_inbox();

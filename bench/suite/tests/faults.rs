@@ -96,7 +96,7 @@ fn objects_in_use_at_the_end_of_their_cache_are_found() {
 }
 
 fn stressed(fault: Fault) -> quarry_suite::StressReport {
-    stress(Threads(2), Arena::new(fault), Stress { cpus: 2, seed: 1, limit: Limit::Operations(3000) })
+    stress(Threads(2), &Arena::new(fault), Stress { cpus: 2, seed: 1, limit: Limit::Operations(3000) })
 }
 
 #[test]
@@ -118,6 +118,6 @@ fn the_stress_finds_every_fault() {
 #[test]
 fn a_seed_repeats_the_stress_on_one_cpu() {
     let once =
-        || stress(Threads(1), Arena::new(Fault::None), Stress { cpus: 1, seed: 9, limit: Limit::Operations(2000) });
+        || stress(Threads(1), &Arena::new(Fault::None), Stress { cpus: 1, seed: 9, limit: Limit::Operations(2000) });
     assert_eq!(once(), once());
 }

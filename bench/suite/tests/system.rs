@@ -148,7 +148,7 @@ fn a_fixed_effort_does_the_same_number_of_operations_every_time() {
 
 #[test]
 fn the_stress_passes() {
-    let report = stress(Threads(4), System, Stress { cpus: 4, seed: 2, limit: Limit::Operations(5_000) });
+    let report = stress(Threads(4), &System, Stress { cpus: 4, seed: 2, limit: Limit::Operations(5_000) });
     assert!(report.passed(), "{report:?}");
 }
 

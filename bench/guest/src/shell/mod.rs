@@ -121,7 +121,7 @@ impl Shell<'_> {
     fn stress(&self, seconds: u64) -> Result<(), String> {
         let cpus = self.machine.cpu_count();
         let task = Stress { cpus, seed: self.options.settings.seed, limit: Limit::Seconds(seconds) };
-        let report = stress(self.machine, Kernel, task);
+        let report = stress(self.machine, &Kernel, task);
         println!(
             "{} operations on {cpus} CPUs, {} blocks handed on, {} errors, {} failed allocations, {} bytes lost",
             report.operations, report.handed_on, report.errors, report.failed_allocations, report.lost_bytes

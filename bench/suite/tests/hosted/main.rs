@@ -53,7 +53,7 @@ fn the_stress_passes_and_all_memory_returns() {
         Ok(seconds) => Limit::Seconds(seconds.parse().expect("QUARRY_STRESS_SECONDS is a whole number of seconds")),
         Err(_) => Limit::Operations(50_000),
     };
-    let report = stress(machine, machine, Stress { cpus: 4, seed: 1, limit });
+    let report = stress(machine, &machine, Stress { cpus: 4, seed: 1, limit });
     println!("{report:?}");
     assert!(report.passed(), "{report:?}");
     machine.assert_all_returned();

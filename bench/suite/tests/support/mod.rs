@@ -101,8 +101,9 @@ const NODE_BYTES: usize = 2 << 20;
 const BASE: usize = 1 << 40;
 
 /// An allocator of power-of-two classes over bytes that any number of owners may touch without undefined behaviour.
-#[derive(Clone, Copy)]
-pub(crate) struct Arena(&'static Inner);
+/// Its memory goes with the last handle on it.
+#[derive(Clone)]
+pub(crate) struct Arena(Arc<Inner>);
 
 struct Inner {
     bytes: Vec<AtomicU8>,
@@ -134,14 +135,14 @@ impl Arena {
     pub(crate) fn new(fault: Fault) -> Self {
         let bytes = std::iter::repeat_with(AtomicU8::default).take(2 * NODE_BYTES).collect();
         let (calls, complaints) = (AtomicU64::new(0), AtomicUsize::new(0));
-        Self(Box::leak(Box::new(Inner { bytes, fault, calls, complaints, state: Mutex::default() })))
+        Self(Arc::new(Inner { bytes, fault, calls, complaints, state: Mutex::default() }))
     }
 
-    fn strikes(self, fault: Fault) -> bool {
+    fn strikes(&self, fault: Fault) -> bool {
         self.0.fault == fault && Random::new(0, self.0.calls.fetch_add(1, Ordering::Relaxed)).below(RARITY) == 0
     }
 
-    fn place(self, size: usize, node: NodeId) -> Option<Place> {
+    fn place(&self, size: usize, node: NodeId) -> Option<Place> {
         if self.strikes(Fault::Null) {
             return None;
         }
@@ -236,7 +237,7 @@ impl Subject for Arena {
 
     fn objects(&self, _size: usize) -> Option<Self> {
         self.0.complaints.fetch_add(usize::from(self.0.fault == Fault::Remains), Ordering::Relaxed);
-        Some(*self)
+        Some(self.clone())
     }
 
     fn complaints(&self) -> u64 {
