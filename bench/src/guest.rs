@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow, bail};
 use crate::accelerator::Accelerator;
 use crate::cli::{HostOptions, MachineOptions};
 use crate::failure::Failure;
-use crate::images::{Image, revision, workspace};
+use crate::images::{Image, workspace};
 use crate::pin;
 use crate::process::{check_qemu, default_log};
 use crate::qemu::Boot;
@@ -19,9 +19,9 @@ pub(crate) fn results() -> PathBuf {
     workspace().join("results")
 }
 
-/// What every guest is told: with what it runs, what was built, and what the user appends, which wins.
+/// What every guest is told: with what it runs, what was built (as far as known), and what the user appends, which wins.
 pub(crate) fn words_of_host(accelerator: Accelerator, host: &HostOptions) -> impl Iterator<Item = String> {
-    let words = [format!("accel={}", accelerator.name()), format!("git={}", revision())];
+    let words = [format!("accel={}", accelerator.name()), format!("git={}", host.images.revision())];
     words.into_iter().chain(host.append.iter().cloned())
 }
 

@@ -97,6 +97,12 @@ impl ImageOptions {
         Ok(init)
     }
 
+    /// What the fingerprint of a run says it is of: the source's revision where this builds what is booted. Whatever else
+    /// is booted may have been built from any other.
+    pub(crate) fn revision(&self) -> String {
+        if self.no_build || self.names_files() { UNKNOWN.into() } else { revision() }
+    }
+
     /// Whether things may be built.
     pub(crate) const fn may_build(&self) -> bool {
         !self.no_build
@@ -113,15 +119,18 @@ pub(crate) fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is a folder of the workspace")
 }
 
-/// The source's revision, for the fingerprint of a run.
-pub(crate) fn revision() -> String {
+/// A revision nobody knows.
+const UNKNOWN: &str = "unknown";
+
+/// The source's revision.
+fn revision() -> String {
     let git = Command::new("git")
         .args(["describe", "--always", "--dirty", "--abbrev=12"])
         .current_dir(workspace())
         .stderr(Stdio::null())
         .output();
     let revision = git.ok().filter(|git| git.status.success()).and_then(|git| String::from_utf8(git.stdout).ok());
-    revision.map_or_else(|| "unknown".into(), |revision| revision.trim().to_owned())
+    revision.map_or_else(|| UNKNOWN.into(), |revision| revision.trim().to_owned())
 }
 
 /// Where cargo puts what it builds.
@@ -201,6 +210,15 @@ mod tests {
     fn the_workspace_is_found() {
         assert!(workspace().join("Cargo.toml").is_file());
         assert!(workspace().join("loader").is_dir());
+    }
+
+    #[test]
+    fn the_revision_is_that_of_what_is_built_and_of_nothing_else() {
+        let built = ImageOptions::default();
+        assert_eq!(built.revision(), revision());
+        let named = ImageOptions { loader: Some("loader".into()), image: Some("image".into()), ..built.clone() };
+        assert_eq!(named.revision(), UNKNOWN);
+        assert_eq!(ImageOptions { no_build: true, ..built }.revision(), UNKNOWN);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::cli::{HostOptions, MachineOptions, SuiteOptions};
 use crate::guest::{Guest, check_words, results};
-use crate::images::{revision, target_folder};
+use crate::images::target_folder;
 use crate::pin;
 use crate::process::{check_qemu, default_log};
 use crate::qemu::Boot;
@@ -144,7 +144,7 @@ impl LinuxCommand {
     fn words(&self, accelerator: &str) -> Vec<String> {
         let of_kernel = KERNEL_WORDS.map(str::to_owned).into_iter().chain(self.host.append.iter().cloned());
         let counted = self.machine.icount.then(|| "icount=1".to_owned());
-        let of_host = [format!("accel={accelerator}"), format!("git={}", revision())];
+        let of_host = [format!("accel={accelerator}"), format!("git={}", self.host.images.revision())];
         of_kernel.chain(["--".to_owned()]).chain(self.suite.guest_words()).chain(counted).chain(of_host).collect()
     }
 
