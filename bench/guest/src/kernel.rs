@@ -7,12 +7,13 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use quarry_memory::{Gfp, KmemCache, Machine, Order, Service, SlabFlags};
+use quarry_subjects::contents_of_memory;
 use quarry_suite::{Ballast, Empty, Feature, Pressed, Subject, Way};
 use quarry_topology::NodeId;
 use quarry_unikernel::log;
 use quarry_unikernel::memory::service;
 
-use crate::memory::{Memory, as_pointers, as_pointers_mut};
+use crate::memory::{Memory, as_pointers, as_pointers_mut, memory};
 use crate::pressure;
 
 /// A handle on the kernel's memory service.
@@ -29,7 +30,7 @@ impl Subject for Kernel {
 
     #[inline(never)]
     fn allocate(&self, size: usize) -> Option<Memory> {
-        Memory::new(service().kmalloc(size, Gfp::KERNEL))
+        memory(service().kmalloc(size, Gfp::KERNEL))
     }
 
     #[inline(never)]
@@ -40,7 +41,7 @@ impl Subject for Kernel {
 
     #[inline(always)]
     fn allocate_inlined<const SIZE: usize>(&self) -> Option<Memory> {
-        Memory::new(service().kmalloc(SIZE, Gfp::KERNEL))
+        memory(service().kmalloc(SIZE, Gfp::KERNEL))
     }
 
     #[inline(always)]
@@ -50,12 +51,12 @@ impl Subject for Kernel {
     }
 
     fn allocate_on(&self, size: usize, node: NodeId) -> Option<Memory> {
-        Memory::new(service().kmalloc_node(size, Gfp::KERNEL, node))
+        memory(service().kmalloc_node(size, Gfp::KERNEL, node))
     }
 
     #[inline(never)]
     fn allocate_pages(&self, order: u32) -> Option<Memory> {
-        Memory::new(service().get_free_pages(Gfp::KERNEL, Order::new(order)?))
+        memory(service().get_free_pages(Gfp::KERNEL, Order::new(order)?))
     }
 
     #[inline(never)]
@@ -65,12 +66,12 @@ impl Subject for Kernel {
 
     #[inline(never)]
     fn allocate_zeroed(&self, size: usize) -> Option<Memory> {
-        Memory::new(service().kzalloc(size, Gfp::KERNEL))
+        memory(service().kzalloc(size, Gfp::KERNEL))
     }
 
     #[inline(never)]
     fn allocate_atomic(&self, size: usize) -> Option<Memory> {
-        Memory::new(service().kmalloc(size, Gfp::ATOMIC))
+        memory(service().kmalloc(size, Gfp::ATOMIC))
     }
 
     /// There is no such call for what kmalloc gives; its objects are allocated one by one.
@@ -84,29 +85,7 @@ impl Subject for Kernel {
         Objects::new(size)
     }
 
-    fn address(&self, block: &Memory) -> usize {
-        block.address()
-    }
-
-    fn fill(&self, block: &mut Memory, length: usize, seed: u64) {
-        // SAFETY: the suite asks for no more than it asked the allocator for.
-        unsafe { block.fill(length, seed) }
-    }
-
-    fn check(&self, block: &Memory, length: usize, seed: u64) -> bool {
-        // SAFETY: as for `fill`, and the suite filled the bytes before it checks them.
-        unsafe { block.check(length, seed) }
-    }
-
-    fn is_zero(&self, block: &Memory, length: usize) -> bool {
-        // SAFETY: as for `check`; the service zeroed the bytes or the suite filled them.
-        unsafe { block.is_zero(length) }
-    }
-
-    #[inline(always)]
-    fn touch(&self, block: &mut Memory, writes: u32) {
-        block.touch(writes);
-    }
+    contents_of_memory!();
 
     fn node_of(&self, block: &Memory) -> Option<NodeId> {
         node_of(block)
@@ -220,7 +199,7 @@ impl Subject for Objects {
 
     #[inline(never)]
     fn allocate(&self, _size: usize) -> Option<Memory> {
-        Memory::new(service().kmem_cache_alloc(self.cache(), Gfp::KERNEL))
+        memory(service().kmem_cache_alloc(self.cache(), Gfp::KERNEL))
     }
 
     #[inline(never)]
@@ -231,7 +210,7 @@ impl Subject for Objects {
 
     #[inline(always)]
     fn allocate_inlined<const SIZE: usize>(&self) -> Option<Memory> {
-        Memory::new(service().kmem_cache_alloc(self.cache(), Gfp::KERNEL))
+        memory(service().kmem_cache_alloc(self.cache(), Gfp::KERNEL))
     }
 
     #[inline(always)]
@@ -241,7 +220,7 @@ impl Subject for Objects {
     }
 
     fn allocate_on(&self, _size: usize, node: NodeId) -> Option<Memory> {
-        Memory::new(service().kmem_cache_alloc_node(self.cache(), Gfp::KERNEL, node))
+        memory(service().kmem_cache_alloc_node(self.cache(), Gfp::KERNEL, node))
     }
 
     /// Caches have no pages.
@@ -255,12 +234,12 @@ impl Subject for Objects {
 
     #[inline(never)]
     fn allocate_zeroed(&self, _size: usize) -> Option<Memory> {
-        Memory::new(service().kmem_cache_zalloc(self.cache(), Gfp::KERNEL))
+        memory(service().kmem_cache_zalloc(self.cache(), Gfp::KERNEL))
     }
 
     #[inline(never)]
     fn allocate_atomic(&self, _size: usize) -> Option<Memory> {
-        Memory::new(service().kmem_cache_alloc(self.cache(), Gfp::ATOMIC))
+        memory(service().kmem_cache_alloc(self.cache(), Gfp::ATOMIC))
     }
 
     #[inline(never)]
@@ -282,29 +261,7 @@ impl Subject for Objects {
         size.next_power_of_two().clamp(8, 64)
     }
 
-    fn address(&self, block: &Memory) -> usize {
-        block.address()
-    }
-
-    fn fill(&self, block: &mut Memory, length: usize, seed: u64) {
-        // SAFETY: the suite asks for no more than it asked the allocator for.
-        unsafe { block.fill(length, seed) }
-    }
-
-    fn check(&self, block: &Memory, length: usize, seed: u64) -> bool {
-        // SAFETY: as for `fill`, and the suite filled the bytes before it checks them.
-        unsafe { block.check(length, seed) }
-    }
-
-    fn is_zero(&self, block: &Memory, length: usize) -> bool {
-        // SAFETY: as for `check`; the service zeroed the bytes or the suite filled them.
-        unsafe { block.is_zero(length) }
-    }
-
-    #[inline(always)]
-    fn touch(&self, block: &mut Memory, writes: u32) {
-        block.touch(writes);
-    }
+    contents_of_memory!();
 
     fn node_of(&self, block: &Memory) -> Option<NodeId> {
         node_of(block)
@@ -335,16 +292,16 @@ const fn flags(way: Way) -> Gfp {
 
 impl Pressed for Kernel {
     fn allocate_with(&self, way: Way, size: usize) -> Option<Memory> {
-        Memory::new(service().kmalloc(size, flags(way)))
+        memory(service().kmalloc(size, flags(way)))
     }
 
     fn allocate_pages_with(&self, way: Way, order: u32) -> Option<Memory> {
-        Memory::new(service().get_free_pages(flags(way), Order::new(order)?))
+        memory(service().get_free_pages(flags(way), Order::new(order)?))
     }
 
     fn allocate_pages_near(&self, order: u32, node: NodeId) -> Option<Memory> {
         let flags = flags(Way::Optional).union(Gfp::THISNODE);
         let block = service().alloc_pages_node(node, flags, Order::new(order)?)?;
-        Memory::new(service().page_address(block))
+        memory(service().page_address(block))
     }
 }

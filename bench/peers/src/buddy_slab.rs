@@ -2,23 +2,20 @@
 //! per-CPU slabs.
 //!
 //! It is given memory once, and asks its kernel (here: this file) which slab cache is the calling CPU's and how to
-//! lock. Its slabs are the caches of the platform's CPUs, so only the platform's threads may use it. Its spin locks are
-//! test-and-set, as its own host tests have them.
+//! lock (`quarry-subjects`). Its slabs are the caches of the platform's CPUs, so only the platform's threads may use it.
 
 use std::alloc::{Layout, alloc_zeroed};
-use std::panic::Location;
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use ax_sync::interface::{AcquireResult, ContextState, LockMetadata, SpinOps};
 use buddy_slab_allocator::interface::BuddySlabIf;
 use buddy_slab_allocator::{GlobalAllocator, PerCpuSlab, SlabPoolTrait, StaticSlabPool};
+use quarry_subjects::Memory;
 use quarry_suite::{Empty, Feature, Subject};
 use quarry_topology::NodeId;
 
-use crate::memory::{Memory, malloc_alignment};
+use crate::malloc::malloc_alignment;
 use crate::threads::{Threads, current_cpu};
 
 const PAGE: usize = 4096;
@@ -54,53 +51,6 @@ impl BuddySlabIf for Kernel {
 
     fn slab_pool() -> &'static dyn SlabPoolTrait {
         &SLABS
-    }
-}
-
-struct Locks;
-
-#[allow(clippy::used_underscore_binding, reason = "the macro's callers pass the arguments on, used or not")]
-#[ax_crate_interface::impl_interface]
-impl SpinOps for Locks {
-    fn acquire(
-        locked: &AtomicBool,
-        _metadata: &LockMetadata,
-        _address: usize,
-        _context: u8,
-        _subclass: u32,
-        _caller: &'static Location<'static>,
-    ) -> ContextState {
-        // Acquire: pairs with the release in `release`.
-        while locked.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            std::hint::spin_loop();
-        }
-        ContextState::new(0, 0)
-    }
-
-    fn try_acquire(
-        locked: &AtomicBool,
-        _metadata: &LockMetadata,
-        _address: usize,
-        _context: u8,
-        _subclass: u32,
-        _caller: &'static Location<'static>,
-    ) -> AcquireResult {
-        // Acquire: as in `acquire`.
-        let taken = locked.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        AcquireResult::new(taken, ContextState::new(0, 0))
-    }
-
-    fn release(locked: &AtomicBool, _address: usize, _context: u8, _state: ContextState) {
-        // Release: pairs with the acquires above.
-        locked.store(false, Ordering::Release);
-    }
-
-    fn force_release(locked: &AtomicBool, _address: usize, _context: u8) {
-        locked.store(false, Ordering::Release);
-    }
-
-    fn is_locked(locked: &AtomicBool) -> bool {
-        locked.load(Ordering::Acquire)
     }
 }
 

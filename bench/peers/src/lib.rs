@@ -40,12 +40,11 @@ pub mod buddy_slab;
 pub mod compare;
 mod contestant;
 pub mod malloc;
-mod memory;
 pub mod quarry;
 pub mod report;
 pub mod table;
 mod threads;
 
 pub use contestant::Contestant;
-pub use memory::Memory;
+pub use quarry_subjects::Memory;
 pub use threads::Threads;

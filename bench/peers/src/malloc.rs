@@ -2,10 +2,9 @@
 
 use std::marker::PhantomData;
 
+use quarry_subjects::{Memory, contents_of_memory};
 use quarry_suite::{Empty, Feature, Subject};
 use quarry_topology::NodeId;
-
-use crate::memory::{Memory, malloc_alignment};
 
 /// An allocator with the interface of C's.
 pub trait Malloc: Copy + Send + Sync + 'static {
@@ -132,6 +131,11 @@ impl Malloc for Snmalloc {
     }
 }
 
+/// The alignment the peers promise: that of C's `max_align_t`, and 8 for what is smaller.
+pub(crate) fn malloc_alignment(size: usize) -> usize {
+    if size < 16 { 8 } else { 16 }
+}
+
 /// What the workloads see of a [`Malloc`]. Its functions stand in other objects, so that a call of them stays a call.
 #[derive(Clone, Copy, Debug)]
 pub struct MallocSubject<M>(PhantomData<M>);
@@ -195,29 +199,7 @@ impl<M: Malloc> Subject for MallocSubject<M> {
         self.free(block);
     }
 
-    fn address(&self, block: &Memory) -> usize {
-        block.address()
-    }
-
-    fn fill(&self, block: &mut Memory, length: usize, seed: u64) {
-        // SAFETY: the suite asks for no more than it asked the allocator for.
-        unsafe { block.fill(length, seed) }
-    }
-
-    fn check(&self, block: &Memory, length: usize, seed: u64) -> bool {
-        // SAFETY: as for `fill`, and the suite filled the bytes before it checks them.
-        unsafe { block.check(length, seed) }
-    }
-
-    fn is_zero(&self, block: &Memory, length: usize) -> bool {
-        // SAFETY: as for `check`.
-        unsafe { block.is_zero(length) }
-    }
-
-    #[inline(always)]
-    fn touch(&self, block: &mut Memory, writes: u32) {
-        block.touch(writes);
-    }
+    contents_of_memory!();
 
     fn alignment(&self, size: usize) -> usize {
         // Page blocks promise more: that has a test of its own.

@@ -2,9 +2,8 @@
 
 use quarry_memory::hosted::{Hosted, HostedMachine};
 use quarry_memory::{Gfp, Machine, NodeId, Order};
+use quarry_subjects::{Memory, contents_of_memory};
 use quarry_suite::{Empty, Feature, Subject};
-
-use crate::memory::Memory;
 
 static SERVICE: Hosted = Hosted::new();
 
@@ -62,29 +61,7 @@ impl Subject for Quarry {
         SERVICE.service().free_pages(block.into_raw(), order);
     }
 
-    fn address(&self, block: &Memory) -> usize {
-        block.address()
-    }
-
-    fn fill(&self, block: &mut Memory, length: usize, seed: u64) {
-        // SAFETY: the suite asks for no more than it asked the allocator for.
-        unsafe { block.fill(length, seed) }
-    }
-
-    fn check(&self, block: &Memory, length: usize, seed: u64) -> bool {
-        // SAFETY: as for `fill`, and the suite filled the bytes before it checks them.
-        unsafe { block.check(length, seed) }
-    }
-
-    fn is_zero(&self, block: &Memory, length: usize) -> bool {
-        // SAFETY: as for `check`.
-        unsafe { block.is_zero(length) }
-    }
-
-    #[inline(always)]
-    fn touch(&self, block: &mut Memory, writes: u32) {
-        block.touch(writes);
-    }
+    contents_of_memory!();
 
     fn in_use(&self) -> Option<u64> {
         Some(SERVICE.service().statistics().in_use())

@@ -1,16 +1,13 @@
 //! [`BuddySlab`]: the `buddy-slab-allocator` crate, our nearest relative: a buddy and per-CPU slabs.
 //!
 //! It is given memory once and for all, and asks its kernel (here: this file) which slab cache is the calling CPU's and
-//! how to lock. Its spin locks are test-and-set, as its own kernel has them.
+//! how to lock (`quarry-subjects`).
 
 use alloc::vec::Vec;
 use core::alloc::Layout;
-use core::panic::Location;
 use core::ptr::NonNull;
 use core::slice;
-use core::sync::atomic::{AtomicBool, Ordering};
 
-use ax_sync::interface::{AcquireResult, ContextState, LockMetadata, SpinOps};
 use buddy_slab_allocator::interface::BuddySlabIf;
 use buddy_slab_allocator::{GlobalAllocator, PerCpuSlab, SlabPoolTrait, SlabTrait};
 use quarry_suite::Feature;
@@ -63,53 +60,6 @@ impl BuddySlabIf for Kernel {
 
     fn slab_pool() -> &'static dyn SlabPoolTrait {
         &Pool
-    }
-}
-
-struct Locks;
-
-#[allow(clippy::used_underscore_binding, reason = "the macro's callers pass the arguments on, used or not")]
-#[ax_crate_interface::impl_interface]
-impl SpinOps for Locks {
-    fn acquire(
-        locked: &AtomicBool,
-        _metadata: &LockMetadata,
-        _address: usize,
-        _context: u8,
-        _subclass: u32,
-        _caller: &'static Location<'static>,
-    ) -> ContextState {
-        // Acquire: pairs with the release in `release`.
-        while locked.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            core::hint::spin_loop();
-        }
-        ContextState::new(0, 0)
-    }
-
-    fn try_acquire(
-        locked: &AtomicBool,
-        _metadata: &LockMetadata,
-        _address: usize,
-        _context: u8,
-        _subclass: u32,
-        _caller: &'static Location<'static>,
-    ) -> AcquireResult {
-        // Acquire: as in `acquire`.
-        let taken = locked.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        AcquireResult::new(taken, ContextState::new(0, 0))
-    }
-
-    fn release(locked: &AtomicBool, _address: usize, _context: u8, _state: ContextState) {
-        // Release: pairs with the acquires above.
-        locked.store(false, Ordering::Release);
-    }
-
-    fn force_release(locked: &AtomicBool, _address: usize, _context: u8) {
-        locked.store(false, Ordering::Release);
-    }
-
-    fn is_locked(locked: &AtomicBool) -> bool {
-        locked.load(Ordering::Acquire)
     }
 }
 
