@@ -67,6 +67,13 @@ pub(crate) struct Axis {
     pub(crate) include: Vec<f64>,
 }
 
+impl Axis {
+    /// One that has the chart's own values on it. An upward axis has no title.
+    pub(crate) fn new(title: &str, unit: Unit, spread: Spread) -> Self {
+        Self { title: title.into(), unit, spread, include: Vec::new() }
+    }
+}
+
 /// A curve.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Curve {

@@ -63,12 +63,8 @@ struct Sheet {
 
 impl Sheet {
     fn panel(&self, title: String, front: bool, rows: Vec<Row>) -> Panel {
-        let axis = Axis {
-            title: "cost after by cost before, logarithmic".into(),
-            unit: Unit::Times,
-            spread: Spread::AroundOne,
-            include: self.reach.clone(),
-        };
+        let axis = Axis::new("cost after by cost before, logarithmic", Unit::Times, Spread::AroundOne);
+        let axis = Axis { include: self.reach.clone(), ..axis };
         Panel { title, note: self.note.clone(), front, content: Content::Bars(Bars { axis, rows }) }
     }
 

@@ -46,15 +46,9 @@ fn curves(view: &View, rows: &[&(&Measurement, &Latency)]) -> Lines {
     };
     // Ours last, over all others.
     let curves = rows.iter().rev().map(curve).collect();
-    let x = Axis {
-        title: "% of calls take no longer".into(),
-        unit: Unit::Percentile,
-        spread: Spread::Logarithmic,
-        include: Vec::new(),
-    };
     Lines {
-        x,
-        y: Axis { title: String::new(), unit: Unit::Nanoseconds, spread: Spread::Logarithmic, include: Vec::new() },
+        x: Axis::new("% of calls take no longer", Unit::Percentile, Spread::Logarithmic),
+        y: Axis::new("", Unit::Nanoseconds, Spread::Logarithmic),
         curves,
     }
 }

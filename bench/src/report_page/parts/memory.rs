@@ -24,12 +24,7 @@ pub(super) fn panels(view: &View) -> Vec<Panel> {
                 note: format!("held for each live byte, of {} live at most", Unit::Bytes.show(live as f64)),
                 front: front && most == Some(cpus),
                 content: Content::Bars(Bars {
-                    axis: Axis {
-                        title: "at the peak; paler: at the end".into(),
-                        unit: Unit::Times,
-                        spread: Spread::FromZero,
-                        include: Vec::new(),
-                    },
+                    axis: Axis::new("at the peak; paler: at the end", Unit::Times, Spread::FromZero),
                     rows: of_cpus.map(|(row, footprint)| bars(view, row, *footprint)).collect(),
                 }),
             });

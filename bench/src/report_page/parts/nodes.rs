@@ -80,5 +80,5 @@ fn bars(view: &View, rows: &[&Measurement], unit: Unit) -> Bars {
         Row { label, bars: vec![bar] }
     };
     let rows = rows.iter().map(row).collect();
-    Bars { axis: Axis { title: String::new(), unit, spread: Spread::FromZero, include: Vec::new() }, rows }
+    Bars { axis: Axis::new("", unit, Spread::FromZero), rows }
 }

@@ -49,8 +49,11 @@ fn curves(view: &View, rows: &[&Measurement], counted: bool) -> Lines {
         let points = vec![(cpus, rate), (most, rate / cpus * most)];
         curves.insert(0, Curve { label: "in proportion to CPUs".into(), tone: Tone::Reference, points, dots: false });
     }
-    let axis = |title: &str, spread| Axis { title: title.into(), unit: Unit::Count, spread, include: Vec::new() };
-    Lines { x: axis("CPUs", Spread::Marked), y: axis("", Spread::Logarithmic), curves }
+    Lines {
+        x: Axis::new("CPUs", Unit::Count, Spread::Marked),
+        y: Axis::new("", Unit::Count, Spread::Logarithmic),
+        curves,
+    }
 }
 
 fn bars(view: &View, rows: &[&Measurement]) -> Bars {
@@ -59,6 +62,5 @@ fn bars(view: &View, rows: &[&Measurement]) -> Bars {
         let bar = Bar { value, text: Unit::Count.show(value), tone: view.tone(&row.allocator), pale: false };
         Some(Row { label: row.allocator.clone(), bars: vec![bar] })
     };
-    let axis = Axis { title: String::new(), unit: Unit::Count, spread: Spread::FromZero, include: Vec::new() };
-    Bars { axis, rows: rows.iter().filter_map(row).collect() }
+    Bars { axis: Axis::new("", Unit::Count, Spread::FromZero), rows: rows.iter().filter_map(row).collect() }
 }

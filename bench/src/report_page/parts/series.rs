@@ -32,7 +32,6 @@ pub(super) fn panels(view: &View) -> Vec<Panel> {
 }
 
 fn panel(view: &View, (workload, subject, cpus, name, unit, over): Key, curves: &[(&Measurement, &Series)]) -> Panel {
-    let axis = |title: &str, unit, spread| Axis { title: title.into(), unit, spread, include: Vec::new() };
     let curve = |(row, series): &(&Measurement, &Series)| Curve {
         label: row.allocator.clone(),
         tone: view.tone(&row.allocator),
@@ -44,8 +43,8 @@ fn panel(view: &View, (workload, subject, cpus, name, unit, over): Key, curves: 
         note: format!("{unit}, on {}", count(cpus.into(), "CPU")),
         front: true,
         content: Content::Lines(Lines {
-            x: axis(over, Unit::named(over), Spread::Even),
-            y: axis("", Unit::named(unit), Spread::FromZero),
+            x: Axis::new(over, Unit::named(over), Spread::Even),
+            y: Axis::new("", Unit::named(unit), Spread::FromZero),
             curves: curves.iter().map(curve).collect(),
         }),
     }
