@@ -18,7 +18,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::hint::black_box;
 
-use super::Body;
+use super::slab::ALLOCATE;
+use super::{Body, places};
 use crate::case::{Extent, Workload};
 use crate::exchange::Deck;
 use crate::measure::{Run, Samples};
@@ -100,26 +101,17 @@ struct Batch<S: Subject, P> {
     deck: Option<Arc<Deck<Option<S::Block>>>>,
 }
 
-/// The first phase of [`Batch`].
-const ALLOCATE: usize = 0;
-
 impl<S: Subject, P> Batch<S, P> {
     #[inline(never)]
     fn allocate(&mut self) {
         let (subject, order) = (self.subject.clone(), black_box(self.order));
-        for place in &mut self.blocks {
-            *place = subject.allocate_pages(order);
-        }
+        places::fill(&mut self.blocks, || subject.allocate_pages(order));
     }
 
     #[inline(never)]
     fn free(&mut self) {
         let (subject, order) = (self.subject.clone(), black_box(self.order));
-        for place in &mut self.blocks {
-            if let Some(block) = place.take() {
-                subject.free_pages(block, order);
-            }
-        }
+        places::empty(&mut self.blocks, |block| subject.free_pages(block, order));
     }
 }
 
@@ -142,7 +134,7 @@ impl<S: Subject, P: Platform> Body for Batch<S, P> {
         if phase != ALLOCATE {
             return 0;
         }
-        let failures = self.blocks.iter().filter(|block| block.is_none()).count() as u64;
+        let failures = places::missing(&self.blocks);
         if let Some(deck) = &self.deck {
             deck.deal(self.platform, self.cpu, &mut self.random, &mut self.blocks);
         }
@@ -172,9 +164,7 @@ impl<S: Subject> Body for Repeat<S> {
     }
 
     fn finish(&mut self) {
-        for block in self.held.drain(..).flatten() {
-            self.subject.free_pages(block, self.order);
-        }
+        places::free_pages(&self.subject, &mut self.held, self.order);
     }
 }
 
@@ -217,11 +207,8 @@ impl<S: Subject, P: Platform> Body for Replace<S, P> {
         let mut failures = 0;
         for _ in 0..operations {
             let place = &mut blocks[random.below(blocks.len() as u64) as usize];
-            if let Some(block) = place.take() {
-                subject.free_pages(block, order);
-            }
-            *place = subject.allocate_pages(order);
-            failures += u64::from(place.is_none());
+            failures +=
+                places::replace(place, |block| subject.free_pages(block, order), || subject.allocate_pages(order));
         }
         self.random = random;
         failures
@@ -244,8 +231,6 @@ impl<S: Subject, P: Platform> Body for Replace<S, P> {
     }
 
     fn finish(&mut self) {
-        for block in self.blocks.drain(..).flatten() {
-            self.subject.free_pages(block, self.order);
-        }
+        places::free_pages(&self.subject, &mut self.blocks, self.order);
     }
 }

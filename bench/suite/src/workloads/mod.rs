@@ -11,6 +11,7 @@ mod interrupt;
 mod llfree;
 mod one_sided;
 mod page;
+mod places;
 mod pressure;
 mod program;
 mod replay;

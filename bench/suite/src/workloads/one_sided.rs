@@ -4,8 +4,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::hint::black_box;
 
-use super::Body;
 use super::slab::{ALLOCATE, BATCH};
+use super::{Body, places};
 use crate::case::{Extent, Workload};
 use crate::exchange::Exchange;
 use crate::measure::{Run, Samples};
@@ -69,9 +69,7 @@ impl<S: Subject, P> OneRoled<S, P> {
     fn allocate(&mut self) {
         let (subject, size) = (self.subject.clone(), black_box(self.size));
         for list in self.all.iter_mut().chain([&mut self.own]) {
-            for slot in list {
-                *slot = subject.allocate(size);
-            }
+            places::fill(list, || subject.allocate(size));
         }
     }
 
@@ -79,11 +77,7 @@ impl<S: Subject, P> OneRoled<S, P> {
     fn free(&mut self) {
         let subject = self.subject.clone();
         for list in self.all.iter_mut().chain([&mut self.own]) {
-            for slot in list {
-                if let Some(block) = slot.take() {
-                    subject.free(block);
-                }
-            }
+            places::empty(list, |block| subject.free(block));
         }
     }
 }

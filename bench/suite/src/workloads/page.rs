@@ -4,8 +4,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::hint::black_box;
 
-use super::Body;
 use super::slab::{ALLOCATE, BATCH};
+use super::{Body, places};
 use crate::case::{Extent, Variant, Workload};
 use crate::exchange::Exchange;
 use crate::measure::{Run, Samples};
@@ -67,9 +67,7 @@ struct Group<S: Subject> {
 impl<S: Subject> Group<S> {
     #[inline(always)]
     fn allocate(&mut self, order: u32) {
-        for slot in &mut self.slots {
-            *slot = self.subject.allocate_pages(order);
-        }
+        places::fill(&mut self.slots, || self.subject.allocate_pages(order));
     }
 
     /// Returns how many slots were empty.

@@ -8,7 +8,7 @@ use core::hint::black_box;
 
 use quarry_topology::NodeId;
 
-use super::Body;
+use super::{Body, places};
 use crate::case::{Extent, Workload};
 use crate::exchange::Exchange;
 use crate::measure::{Run, Samples, nodes};
@@ -163,19 +163,13 @@ impl<S: Subject, P: Platform> Batch<S, P> {
     #[inline(never)]
     fn allocate(&mut self) {
         let (subject, size) = (self.subject.clone(), black_box(self.size));
-        for slot in &mut self.blocks {
-            *slot = subject.allocate(size);
-        }
+        places::fill(&mut self.blocks, || subject.allocate(size));
     }
 
     #[inline(never)]
     fn free(&mut self) {
         let subject = self.subject.clone();
-        for slot in &mut self.blocks {
-            if let Some(block) = slot.take() {
-                subject.free(block);
-            }
-        }
+        places::empty(&mut self.blocks, |block| subject.free(block));
     }
 }
 
@@ -198,7 +192,7 @@ impl<S: Subject, P: Platform> Body for Batch<S, P> {
         if phase != ALLOCATE {
             return 0;
         }
-        let failures = self.blocks.iter().filter(|slot| slot.is_none()).count() as u64;
+        let failures = places::missing(&self.blocks);
         if let Some(exchange) = &self.exchange {
             exchange.pass_on(self.platform, self.cpu, &mut self.blocks);
         }
@@ -235,6 +229,7 @@ impl<S: Subject> Body for Mix<S> {
         for _ in 0..operations {
             let place = (random.next_u64() >> 32) as usize & (slots.len() - 1);
             let slot = &mut slots[place];
+            // As `places::replace`, which compiles to another number of instructions here.
             if let Some(block) = slot.take() {
                 subject.free(block);
             }
@@ -246,9 +241,7 @@ impl<S: Subject> Body for Mix<S> {
     }
 
     fn finish(&mut self) {
-        for block in self.slots.drain(..).flatten() {
-            self.subject.free(block);
-        }
+        places::free_objects(&self.subject, &mut self.slots);
     }
 }
 

@@ -14,7 +14,7 @@ use crate::measure::{Run, Samples};
 use crate::platform::Platform;
 use crate::random::Random;
 use crate::subject::Subject;
-use crate::workloads::Body;
+use crate::workloads::{Body, places};
 
 /// Slots of all CPUs together, memory permitting.
 const SLOTS: usize = 16 << 10;
@@ -111,9 +111,7 @@ impl<S: Subject> Body for AllocTest<S> {
     }
 
     fn finish(&mut self) {
-        for block in self.slots.drain(..).flatten() {
-            self.subject.free(block);
-        }
+        places::free_objects(&self.subject, &mut self.slots);
     }
 }
 

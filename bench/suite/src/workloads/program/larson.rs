@@ -17,7 +17,7 @@ use crate::measure::{Run, Samples};
 use crate::platform::Platform;
 use crate::random::Random;
 use crate::subject::Subject;
-use crate::workloads::Body;
+use crate::workloads::{Body, places};
 
 /// Slots of a CPU, memory permitting.
 const SLOTS: usize = 5000;
@@ -61,6 +61,7 @@ impl<S: Subject, P: Platform> Body for Larson<S, P> {
         let mut failures = 0;
         for _ in 0..operations {
             let slot = &mut slots[random.below(slots.len() as u64) as usize];
+            // As `places::replace`, which compiles to another number of instructions here.
             if let Some(block) = slot.take() {
                 subject.free(block);
             }
@@ -77,9 +78,7 @@ impl<S: Subject, P: Platform> Body for Larson<S, P> {
     }
 
     fn finish(&mut self) {
-        for block in self.slots.drain(..).flatten() {
-            self.subject.free(block);
-        }
+        places::free_objects(&self.subject, &mut self.slots);
     }
 }
 
