@@ -4,6 +4,7 @@
 //! the optimiser, as within one image built with link-time optimisation.
 
 use alloc::sync::Arc;
+use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use quarry_memory::{Gfp, KmemCache, Machine, Order, Service, SlabFlags};
@@ -157,12 +158,14 @@ static CACHES_IN_USE: AtomicU64 = AtomicU64::new(0);
 #[derive(Clone)]
 pub(crate) struct Objects(Arc<OwnCache>);
 
-/// The cache; always there but for the moment it is destroyed.
-struct OwnCache(Option<KmemCache>);
+/// The cache, which is destroyed when this is dropped.
+struct OwnCache(ManuallyDrop<KmemCache>);
 
 impl Drop for OwnCache {
     fn drop(&mut self) {
-        if let Some(Err(remaining)) = self.0.take().map(|cache| service().kmem_cache_destroy(cache)) {
+        // SAFETY: it is taken once, here, and not used again.
+        let cache = unsafe { ManuallyDrop::take(&mut self.0) };
+        if let Err(remaining) = service().kmem_cache_destroy(cache) {
             log::error!("{remaining}");
             // The cache stays as it is: whoever has the objects may still use them.
             CACHES_IN_USE.fetch_add(1, Ordering::Relaxed);
@@ -175,7 +178,7 @@ impl Objects {
     fn new(size: usize) -> Option<Self> {
         let flags = SlabFlags::HWCACHE_ALIGN | SlabFlags::NO_MERGE;
         match service().kmem_cache_create("suite", size, 0, flags, None) {
-            Ok(cache) => Some(Self(Arc::new(OwnCache(Some(cache))))),
+            Ok(cache) => Some(Self(Arc::new(OwnCache(ManuallyDrop::new(cache))))),
             Err(error) => {
                 log::error!("no cache for objects of {size} bytes: {error}");
                 None
@@ -185,7 +188,7 @@ impl Objects {
 
     #[inline(always)]
     fn cache(&self) -> &KmemCache {
-        self.0.0.as_ref().expect("it is taken by its drop alone")
+        &self.0.0
     }
 }
 

@@ -236,14 +236,17 @@ impl<M: Machine> Service<M> {
                 let mut taken = 0;
                 let listed = State::new(Kind::Listed, order, zone.id());
                 self.take_blocks(zone, order, Mobility::Unmovable, batch, |first, blocks| {
-                    for block in (0..blocks).map(|index| first.offset(index << order.get())) {
+                    let mut block = first;
+                    for slot in &list.blocks[taken as usize..(taken + blocks) as usize] {
                         frames.set_state(block, listed);
                         // Whoever has the block has a reference, and leaves it where the block goes back to a list.
                         frames.frame(block).word.store(1, Relaxed);
-                        list.push(block);
+                        slot.store(block.0, Relaxed);
+                        block = block.offset(order.frames());
                     }
                     taken += blocks;
                 });
+                list.count.store(taken, Relaxed);
                 self.note_frames(set, (taken << order.get()) as usize);
                 self.count_numa(set, placement, set.zone.node(), taken.into());
             }

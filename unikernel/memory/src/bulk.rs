@@ -91,7 +91,7 @@ impl<M: Machine> Service<M> {
         let count = magazine.count.load(Relaxed) as usize;
         if objects.len() <= count && !gfp.contains(Gfp::ZERO) {
             let left = count - objects.len();
-            let link = magazine.link.get();
+            let link = magazine.link.get().into();
             for (place, slot) in objects.iter_mut().zip(&magazine.slots[left..]) {
                 let object = slot.load(Relaxed);
                 // SAFETY: the object leaves the free state and is the caller's alone.
@@ -167,31 +167,30 @@ impl<M: Machine> Service<M> {
         // SAFETY: as above.
         let magazine = unsafe { set.dynamic_magazine(cache.slot) };
         let count = magazine.count.load(Relaxed) as usize;
-        let (local, mark, link) = (cache.key ^ set.node_tag, set.mark, magazine.link.get());
-        let mut freed = count;
+        // Not looked at again for each object, as memory that a freed object might be.
+        let (mask, inverse, threshold) = (magazine.mask.get(), magazine.inverse.get(), magazine.threshold.get());
+        let (tag, free, link) = (magazine.tag.get(), set.mark, magazine.link.get().into());
+        let mut freed = 0;
         // The slots there are room for; none, if somebody set the limit to 0.
         let slots = magazine.slots.get(count..magazine.limit.load(Relaxed) as usize).unwrap_or_default();
         for (&object, slot) in objects.iter().zip(slots) {
-            let distance = !(object.addr() as u32) & magazine.mask.get();
-            if self.machine().tag(object.addr()) != local
-                || distance.wrapping_mul(magazine.inverse.get()) < magazine.threshold.get()
-            {
+            let distance = !(object.addr() as u32) & mask;
+            if self.machine().tag(object.addr()) != tag || distance.wrapping_mul(inverse) < threshold {
                 break;
             }
             let place = mark_at(object, link);
             // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it; the
             // caller gives it up.
             unsafe {
-                if place.read() == mark {
+                if place.read() == free {
                     break;
                 }
-                place.write(mark);
+                place.write(free);
             }
             slot.store(object, Relaxed);
             freed += 1;
         }
-        magazine.count.store(freed as u32, Relaxed);
-        let freed = freed - count;
+        magazine.count.store((count + freed) as u32, Relaxed);
         if freed < objects.len() {
             self.free_bulk_slow(cache, &objects[freed..]);
         }

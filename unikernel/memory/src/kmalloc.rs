@@ -25,7 +25,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use quarry_topology::NodeId;
 
 use crate::class::{
-    CLASSES, DMA_BASE, DMA32_BASE, LARGE, MAX_SLAB_SIZE, NOT_A_KEY, POWERS, class_of, key_cache, key_of, tag_cache,
+    DMA_BASE, DMA32_BASE, LARGE, MAX_SLAB_SIZE, NOT_A_KEY, POWERS, class_of, key_cache, key_of, tag_cache,
 };
 use crate::depot::mark_at;
 use crate::frame::{FRAME_BYTES, Frames, Order};
@@ -57,22 +57,27 @@ impl<M: Machine> Service<M> {
     #[inline(always)]
     #[track_caller]
     fn object(&self, key: u32, gfp: Gfp) -> *mut u8 {
+        let Some(object) = self.cached_object(key) else { return self.kmalloc_slow(key, gfp) };
+        // SAFETY: a cached object is at least eight bytes, aligned to eight, and this caller's alone since it left the
+        // magazine. The word must not keep the mark, or its first free would look like the second.
+        unsafe { mark_at(object, 0).write(0) };
+        object
+    }
+
+    /// What is on top of the magazine with that key, marked as free still.
+    #[inline(always)]
+    fn cached_object(&self, key: u32) -> Option<*mut u8> {
         // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
         let set = unsafe { &*self.machine().set() };
         // Class 0, for requests of nothing, has an empty magazine.
         // SAFETY: classes are below `MAGAZINES`.
         let magazine = unsafe { set.magazine(key) };
-        let count = magazine.count.load(Relaxed) as usize;
+        let count = magazine.count.load(Relaxed);
         if count == 0 {
-            return self.kmalloc_slow(key, gfp);
+            return None;
         }
-        magazine.count.store(count as u32 - 1, Relaxed);
-        // SAFETY: `count` is at most the capacity of the magazine, which is at most its slots.
-        let object = unsafe { magazine.slots.get_unchecked(count - 1) }.load(Relaxed);
-        // SAFETY: a cached object is at least eight bytes, aligned to eight, and this caller's alone since it left the
-        // magazine. The word must not keep the mark, or its first free would look like the second.
-        unsafe { mark_at(object, 0).write(0) };
-        object
+        // SAFETY: looked at just now.
+        Some(unsafe { magazine.take(count) })
     }
 
     #[cold]
@@ -132,9 +137,11 @@ impl<M: Machine> Service<M> {
         if size > MAX_SLAB_SIZE || gfp.intersects(Gfp::OFF_THE_FAST_PATH) {
             return self.kmalloc_special(size, gfp | Gfp::ZERO);
         }
-        let object = self.object(key_of(size), gfp);
-        // SAFETY: a non-null result for `size` > 0 is the start of at least `size` bytes nobody else has.
-        unsafe { zeroed(object, size, Gfp::ZERO) }
+        let Some(object) = self.cached_object(key_of(size)) else { return self.kmalloc_special(size, gfp | Gfp::ZERO) };
+        // SAFETY: an object of a class is a whole number of words, at least as many as that; it is this caller's alone
+        // since it left the magazine. The mark, which is in the first, goes with it.
+        unsafe { zero_words(object, size.div_ceil(8)) };
+        object
     }
 
     /// Allocates an array of `count` elements of `size` bytes; null also when the product overflows.
@@ -223,9 +230,8 @@ impl<M: Machine> Service<M> {
                 if unsafe { place.read() } != mark && count < magazine.limit.load(Relaxed) {
                     // SAFETY: as for the read; the caller gives the object up.
                     unsafe { place.write(mark) };
-                    // SAFETY: `count` is below the limit, which is at most the slots.
-                    unsafe { magazine.slots.get_unchecked(count as usize) }.store(object, Relaxed);
-                    magazine.count.store(count + 1, Relaxed);
+                    // SAFETY: looked at just now.
+                    unsafe { magazine.put(count, object) };
                     return;
                 }
             }
@@ -233,16 +239,33 @@ impl<M: Machine> Service<M> {
         self.kfree_slow(object);
     }
 
+    /// What no magazine takes as it is. Three functions, so that each saves as many registers as it needs.
     #[cold]
     #[inline(never)]
     fn kfree_slow(&self, object: *mut u8) {
-        let cache = tag_cache(self.machine().tag(object.addr()) as u16);
+        // SAFETY: as in `cached_object`.
+        let key = self.machine().tag(object.addr()) ^ unsafe { &*self.machine().set() }.node_tag;
+        if key & NOT_A_KEY == 0 { self.kfree_full(object, key) } else { self.kfree_remote(object) }
+    }
+
+    #[inline(never)]
+    fn kfree_full(&self, object: *mut u8, key: u32) {
         // Class 0, of what is no object, has no objects either.
-        if cache < CLASSES && self.free_through_depot(&CacheShape::kmalloc(cache), object)
-            || self.free_to_remote(object)
-        {
-            return;
+        if !self.free_through_depot(&CacheShape::kmalloc(key_cache(key)), object) {
+            self.kfree_any(object);
         }
+    }
+
+    #[inline(never)]
+    fn kfree_remote(&self, object: *mut u8) {
+        if !self.free_to_remote(object) {
+            self.kfree_any(object);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn kfree_any(&self, object: *mut u8) {
         if let Err(error) = self.free_slow(object, None) {
             panic!("{error}");
         }
@@ -383,6 +406,31 @@ fn low_zone_cache(size: usize, gfp: Gfp) -> Option<usize> {
     };
     let power = size.next_power_of_two().max(8).trailing_zeros() as usize - 3;
     (power < POWERS).then_some(base + power)
+}
+
+/// Sets words to zero: in a kernel by a string instruction, as Linux does; a process has a library that knows its processor.
+///
+/// # Safety
+///
+/// `object` is the start of as many words, which are the caller's alone.
+#[inline(always)]
+unsafe fn zero_words(object: *mut u8, words: usize) {
+    #[cfg(feature = "hosted")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        object.write_bytes(0, 8 * words);
+    }
+    #[cfg(not(feature = "hosted"))]
+    // SAFETY: the caller's promise; the direction flag is clear by every calling convention.
+    unsafe {
+        core::arch::asm!(
+            "rep stosq",
+            inout("rdi") object => _,
+            inout("rcx") words => _,
+            in("rax") 0,
+            options(nostack, preserves_flags),
+        );
+    }
 }
 
 /// # Safety

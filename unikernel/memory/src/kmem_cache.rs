@@ -22,7 +22,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use quarry_topology::NodeId;
 
-use crate::class::{Geometry, MAX_STRIDE, key, tag_cache};
+use crate::class::{Geometry, MAX_STRIDE, tag_cache};
 use crate::depot::{DepotCounts, mark_at};
 use crate::drain::Released;
 use crate::frame::{FRAME_BYTES, Frames, Kind};
@@ -121,8 +121,6 @@ pub struct KmemCache {
     pub(crate) view: CacheView,
     /// Where in [`Set::dynamic`](crate::set::Set::dynamic) the cache's magazine is.
     pub(crate) slot: usize,
-    /// The cache's [`key`], which the fast path compares.
-    pub(crate) key: u32,
     object_size: u32,
 }
 
@@ -217,7 +215,6 @@ impl Plan {
                 name: CacheName::Given(name),
             },
             slot: shape.slot(),
-            key: key(shape.id),
             object_size: self.registration.object_size,
         }
     }
@@ -455,26 +452,25 @@ impl<M: Machine> Service<M> {
         if gfp.contains(Gfp::ZERO) {
             return self.kmem_cache_zalloc(cache, gfp);
         }
-        self.cached_object(cache, gfp)
+        self.object_of(cache, gfp)
     }
 
     #[inline(always)]
     #[track_caller]
-    fn cached_object(&self, cache: &KmemCache, gfp: Gfp) -> *mut u8 {
+    fn object_of(&self, cache: &KmemCache, gfp: Gfp) -> *mut u8 {
         // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
         let set = unsafe { &*self.machine().set() };
         // SAFETY: a handle's slot is at most `DYNAMIC_MAGAZINES`.
         let magazine = unsafe { set.dynamic_magazine(cache.slot) };
-        let count = magazine.count.load(Relaxed) as usize;
+        let count = magazine.count.load(Relaxed);
         if count == 0 {
             return self.object_slow(&cache.view, None, gfp);
         }
-        magazine.count.store(count as u32 - 1, Relaxed);
-        // SAFETY: `count` is at most the capacity of the magazine, which is at most its slots.
-        let object = unsafe { magazine.slots.get_unchecked(count - 1) }.load(Relaxed);
+        // SAFETY: looked at just now.
+        let object = unsafe { magazine.take(count) };
         // SAFETY: the object is this caller's alone since it left the magazine, and the word is part of it. It must not
         // keep the mark, or its first free would look like the second.
-        unsafe { mark_at(object, magazine.link.get()).write(0) };
+        unsafe { mark_at(object, magazine.link.get().into()).write(0) };
         object
     }
 
@@ -483,7 +479,7 @@ impl<M: Machine> Service<M> {
     #[inline(always)]
     #[track_caller]
     pub fn kmem_cache_zalloc(&self, cache: &KmemCache, gfp: Gfp) -> *mut u8 {
-        let object = self.cached_object(cache, gfp);
+        let object = self.object_of(cache, gfp);
         if !object.is_null() {
             // SAFETY: the object has that many bytes and is new.
             unsafe { object.write_bytes(0, cache.object_size as usize) };
@@ -495,7 +491,7 @@ impl<M: Machine> Service<M> {
     /// from the nearest that has. Null for a node that does not exist. Linux's `kmem_cache_alloc_node`.
     #[track_caller]
     pub fn kmem_cache_alloc_node(&self, cache: &KmemCache, gfp: Gfp, node: NodeId) -> *mut u8 {
-        // SAFETY: as in `cached_object`.
+        // SAFETY: as in `object_of`.
         let set = unsafe { &*self.machine().set() };
         if node == set.zone.node() && node == set.node && set.attached {
             return self.kmem_cache_alloc(cache, gfp);
@@ -521,23 +517,22 @@ impl<M: Machine> Service<M> {
     #[inline(always)]
     pub unsafe fn kmem_cache_free(&self, cache: &KmemCache, object: *mut u8) {
         let tag = self.machine().tag(object.addr());
-        // SAFETY: as in `cached_object`.
+        // SAFETY: as in `object_of`.
         let set = unsafe { &*self.machine().set() };
-        if tag ^ set.node_tag == cache.key {
-            // SAFETY: as in `cached_object`.
-            let magazine = unsafe { set.dynamic_magazine(cache.slot) };
+        // SAFETY: as in `object_of`.
+        let magazine = unsafe { set.dynamic_magazine(cache.slot) };
+        if tag == magazine.tag.get() {
             let distance = !(object.addr() as u32) & magazine.mask.get();
             if distance.wrapping_mul(magazine.inverse.get()) >= magazine.threshold.get() {
-                let place = mark_at(object, magazine.link.get());
+                let place = mark_at(object, magazine.link.get().into());
                 let mark = set.mark;
                 let count = magazine.count.load(Relaxed);
                 // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it.
                 if unsafe { place.read() } != mark && count < magazine.limit.load(Relaxed) {
                     // SAFETY: as for the read; the caller gives the object up.
                     unsafe { place.write(mark) };
-                    // SAFETY: `count` is below the limit, which is at most the slots.
-                    unsafe { magazine.slots.get_unchecked(count as usize) }.store(object, Relaxed);
-                    magazine.count.store(count + 1, Relaxed);
+                    // SAFETY: looked at just now.
+                    unsafe { magazine.put(count, object) };
                     return;
                 }
             }

@@ -383,19 +383,22 @@ impl<M: Machine> Service<M> {
 
     /// Gives the blocks put on a list first back to the zone.
     fn drain_list(&self, set: &Set, list: &PageList, zone: &Zone, order: Order, blocks: u32) {
-        let drained = blocks.min(list.count.load(Relaxed)) as usize;
-        if drained == 0 {
+        let count = list.count.load(Relaxed);
+        let wanted = blocks.min(count) as usize;
+        if wanted == 0 {
             return;
         }
         bump(&set.counters.page_drains);
-        self.note_frames(set, (drained << order.get()).wrapping_neg());
+        // Half of it will do, where that keeps blocks together that may come back together.
+        let enough = if blocks < count { wanted.div_ceil(2) } else { wanted };
+        let mut drained = wanted;
         let inner = State::new(Kind::Inner, Order::ZERO, zone.id());
         zone.locked(self.machine(), |frames, areas| {
             let mut give = |start, end| for_each_block(start, end, |block, order| areas.give(frames, block, order));
             // What lies side by side, upwards or downwards, is given as one.
             let (mut start, mut end) = (Pfn(0), Pfn(0));
-            for block in list.blocks[..drained].iter().map(|block| Pfn(block.load(Relaxed))) {
-                frames.set_state(block, inner);
+            for (index, slot) in list.blocks[..wanted].iter().enumerate() {
+                let block = Pfn(slot.load(Relaxed));
                 let behind = block.offset(order.frames());
                 if block == end {
                     end = behind;
@@ -404,13 +407,19 @@ impl<M: Machine> Service<M> {
                 } else {
                     give(start, end);
                     (start, end) = (block, behind);
+                    if index >= enough {
+                        (drained, end) = (index, start);
+                        break;
+                    }
                 }
+                frames.set_state(block, inner);
             }
             give(start, end);
             // The zone's lock is held still, and a host forks with all locks taken: the child of a fork finds the blocks
             // on the list or in the zone, never in both.
             list.forget_oldest(drained);
         });
+        self.note_frames(set, (drained << order.get()).wrapping_neg());
         self.frames_freed();
     }
 
@@ -473,11 +482,12 @@ impl PageList {
 
     /// Closes the list up after the blocks put on it first were taken.
     fn forget_oldest(&self, taken: usize) {
-        let count = self.count.load(Relaxed) as usize;
-        for index in taken..count {
-            self.blocks[index - taken].store(self.blocks[index].load(Relaxed), Relaxed);
+        let blocks = &self.blocks[..self.count.load(Relaxed) as usize];
+        let left = &blocks[taken..];
+        for (block, later) in blocks.iter().zip(left) {
+            block.store(later.load(Relaxed), Relaxed);
         }
-        self.count.store((count - taken) as u32, Relaxed);
+        self.count.store(left.len() as u32, Relaxed);
     }
 }
 

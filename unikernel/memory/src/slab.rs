@@ -143,7 +143,7 @@ impl<M: Machine> Service<M> {
         let mut count = 0;
         {
             let mut depot = depot.lock(self.machine());
-            let wanted = (magazine.capacity.get() / 2).max(1);
+            let wanted = u32::from(magazine.capacity.get() / 2).max(1);
             depot.take(self.slab_view(cache), wanted, |object| {
                 magazine.slots[count].store(object, Relaxed);
                 count += 1;
@@ -162,7 +162,7 @@ impl<M: Machine> Service<M> {
         Some(object)
     }
 
-    /// Frees an object into the full magazine of its cache, most of which goes to the local depot's stack: the usual case,
+    /// Frees an object into the full magazine of its cache, all of which goes to the local depot's stack: the usual case,
     /// and nothing else looked at. Says whether it did; not where the stack has no room, while anybody waits, and for
     /// what is no object of the cache in use.
     #[inline]
@@ -170,13 +170,13 @@ impl<M: Machine> Service<M> {
         // SAFETY: as in `object_from_depot`.
         let set = unsafe { &*self.machine().set() };
         let magazine = set.magazine_of(cache);
-        let limit = magazine.limit.load(Relaxed);
+        let (count, limit) = (magazine.count.load(Relaxed), magazine.limit.load(Relaxed));
         // One that is closed, not fitted out, or no magazine at all has the limit 0 or another generation.
         let closed = limit == 0 || self.waiters().attention().is_raised();
         if closed
             || magazine.generation.get() != cache.generation
-            || magazine.count.load(Relaxed) < limit
-            || self.machine().tag(object.addr()) as u16 != set.local_tag(cache.id)
+            || count < limit
+            || self.machine().tag(object.addr()) != magazine.tag.get()
             || !cache.geometry.is_object(object.addr())
         {
             return false;
@@ -187,20 +187,19 @@ impl<M: Machine> Service<M> {
             return false;
         }
         let Some(depot) = self.depot(set.zone.node(), cache.id) else { return false };
-        let drained = drained_when_full(limit) as usize;
         {
             let mut depot = depot.lock(self.machine());
-            if !depot.stack(&cache.geometry, magazine.oldest(drained)) {
+            if !depot.stack(&cache.geometry, magazine.objects()) {
                 return false;
             }
             // Under the lock; see `give_objects`.
-            magazine.forget_oldest(drained);
+            magazine.clear();
         }
         // SAFETY: as for the read; the caller gives the object up.
         unsafe { place.write(set.mark) };
         magazine.push(object);
         bump(&set.counters.drains);
-        set.add_net((drained * cache.geometry.size as usize).wrapping_neg());
+        set.add_net((count as usize * cache.geometry.size as usize).wrapping_neg());
         self.objects_freed(cache.id);
         true
     }
@@ -352,7 +351,7 @@ impl<M: Machine> Service<M> {
         if magazine.count.load(Relaxed) == 0 {
             bump(&set.counters.refills);
             // Whoever set the limit to 0 wanted the magazine emptied, and it is.
-            let capacity = self.waiters().attention().settle(&magazine.limit, magazine.capacity.get());
+            let capacity = self.waiters().attention().settle(&magazine.limit, magazine.capacity.get().into());
             let wanted = (capacity / 2).max(1);
             let taken = self.take_objects(set, cache, node, wanted, frames, |object| magazine.push(object));
             self.note_objects(set, cache, taken);
@@ -456,7 +455,7 @@ impl<M: Machine> Service<M> {
             let raised = self.waiters().attention().is_raised();
             if raised || remote.count.load(Relaxed) >= capacity {
                 bump(&set.counters.remote_drains);
-                self.drain(set, remote, &cache, tag, if raised { u32::MAX } else { (capacity / 2 + 1).max(1) });
+                self.drain(set, remote, &cache, tag);
             }
             if raised {
                 self.note_bytes(set, size.wrapping_neg());
@@ -512,7 +511,7 @@ impl<M: Machine> Service<M> {
     /// Makes an empty magazine of a set one for that cache.
     pub(crate) fn fit_out(&self, set: &Set, magazine: &Magazine, cache: &CacheShape) {
         let capacity = self.magazine_capacity(&cache.geometry, set.used_slots);
-        magazine.fit_out(&cache.geometry, cache.generation, capacity);
+        magazine.fit_out(&cache.geometry, set.local_tag(cache.id), cache.generation, capacity);
         self.waiters().attention().settle(&magazine.limit, capacity);
     }
 
@@ -566,35 +565,33 @@ impl<M: Machine> Service<M> {
         self.try_free_pages(block, order).map_err(|_| FreeError::DoubleFree(object.addr()))
     }
 
-    /// Makes room in a local magazine: for most of it, or all when somebody set its limit to 0. `false` while nothing is
-    /// to be cached.
+    /// Makes room in a local magazine that is full or that somebody closed, by emptying it. `false` while nothing is to be
+    /// cached.
     pub(crate) fn make_room(&self, set: &Set, magazine: &Magazine, cache: &CacheShape, tag: u16) -> bool {
-        let capacity = magazine.capacity.get();
+        let capacity = magazine.capacity.get().into();
         let closed = magazine.limit.load(Relaxed) == 0;
         let open = self.waiters().attention().settle(&magazine.limit, capacity) > 0;
-        let drained = if closed || !open { capacity } else { drained_when_full(capacity) };
-        if magazine.count.load(Relaxed) >= capacity || drained == capacity {
+        if closed || !open || magazine.count.load(Relaxed) >= capacity {
             bump(&set.counters.drains);
-            self.drain(set, magazine, cache, tag, drained);
+            self.drain(set, magazine, cache, tag);
         }
         open
     }
 
-    /// Gives the `count` coldest objects of a magazine back to their depot.
-    fn drain(&self, set: &Set, magazine: &impl Stack, cache: &CacheShape, tag: u16, count: u32) {
-        let count = count.min(magazine.count().load(Relaxed));
-        if count == 0 {
-            return;
+    /// Gives the objects of a magazine back to their depot.
+    fn drain(&self, set: &Set, magazine: &impl Stack, cache: &CacheShape, tag: u16) {
+        let objects = magazine.objects();
+        if !objects.is_empty() {
+            self.note_bytes(set, (objects.len() * cache.geometry.size as usize).wrapping_neg());
+            self.give_objects(cache, tag, objects, || magazine.clear());
         }
-        self.note_bytes(set, (count as usize * cache.geometry.size as usize).wrapping_neg());
-        self.give_objects(cache, tag, magazine.oldest(count as usize), || magazine.forget_oldest(count as usize));
     }
 
     /// Empties a magazine of objects of that tag, if any.
     pub(crate) fn drain_tag(&self, set: &Set, magazine: &impl Stack, tag: u16) {
         if magazine.count().load(Relaxed) > 0 {
             let cache = self.cache(tag_cache(tag)).expect("a cache lives while a set has objects of it");
-            self.drain(set, magazine, &cache, tag, u32::MAX);
+            self.drain(set, magazine, &cache, tag);
         }
     }
 
@@ -666,13 +663,6 @@ impl<M: Machine> Service<M> {
             |set: &Set| set.magazine_of(cache).holds(object) || set.remote.iter().any(|remote| remote.holds(object));
         (0..2).any(|_| depot.lock(self.machine()).holds(view, object) || self.sets().any(cached))
     }
-}
-
-/// How many objects a magazine gives back when it is full: most of them, for closing up over the gap costs as much for
-/// each that stays as giving up does for each that goes. (Half of them: two instructions more a free in batches.)
-const fn drained_when_full(capacity: u32) -> u32 {
-    let most = 3 * capacity / 4;
-    if most == 0 { 1 } else { most }
 }
 
 /// Whether objects of that tag are of the set's local node.

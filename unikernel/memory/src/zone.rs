@@ -260,6 +260,9 @@ impl Zone {
 
     /// Takes up to `wanted` blocks, all in state `Inner`, handing to `take` the first of those that lie side by side and
     /// how many they are; returns how many there were, and what of it was stolen. One lock acquisition for all of them.
+    ///
+    /// Half of what is wanted will do: the rest might cut a larger block such that nothing that is taken or given later
+    /// is aligned, and so is merged and split without end.
     pub(crate) fn allocate<M: Machine>(
         &self,
         machine: &M,
@@ -270,7 +273,7 @@ impl Zone {
         self.locked(machine, |frames, areas| {
             let mut stolen = Stolen::default();
             let mut taken = 0;
-            while taken < wanted {
+            while 2 * taken < wanted {
                 let Some((first, blocks)) = areas.take(frames, demand, wanted - taken, &mut stolen) else { break };
                 take(first, blocks);
                 taken += blocks;
