@@ -3,7 +3,7 @@
 //! The guest image runs them over the kernel's memory service, the tests over an arena. A workload runs on 1, 2, ... N
 //! CPUs that start together. What is timed and what is checked are passes of their own over the same loops
 //! ([`workloads`]): bare for the figures, over [`checked`] to write and read every byte of every block, over
-//! [`stamped`] to time every call. An empty loop is timed beside each and reported in a field of its own, so all
+//! [`stamped`] to time every call, over [`relayed`] to see CPUs hand over to each other. An empty loop is timed beside each and reported in a field of its own, so all
 //! figures are gross.
 //!
 //! Layers, each using only those below it:
@@ -17,6 +17,7 @@
 //! workloads           what is timed
 //! measure             samples: calibration, barriers, clock
 //! checked, stamped    an allocator that is not trusted, and one whose calls are timed
+//! relayed             one of which is known how often CPUs hand over
 //! case, shape         what there is to measure, and the plan
 //! subject, platform   what is asked of allocator and machine
 //! exchange, histogram, random, pattern, series, sizes, spans, statistics
@@ -41,6 +42,7 @@ mod platform;
 pub mod random;
 mod recorded;
 mod records;
+mod relayed;
 mod series;
 mod settings;
 mod shape;
@@ -61,6 +63,7 @@ pub use histogram::Histogram;
 pub use options::{Mode, OptionError, Options};
 pub use platform::{Platform, Threads};
 pub use recorded::{Extract, Recording, record};
+pub use relayed::{Refusal, Turns};
 pub use series::Series;
 pub use settings::{Effort, Settings};
 pub use sizes::SIZES;

@@ -83,6 +83,8 @@ pub(crate) struct Run<P> {
 /// What the CPUs of a case share.
 struct Team {
     barrier: Barrier,
+    /// The line that samples start from, where that must not be asleep.
+    start: Barrier,
     /// Operations of the next sample while their number is being found; only changed between two barriers.
     operations: AtomicU64,
     /// Whether that number was found; the same.
@@ -103,8 +105,12 @@ impl<P: Platform> Run<P> {
         make: impl Fn(S, usize) -> B + Send + Sync + 'static,
     ) -> Samples {
         let cpus = self.case.cpus;
-        let team =
-            Team { barrier: Barrier::new(cpus), operations: AtomicU64::new(FIRST_TRY), calibrated: AtomicU64::new(0) };
+        let team = Team {
+            barrier: Barrier::new(cpus),
+            start: Barrier::new(cpus),
+            operations: AtomicU64::new(FIRST_TRY),
+            calibrated: AtomicU64::new(0),
+        };
         let subject = subject.clone();
         let mut yields = self.platform.on_cpus(cpus, move |cpu| {
             let subject = subject.for_cpu(cpu);
@@ -125,25 +131,57 @@ impl<P: Platform> Run<P> {
             subject.trim();
         }
         let operations = self.find_operations(team, cpu, body, &mut failures);
+        subject.sampled(true);
         for sample in 1..=self.sampling.samples {
             for phase in 0..phases {
-                spans.push(self.timed(team, body, phase, operations, &mut failures));
+                spans.push(self.timed(team, cpu, body, phase, operations, &mut failures));
             }
             if cpu == 0 {
                 body.watch(sample as u64 * operations * self.case.cpus as u64);
             }
         }
+        subject.sampled(false);
         // Nobody gives back what CPU 0 is still looking at.
         team.barrier.wait(self.platform);
+        if cpu == 0 && self.counts_together() {
+            self.platform.lengthen_turns();
+        }
         Yield { operations, spans, series: body.watched(), failures }
     }
 
+    /// Whether a clock counts the instructions of several CPUs, so that a sample has in it whatever any of them does
+    /// between the first one's start and the last one's end.
+    fn counts_together(self) -> bool {
+        self.case.cpus > 1 && matches!(self.sampling.length, Length::Counted(_)) && self.platform.takes_turns()
+    }
+
     #[inline(always)]
-    fn timed(self, team: &Team, body: &mut impl Body, phase: usize, operations: u64, failures: &mut u64) -> Span {
+    fn timed(
+        self,
+        team: &Team,
+        cpu: usize,
+        body: &mut impl Body,
+        phase: usize,
+        operations: u64,
+        failures: &mut u64,
+    ) -> Span {
         team.barrier.wait(self.platform);
+        if self.counts_together() {
+            // Who slept at the barrier has been woken when all stand here, not within the sample.
+            if cpu == 0 {
+                team.start.come_last(self.platform);
+                self.platform.shorten_turns();
+            } else {
+                team.start.spin(self.platform);
+            }
+        }
         let start = self.platform.ticks();
         *failures += body.run(phase, operations);
         let end = self.platform.ticks();
+        if self.counts_together() {
+            // Who is done sleeps until all are, and does not go on within the others' sample.
+            team.barrier.wait(self.platform);
+        }
         *failures += body.after(phase);
         Span { start, end }
     }
@@ -161,14 +199,14 @@ impl<P: Platform> Run<P> {
             let warm_ups = if matches!(self.sampling.length, Length::Operations(_)) { 0 } else { WARM_UPS };
             for _ in 0..warm_ups {
                 for phase in 0..self.case.phases().len() {
-                    self.timed(team, body, phase, operations, failures);
+                    self.timed(team, cpu, body, phase, operations, failures);
                 }
             }
             return operations;
         }
         loop {
             let operations = team.operations.load(Ordering::Relaxed).next_multiple_of(granule);
-            let span = self.timed(team, body, 0, operations, failures);
+            let span = self.timed(team, cpu, body, 0, operations, failures);
             if cpu == 0 {
                 self.judge(team, operations, span);
             }

@@ -29,6 +29,29 @@ pub trait Platform: Copy + Send + Sync + 'static {
         core::hint::spin_loop();
     }
 
+    /// Waits for other CPUs, which call [`Self::wake_waiting`] when they have made `is_over` true. By default it spins.
+    fn wait_until(&self, is_over: impl Fn() -> bool) {
+        while !is_over() {
+            self.relax();
+        }
+    }
+
+    /// Has those who wait look again.
+    fn wake_waiting(&self) {}
+
+    /// Whether the CPUs run in turn, one at a time, on a clock that counts the instructions of all: then a run repeats
+    /// exactly, and whether CPUs meet at all depends on how long the turns are.
+    fn takes_turns(&self) -> bool {
+        false
+    }
+
+    /// Where CPUs take turns: makes turns so short from here on that CPUs find each other in the middle of things.
+    /// Called by CPU 0 when all others are awake and need not wait.
+    fn shorten_turns(&self) {}
+
+    /// Makes turns as long again as they are by themselves.
+    fn lengthen_turns(&self) {}
+
     /// Bytes the workloads may hold at once, all CPUs together.
     fn memory(&self) -> u64;
 
@@ -79,16 +102,44 @@ impl Barrier {
     }
 
     pub(crate) fn wait(&self, platform: impl Platform) {
-        let generation = self.generation.load(Ordering::Relaxed);
-        // Acquire and release: the last to arrive has seen what every earlier one wrote and hands it on below.
-        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.members {
-            self.arrived.store(0, Ordering::Relaxed);
-            // Pairs with the waiters' acquire; orders the reset before any second arrival.
-            self.generation.store(generation.wrapping_add(1), Ordering::Release);
-            return;
+        match self.arrive() {
+            None => platform.wake_waiting(),
+            Some(generation) => platform.wait_until(|| self.has_opened(generation)),
         }
-        while self.generation.load(Ordering::Acquire) == generation {
+    }
+
+    /// The same, awake: who waits spins, and so goes on within a few instructions.
+    pub(crate) fn spin(&self, platform: impl Platform) {
+        if let Some(generation) = self.arrive() {
+            while !self.has_opened(generation) {
+                platform.relax();
+            }
+        }
+    }
+
+    /// The same, and nobody who comes by [`Self::spin`] comes later: when the call returns, all go on.
+    pub(crate) fn come_last(&self, platform: impl Platform) {
+        // Relaxed: `arrive` orders what others did before they came.
+        while self.arrived.load(Ordering::Relaxed) + 1 < self.members {
             platform.relax();
         }
+        self.arrive();
+    }
+
+    /// Comes; the generation to see the end of, or `None` to the last one, who has ended it.
+    fn arrive(&self) -> Option<usize> {
+        let generation = self.generation.load(Ordering::Relaxed);
+        // Acquire and release: the last to arrive has seen what every earlier one wrote and hands it on below.
+        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 < self.members {
+            return Some(generation);
+        }
+        self.arrived.store(0, Ordering::Relaxed);
+        // Pairs with the waiters' acquire; orders the reset before any second arrival.
+        self.generation.store(generation.wrapping_add(1), Ordering::Release);
+        None
+    }
+
+    fn has_opened(&self, generation: usize) -> bool {
+        self.generation.load(Ordering::Acquire) != generation
     }
 }

@@ -30,6 +30,8 @@ pub struct PhaseSamples {
     pub throughputs: Vec<f64>,
     /// Jain's index of the speeds of the CPUs.
     pub fairness: Vec<f64>,
+    /// Of the time from the first CPU's start to the last one's end, what a CPU was at work: the mean over the CPUs.
+    pub overlaps: Vec<f64>,
 }
 
 impl PhaseSamples {
@@ -48,6 +50,7 @@ impl PhaseSamples {
         self.costs.push(total as f64 / operations);
         self.throughputs.push(operations / whole.max(1) as f64);
         self.fairness.push(spans.fairness());
+        self.overlaps.push(spans.overlap());
     }
 }
 
@@ -65,6 +68,13 @@ impl<'a, I: Iterator<Item = &'a Span> + Clone> Spans<I> {
     fn whole(&self) -> u64 {
         let start = self.0.clone().map(|span| span.start).min().unwrap_or(0);
         self.0.clone().map(|span| span.end).max().unwrap_or(0).saturating_sub(start)
+    }
+
+    /// How much of the whole each was at work, on the mean: 1 if all start and end together, 1 / CPUs if one follows
+    /// another.
+    fn overlap(&self) -> f64 {
+        let (sum, count) = self.each().fold((0, 0), |(sum, count), ticks| (sum + ticks, count + 1));
+        sum as f64 / (count * self.whole().max(1)) as f64
     }
 
     /// Jain's index of their speeds (Jain, Chiu and Hawe, "A quantitative measure of fairness", 1984): 1 when all are
@@ -111,6 +121,14 @@ mod tests {
     #[test]
     fn one_cpu_that_does_next_to_everything_halves_the_fairness_of_two() {
         assert!((samples(&[&[(0, 1), (0, 1_000_000)]], 2, false).fairness[0] - 0.5).abs() < 1e-5);
+    }
+
+    #[test]
+    fn cpus_that_follow_each_other_do_not_overlap() {
+        let overlap = |spans: &[(u64, u64)]| samples(&[spans], 4, true).overlaps[0];
+        assert!((overlap(&[(3, 13), (3, 13)]) - 1.0).abs() < 1e-12);
+        assert!((overlap(&[(0, 10), (10, 20)]) - 0.5).abs() < 1e-12);
+        assert!((overlap(&[(0, 10), (0, 10), (10, 20), (10, 20)]) - 0.5).abs() < 1e-12);
     }
 
     #[test]

@@ -109,6 +109,10 @@ pub trait Subject: Clone + Send + Sync + 'static {
         self.clone()
     }
 
+    /// Says that what this CPU does from here on is part of a sample, or is no more. Nothing to an allocator; for those
+    /// who watch one.
+    fn sampled(&self, _is: bool) {}
+
     /// Address of the block's first byte.
     fn address(&self, block: &Self::Block) -> usize;
 

@@ -2,7 +2,7 @@
 //!
 //! A case takes up to four passes over the same loops: one over [`Checked`], which finds errors and weighs memory; the
 //! bare one, which is what is measured; one over [`Empty`], which is what the loop costs; and one over [`Stamped`],
-//! which times single calls.
+//! which times single calls, or over [`Relayed`], which sees CPUs hand over, where calls have no time of their own.
 
 use alloc::vec::Vec;
 
@@ -14,6 +14,7 @@ use crate::histogram::Histogram;
 use crate::measure::{Length, Run, Samples, Sampling};
 use crate::platform::Platform;
 use crate::random::MIX_MAXIMUM;
+use crate::relayed::{Refusal, Relayed, Turns, judge};
 use crate::series::Series;
 use crate::settings::{Effort, Means, Settings};
 use crate::spans::PhaseSamples;
@@ -61,13 +62,18 @@ pub struct Row {
     pub remote_frees: Option<f64>,
     /// What single calls took, in ticks.
     pub latency: Option<Latency>,
+    /// How often CPUs handed over, where several take turns; of as many operations as were measured, in a pass of its
+    /// own.
+    pub turns: Option<Turns>,
+    /// Why the figures are no good, though nothing went wrong. Counts as an error.
+    pub refusal: Option<Refusal>,
     /// What memory was held.
     pub footprint: Option<Footprint>,
     /// What was watched while the case ran: memory while it was checked, and what the workload itself watches while it
     /// was measured. With the first row of the case.
     pub series: Vec<Series>,
     /// What went wrong in the timed loops (failed allocations) and in the checking pass of the case (anything), counted
-    /// with the first row of the case.
+    /// with the first row of the case; and the row's own refusal.
     pub errors: u64,
 }
 
@@ -75,7 +81,7 @@ impl Row {
     /// A row of samples, each of so many operations of all CPUs together. What else can be told of them is not known
     /// yet. `None` when there is no sample.
     pub fn of_samples(case: Case, phase: Phase, operations: u64, samples: PhaseSamples) -> Option<Self> {
-        let PhaseSamples { costs, mut throughputs, mut fairness } = samples;
+        let PhaseSamples { costs, mut throughputs, mut fairness, .. } = samples;
         let all_work = case.cpus > 1 && case.all_work(phase);
         Some(Self {
             case,
@@ -90,6 +96,8 @@ impl Row {
             latency: None,
             footprint: None,
             series: Vec::new(),
+            turns: None,
+            refusal: None,
             errors: 0,
         })
     }
@@ -164,17 +172,24 @@ pub fn run_cases<P: Platform, S: Subject>(
         let Some(measured) = passes.measured(subject) else { continue };
         series.extend(measured.series);
         let stamped = settings.latencies.then(|| passes.stamped(subject)).flatten();
+        let relayed = passes.relayed(subject);
         let mut errors = findings.errors + measured.failures + (subject.complaints() - complaints);
         for (index, (&phase, samples)) in case.phases().iter().zip(measured.phases).enumerate() {
+            let overlap = Summary::of(&mut samples.overlaps.clone()).unwrap_or_default().median;
             let Some(row) = Row::of_samples(case, phase, measured.operations, samples) else { continue };
             let calls = stamped.as_ref().map(|stamped| stamped.of(phase));
+            let turns = relayed.as_ref().map(|relayed| relayed.turns(phase));
+            // Where some CPUs do nothing by design there is nobody to hand over to.
+            let refusal = turns.filter(|_| case.all_work(phase)).and_then(|turns| judge(turns, overlap).err());
             sink(&Row {
                 empty_ticks: baselines.of(passes, index),
                 remote_frees: Some(findings.remote_frees),
                 latency: calls.filter(|calls| calls.count() > 0).map(|calls| Latency { calls, clock }),
                 footprint,
                 series: core::mem::take(&mut series),
-                errors: core::mem::take(&mut errors),
+                turns,
+                refusal,
+                errors: core::mem::take(&mut errors) + u64::from(refusal.is_some()),
                 ..row
             });
         }
@@ -261,6 +276,16 @@ impl<P: Platform> Passes<'_, P> {
         let samples = sampling.samples.min(LATENCY_SAMPLES);
         workloads::sample(self.run(Sampling { samples, ..sampling }), &stamped, self.trace)?;
         Some(Calls { allocations: stamped.allocations(), frees: stamped.frees() })
+    }
+
+    /// Sees several CPUs hand over to each other, where they take turns.
+    fn relayed<S: Subject>(&self, subject: &S) -> Option<Relayed<S>> {
+        if self.settings.effort != Effort::Fixed || self.case.cpus == 1 || !self.platform.takes_turns() {
+            return None;
+        }
+        let relayed = Relayed::new(subject.clone(), self.case.cpus);
+        workloads::sample(self.run(self.sampling()), &relayed, self.trace)?;
+        Some(relayed)
     }
 }
 
