@@ -21,7 +21,7 @@
 //! | [`thread`], `smp`, [`cpus`] | threads, starting CPUs, the CPUs that run |
 //! | [`memory`], `report`, `stack` | the memory service on this machine; its state for people; stacks |
 //! | [`fw_cfg`] | files from QEMU |
-//! | [`interrupts`], `apic`, [`time`] | who is called for which vector; local APIC; clock |
+//! | [`interrupts`], `apic`, [`time`], [`turns`] | who is called for which vector; local APIC; clock; how long an emulator stays with a CPU |
 //! | `firmware`, `boot_memory` | ACPI tables; memory before the service runs |
 //! | `panic`, `backtrace`, `symbols` | the end of a run that went wrong |
 //! | `paging`, [`probe`], `layout` | page tables; what is mapped; where things are |
@@ -59,6 +59,7 @@ mod symbols;
 mod sync;
 pub mod thread;
 pub mod time;
+pub mod turns;
 
 pub use arch::traps::TrapFrame;
 pub use arch::under_emulation;

@@ -8,7 +8,8 @@ use core::time::Duration;
 
 use quarry_suite::{Platform, Threads};
 use quarry_topology::{CpuId, MAX_CPUS, NodeId};
-use quarry_unikernel::{TrapFrame, cpus, interrupts, memory, thread, time, topology, under_emulation};
+use quarry_unikernel::thread::WaitQueue;
+use quarry_unikernel::{TrapFrame, cpus, interrupts, memory, option, thread, time, topology, turns, under_emulation};
 
 /// Bytes of a workload's stack: the checks keep their lists elsewhere.
 const STACK_BYTES: u64 = 64 << 10;
@@ -18,11 +19,20 @@ const STACK_BYTES: u64 = 64 << 10;
 pub(crate) struct Machine {
     memory: u64,
     emulated: bool,
+    /// Whether QEMU counts instructions, and so runs the CPUs in turn.
+    takes_turns: bool,
 }
 
 /// Rounds of waiting before an emulated CPU takes a nap, and how long that is.
 const PATIENCE: u32 = 256;
 const NAP: Duration = Duration::from_micros(20);
+
+/// Rounds of waiting before a CPU sleeps, where CPUs take turns. A round lasts until the CPU's next turn; those who end
+/// about together do not need that many, and to sleep and be woken takes more instructions than all of them.
+const TURNS_AWAKE: u32 = 16;
+
+/// Those who sleep until another CPU has come so far.
+static WAITING: WaitQueue = WaitQueue::new();
 
 /// Rounds of waiting so far, of all CPUs.
 static ROUNDS: AtomicU32 = AtomicU32::new(0);
@@ -33,7 +43,8 @@ impl Machine {
         interrupts::register(VECTOR, do_work).expect("the vector is free, and this is called once");
         let rows = memory::service().statistics();
         // A quarter: one node may have the smaller part of it, and the checks need some themselves.
-        Self { memory: (rows.free + rows.deferred) / 4, emulated: under_emulation() }
+        let memory = (rows.free + rows.deferred) / 4;
+        Self { memory, emulated: under_emulation(), takes_turns: option("icount") == Some("1") }
     }
 
     /// Has every CPU run a thread. Stacks are made once and kept, so from here on whatever is in use after a workload
@@ -86,13 +97,45 @@ impl Platform for Machine {
     }
 
     /// Under emulation the CPU waited for may be one that has no core of the host just now, and whoever spins keeps it
-    /// from getting one; so a CPU that has waited for long halts for a moment. Elsewhere it only spins.
+    /// from getting one; so a CPU that has waited for long halts for a moment. Elsewhere it only spins; so it does where
+    /// CPUs take turns, for there the hint ends the turn.
     fn relax(&self) {
         core::hint::spin_loop();
         // Relaxed: any count will do, from whichever CPUs.
-        if self.emulated && ROUNDS.fetch_add(1, Ordering::Relaxed) % PATIENCE == PATIENCE - 1 {
+        if self.emulated && !self.takes_turns && ROUNDS.fetch_add(1, Ordering::Relaxed) % PATIENCE == PATIENCE - 1 {
             thread::sleep(NAP);
         }
+    }
+
+    /// Where instructions of all CPUs are counted together, those of one that waits for long would count as well: so it
+    /// halts.
+    fn wait_until(&self, is_over: impl Fn() -> bool) {
+        let mut rounds = 0;
+        while !is_over() {
+            if self.takes_turns && rounds == TURNS_AWAKE {
+                return WAITING.wait_until(&is_over);
+            }
+            self.relax();
+            rounds += 1;
+        }
+    }
+
+    fn wake_waiting(&self) {
+        if self.takes_turns {
+            WAITING.wake_all();
+        }
+    }
+
+    fn takes_turns(&self) -> bool {
+        self.takes_turns
+    }
+
+    fn shorten_turns(&self) {
+        turns::shorten();
+    }
+
+    fn lengthen_turns(&self) {
+        turns::lengthen();
     }
 
     fn memory(&self) -> u64 {

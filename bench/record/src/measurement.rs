@@ -64,9 +64,15 @@ pub struct Measurement {
     /// What was watched while the workload ran: memory held, fragmentation. From a pass of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub series: Vec<Series>,
-    /// Times that one CPU let the next go on, where CPUs take turns by design, so that counts repeat.
+    /// Calls that were completed by another CPU than the one before them (of one kind, where allocations and frees are
+    /// measured apart), from a pass of its own over as many operations. Only of several CPUs where virtual time counts
+    /// instructions: there CPUs take turns on one clock, and met if these are many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hand_overs: Option<u64>,
+    /// Why the figures are not to be used, in words, though nothing went wrong: too few hand-overs. Counts as one of
+    /// `errors`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
     /// What went wrong while this was measured and checked.
     pub errors: u64,
 }

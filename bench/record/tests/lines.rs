@@ -213,15 +213,15 @@ prop_compose! {
         (ops_per_second, latency, footprint) in (
             proptest::option::of(summary()), proptest::option::of(any_latency()), proptest::option::of(any_footprint())
         ),
-        (fairness, remote_frees, hand_overs, series) in (
+        (fairness, remote_frees, hand_overs, refusal, series) in (
             proptest::option::of(number()), proptest::option::of(number()), any::<Option<u64>>(),
-            proptest::collection::vec(any_series(), 0..3)
+            proptest::option::of(".*"), proptest::collection::vec(any_series(), 0..3)
         ),
     ) -> Measurement {
         Measurement {
             workload, allocator, size, order, variant, phase, cpus, ops, ns_per_op, cycles_per_op, empty_ns_per_op,
             empty_cycles_per_op, instructions_per_op, samples, errors, ops_per_second, latency, footprint, fairness,
-            remote_frees, hand_overs, series,
+            remote_frees, hand_overs, refusal, series,
         }
     }
 }

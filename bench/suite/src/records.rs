@@ -46,7 +46,8 @@ impl Row {
                 peak_held: footprint.peak_held,
                 end_held: footprint.end_held,
             }),
-            hand_overs: None,
+            hand_overs: self.turns.map(|turns| turns.hand_overs),
+            refusal: self.refusal.map(|refusal| refusal.to_string()),
             series: self.series.iter().map(series).collect(),
             errors: self.errors,
         }
