@@ -42,7 +42,8 @@ pub(crate) fn tables(results: &[Measurement], detail: Detail) -> String {
             Detail::Overview => overview(&results, with_allocators),
             Detail::Full => full(&results, with_allocators),
         };
-        writeln!(text, "{workload}: {}\n{}\n{table}\n", describe(workload), loop_note(&results))
+        let notes = notes(&results, with_allocators);
+        writeln!(text, "{workload}: {}\n{}\n{table}\n{notes}", describe(workload), loop_note(&results))
             .expect("a string takes whatever is written to it");
         if let Some(table) = watched::watched(&results, with_allocators) {
             writeln!(text, "{table}\n").expect("a string takes whatever is written to it");
@@ -64,6 +65,23 @@ fn loop_note(results: &[&Measurement]) -> String {
     let range =
         if figure(least) == figure(most) { figure(most) } else { format!("{} to {}", figure(least), figure(most)) };
     format!("  (the empty loop, which is in every figure: {range} {})", if counted { "instructions" } else { "ns" })
+}
+
+/// What figures of a table are not to be used, and why: a line for each.
+fn notes(results: &[&Measurement], with_allocators: bool) -> String {
+    let note = |result: &&Measurement| {
+        let refusal = result.refusal.as_ref()?;
+        let subject = Subject::from(*result);
+        let names = [subject.extent(), subject.part(), if with_allocators { subject.allocator } else { "" }.to_owned()];
+        let names = names.into_iter().filter(|name| !name.is_empty()).collect::<Vec<_>>().join(", ");
+        Some(format!("  REFUSED: {names} on {}: {refusal}\n", count(result.cpus.into(), "CPU")))
+    };
+    results.iter().filter_map(note).collect()
+}
+
+/// How often the CPU changed from one operation to the next, in percent, where CPUs take turns.
+pub(crate) fn hand_overs(result: &Measurement) -> Option<f64> {
+    result.hand_overs.map(|times| 100.0 * times as f64 / result.ops as f64)
 }
 
 /// What the rows of a table differ in, beside the number of CPUs.
@@ -136,15 +154,18 @@ pub(crate) fn throughput(result: &Measurement) -> f64 {
 }
 
 fn overview(results: &[&Measurement], with_allocators: bool) -> String {
-    let groups: &[Group] = if results.iter().any(|result| result.instructions_per_op.is_some()) {
-        &[("instructions, median", |result| cost(result).median), ("instructions, p99", |result| cost(result).p99)]
+    let mut groups: Vec<Group> = if results.iter().any(|result| result.instructions_per_op.is_some()) {
+        vec![("instructions, median", |result| cost(result).median), ("instructions, p99", |result| cost(result).p99)]
     } else {
-        &[
+        vec![
             ("ns, median", |result| cost(result).median),
             ("ns, p99", |result| cost(result).p99),
             ("million ops/s, all CPUs", throughput),
         ]
     };
+    if results.iter().any(|result| result.hand_overs.is_some()) {
+        groups.push(("hand-overs, % of operations", |result| hand_overs(result).unwrap_or(f64::NAN)));
+    }
     let subjects = subjects(results);
     let with_parts = subjects.iter().any(|subject| !subject.part().is_empty());
     let cpus: BTreeSet<u32> = results.iter().map(|result| result.cpus).collect();
@@ -168,7 +189,7 @@ fn overview(results: &[&Measurement], with_allocators: bool) -> String {
         let mut record = vec![subject.extent()];
         record.extend(with_parts.then(|| subject.part()));
         record.extend(with_allocators.then(|| subject.allocator.to_owned()));
-        for (_, value) in groups {
+        for (_, value) in &groups {
             let cell = |cpus: &u32| cells.get(&(row, *cpus)).map_or_else(|| "-".into(), |result| figure(value(result)));
             record.extend(cpus.iter().map(cell));
         }
@@ -194,7 +215,10 @@ fn full(results: &[&Measurement], with_allocators: bool) -> String {
     titles.push("CPUs".into());
     titles.extend(["min", "median", "p99", "spread", "loop"].map(|what| format!("{unit}\n{what}")));
     titles.extend(["min", "median", "p99"].map(|what| format!("cycles\n{what}")));
-    titles.extend(["million\nops/s", "operations", "errors"].map(str::to_owned));
+    titles.push("million\nops/s".into());
+    let with_hand_overs = results.iter().any(|result| result.hand_overs.is_some());
+    titles.extend(with_hand_overs.then(|| "hand-overs".to_owned()));
+    titles.extend(["operations", "errors"].map(str::to_owned));
     builder.push_record(titles);
     for result in results {
         let subject = Subject::from(*result);
@@ -205,7 +229,9 @@ fn full(results: &[&Measurement], with_allocators: bool) -> String {
         record.push(result.cpus.to_string());
         record.extend([cost.min, cost.median, cost.p99, cost.spread, result.empty_ns_per_op].map(figure));
         record.extend([cycles.min, cycles.median, cycles.p99, throughput(result)].map(figure));
-        record.extend([result.ops, result.errors].map(|number| number.to_string()));
+        let number = |number: u64| number.to_string();
+        record.extend(with_hand_overs.then(|| result.hand_overs.map_or_else(|| "-".into(), number)));
+        record.extend([result.ops, result.errors].map(number));
         builder.push_record(record);
     }
     let mut table = builder.build();

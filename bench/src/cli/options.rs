@@ -47,7 +47,7 @@ pub(crate) struct MachineOptions {
     /// What QEMU runs the guest with: KVM where it works, TCG (slow, and everywhere) elsewhere.
     #[arg(long, value_enum, default_value_t)]
     accel: Choice,
-    /// Count instructions instead of time: figures that are the same in every run. TCG only; best with one CPU.
+    /// Count instructions instead of time: figures that are the same in every run. TCG only; several CPUs take turns.
     #[arg(long)]
     pub(crate) icount: bool,
 }

@@ -6,6 +6,7 @@ use quarry_record::{Measurement, Run};
 
 use crate::case::{Case, Metric};
 use crate::session::Session;
+use crate::tables::hand_overs;
 
 /// The boots of one build.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +55,11 @@ impl Side {
             }
         }
         boots.into_iter().map(|(_, figures)| figures).collect()
+    }
+
+    /// The case's hand-overs of each boot that has any, in percent of its operations.
+    pub(crate) fn hand_overs(&self, case: &Case) -> Vec<f64> {
+        self.rows.get(case).into_iter().flatten().filter_map(|(_, row)| hand_overs(row)).collect()
     }
 
     /// Whether every boot counts instructions.

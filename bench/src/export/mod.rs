@@ -25,7 +25,7 @@ use crate::compare::render::value;
 use crate::compare::side::Side;
 use crate::runs::read_whole;
 use crate::session::Session;
-use crate::tables::describe;
+use crate::tables::{describe, figure};
 use crate::words::count;
 
 #[derive(Debug, clap::Args)]
@@ -89,6 +89,8 @@ struct Figure {
     /// The lowest and the highest of them; of one boot, what 10 % and 90 % of its samples do not exceed.
     low: f64,
     high: f64,
+    /// Hand-overs in percent of the operations, where they are known: the median of the boots'.
+    hand_overs: Option<f64>,
 }
 
 fn figures(sessions: &[Session], asked: Option<Metric>) -> Result<Figures> {
@@ -102,7 +104,9 @@ fn figures(sessions: &[Session], asked: Option<Metric>) -> Result<Figures> {
             [only] => (percentile(only, 0.1)?, percentile(only, 0.9)?),
             _ => (percentile(&medians, 0.0)?, percentile(&medians, 1.0)?),
         };
-        Some(Figure { case: case.clone(), median: median(&medians), low, high })
+        let hand_overs = side.hand_overs(case);
+        let hand_overs = (!hand_overs.is_empty()).then(|| median(&hand_overs));
+        Some(Figure { case: case.clone(), median: median(&medians), low, high, hand_overs })
     };
     let all: Vec<Figure> = side.cases.iter().filter_map(figure).collect();
     if all.is_empty() {
@@ -144,6 +148,7 @@ struct Row<'s> {
     peak_live_bytes: Option<u64>,
     peak_held_bytes: Option<u64>,
     end_held_bytes: Option<u64>,
+    hand_overs: Option<u64>,
     errors: u64,
 }
 
@@ -177,6 +182,7 @@ impl<'s> Row<'s> {
             peak_live_bytes: footprint.map(|footprint| footprint.peak_live),
             peak_held_bytes: footprint.map(|footprint| footprint.peak_held),
             end_held_bytes: footprint.map(|footprint| footprint.end_held),
+            hand_overs: result.hand_overs,
             errors: result.errors,
         }
     }
@@ -204,12 +210,16 @@ fn markdown(figures: &Figures) -> String {
         }
     }
     for (allocator, workload) in tables {
-        let mut builder = Builder::new();
-        builder.push_record(["size", "part", "CPUs", figures.metric.unit(), "from", "to"]);
         let of_table = |figure: &&Figure| figure.case.allocator == allocator && figure.case.workload == workload;
-        for Figure { case, median, low, high } in figures.all.iter().filter(of_table) {
+        let with_hand_overs = figures.all.iter().filter(of_table).any(|figure| figure.hand_overs.is_some());
+        let mut builder = Builder::new();
+        let titles = ["size", "part", "CPUs", figures.metric.unit(), "from", "to"];
+        builder.push_record(titles.into_iter().chain(with_hand_overs.then_some("hand-overs, %")));
+        for Figure { case, median, low, high, hand_overs } in figures.all.iter().filter(of_table) {
             let [median, low, high] = [*median, *low, *high].map(|figure| value(figure, figures.metric));
-            builder.push_record([case.extent(), case.part(), case.cpus.to_string(), median, low, high]);
+            let hand_overs = with_hand_overs.then(|| hand_overs.map_or_else(|| "-".into(), figure));
+            let cells = [case.extent(), case.part(), case.cpus.to_string(), median, low, high];
+            builder.push_record(cells.into_iter().chain(hand_overs));
         }
         let mut table = builder.build();
         table.with(Style::markdown()).with(Alignment::right());

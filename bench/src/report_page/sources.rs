@@ -80,7 +80,9 @@ pub(crate) fn complaints(sources: &[Source]) -> Vec<String> {
             for result in run.results.iter().filter(|result| result.errors > 0) {
                 let case = Subject::from(result).title(&result.workload);
                 let (allocator, cpus) = (&result.allocator, count(result.cpus.into(), "CPU"));
-                complaints.push(format!("{name}: {}, {case}, {cpus}: {}.", allocator, count(result.errors, "error")));
+                let errors = count(result.errors, "error");
+                let refusal = result.refusal.as_ref().map(|refusal| format!("; {refusal}")).unwrap_or_default();
+                complaints.push(format!("{name}: {allocator}, {case}, {cpus}: {errors}{refusal}."));
             }
         }
     }

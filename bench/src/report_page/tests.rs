@@ -176,11 +176,15 @@ fn what_a_file_calls_things_stays_text() {
 fn errors_stand_before_the_figures() {
     let mut results = everything();
     results[3].errors = 2;
+    results[3].refusal = Some("the CPUs hardly met".into());
+    results[3].hand_overs = Some(777);
     let (page, _) = report(&[source("a", results)]);
     let alert = page.find("role=\"alert\"").expect("there is an alert");
     assert!(alert < page.find("id=\"machine\"").expect("there is a machine"));
     assert!(page.contains("a: the guest counted 2 errors."), "as a sentence");
+    assert!(page.contains(": 2 errors; the CPUs hardly met."), "with the reason, where there is one");
     assert!(page.contains("<tr class=\"wrong\">"), "and in the table");
+    assert!(page.contains("hand-overs") && page.contains(">777<"), "where hand-overs have a column");
     let (page, _) = report(&[source("a", everything())]);
     assert!(!page.contains("role=\"alert\""));
 }

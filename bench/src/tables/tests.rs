@@ -117,6 +117,44 @@ fn counted_instructions_take_the_place_of_time() {
 }
 
 #[test]
+fn hand_overs_stand_beside_counts_of_several_cpus_and_refusals_below_them() {
+    let counted = |size, cpus, hand_overs| Measurement {
+        instructions_per_op: Some(summary(59.0)),
+        hand_overs,
+        ..pair(size, cpus, 59.0)
+    };
+    let refusal = Some("the CPUs hardly met".into());
+    let refused = Measurement { refusal, errors: 1, ..counted(16, 2, Some(3)) };
+    let results = [counted(8, 1, None), counted(8, 2, Some(1203)), counted(16, 1, None), refused];
+    insta::assert_snapshot!(tables(&results, Detail::Overview), @"
+    pair: one kmalloc and its kfree, over and over; an operation is the pair
+      (the empty loop, which is in every figure: 1.25 instructions)
+    ╭──────┬──────────┬───────────┬─────────┬─────────┬──────────────┬──────────────╮
+    │      │ instructions, median │ instructions, p99 │ hand-overs, % of operations │
+    │ size │    1 CPU │    2 CPUs │   1 CPU │  2 CPUs │        1 CPU │       2 CPUs │
+    ├──────┼──────────┼───────────┼─────────┼─────────┼──────────────┼──────────────┤
+    │ 8 B  │     59.0 │      59.0 │    88.5 │    88.5 │            - │         12.0 │
+    │ 16 B │     59.0 │      59.0 │    88.5 │    88.5 │            - │         0.03 │
+    ╰──────┴──────────┴───────────┴─────────┴─────────┴──────────────┴──────────────╯
+      REFUSED: 16 B on 2 CPUs: the CPUs hardly met
+    ");
+    insta::assert_snapshot!(tables(&results, Detail::Full), @"
+    pair: one kmalloc and its kfree, over and over; an operation is the pair
+      (the empty loop, which is in every figure: 1.25 instructions)
+    ╭──────┬──────┬──────────────┬──────────────┬──────────────┬──────────────┬──────────────┬────────┬────────┬────────┬─────────┬────────────┬────────────┬────────╮
+    │ size │ CPUs │ instructions │ instructions │ instructions │ instructions │ instructions │ cycles │ cycles │ cycles │ million │ hand-overs │ operations │ errors │
+    │      │      │ min          │ median       │ p99          │ spread       │ loop         │ min    │ median │ p99    │ ops/s   │            │            │        │
+    ├──────┼──────┼──────────────┼──────────────┼──────────────┼──────────────┼──────────────┼────────┼────────┼────────┼─────────┼────────────┼────────────┼────────┤
+    │ 8 B  │    1 │         53.1 │         59.0 │         88.5 │         11.8 │         1.25 │    133 │    148 │    221 │    15.0 │          - │      10000 │      0 │
+    │ 8 B  │    2 │         53.1 │         59.0 │         88.5 │         11.8 │         1.25 │    133 │    148 │    221 │    29.9 │       1203 │      10000 │      0 │
+    │ 16 B │    1 │         53.1 │         59.0 │         88.5 │         11.8 │         1.25 │    133 │    148 │    221 │    15.0 │          - │      10000 │      0 │
+    │ 16 B │    2 │         53.1 │         59.0 │         88.5 │         11.8 │         1.25 │    133 │    148 │    221 │    29.9 │          3 │      10000 │      1 │
+    ╰──────┴──────┴──────────────┴──────────────┴──────────────┴──────────────┴──────────────┴────────┴────────┴────────┴─────────┴────────────┴────────────┴────────╯
+      REFUSED: 16 B on 2 CPUs: the CPUs hardly met
+    ");
+}
+
+#[test]
 fn details_have_every_figure() {
     let free = Measurement { phase: Some("free".into()), errors: 3, ..pair(64, 2, 21.0) };
     insta::assert_snapshot!(tables(&[pair(64, 1, 20.0)], Detail::Full), @"
