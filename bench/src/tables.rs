@@ -218,6 +218,10 @@ fn full(results: &[&Measurement], with_allocators: bool) -> String {
     titles.push("million\nops/s".into());
     let with_hand_overs = results.iter().any(|result| result.hand_overs.is_some());
     titles.extend(with_hand_overs.then(|| "hand-overs".to_owned()));
+    let with_locks = results.iter().any(|result| result.locks.is_some());
+    if with_locks {
+        titles.extend(["zone", "depot"].map(|what| format!("{what} locks\na million")));
+    }
     titles.extend(["operations", "errors"].map(str::to_owned));
     builder.push_record(titles);
     for result in results {
@@ -231,6 +235,10 @@ fn full(results: &[&Measurement], with_allocators: bool) -> String {
         record.extend([cycles.min, cycles.median, cycles.p99, throughput(result)].map(figure));
         let number = |number: u64| number.to_string();
         record.extend(with_hand_overs.then(|| result.hand_overs.map_or_else(|| "-".into(), number)));
+        if with_locks {
+            let locks = result.locks.map(|locks| [locks.zone, locks.depot].map(figure));
+            record.extend(locks.unwrap_or_else(|| ["-", "-"].map(str::to_owned)));
+        }
         record.extend([result.ops, result.errors].map(number));
         builder.push_record(record);
     }

@@ -278,7 +278,7 @@ fn hand_overs_are_exported_where_there_are_any() {
     }
     fs::write(folder.path().join("runs.jsonl"), lines(&records)).expect("there is room for files");
     let csv = printed(folder.path(), "export runs.jsonl --format csv");
-    let ends: Vec<&str> = csv.lines().filter_map(|line| line.rsplit(',').nth(1)).collect();
+    let ends: Vec<&str> = csv.lines().filter_map(|line| line.rsplit(',').nth(3)).collect();
     assert_eq!(ends, ["hand_overs", "31", ""]);
     let markdown = printed(folder.path(), "export runs.jsonl --format markdown");
     let tables: Vec<&str> = markdown.lines().filter(|line| line.starts_with('|')).collect();
@@ -300,13 +300,13 @@ fn runs_are_exported_for_other_programs() {
     fs::write(folder.path().join("counted.jsonl"), counted(59.0031, 128.0)).expect("there is room for files");
     let export = |words: &str| printed(folder.path(), &format!("export {words}"));
     insta::assert_snapshot!(export("runs.jsonl --format csv"), @"
-    boot,git,accelerator,allocator,workload,size,order,variant,phase,cpus,operations,ns_min,ns_median,ns_p99,ns_spread,ns_empty_loop,cycles_median,instructions_median,ops_per_second_median,fairness,latency_p50_ns,latency_p99_ns,latency_worst_ns,peak_live_bytes,peak_held_bytes,end_held_bytes,hand_overs,errors
-    1,440aa3b,,quarry,pair,64,,,,1,1000,100.0,100.0,100.0,0.0,0.0,200.0,,,,,,,,,,,0
-    1,440aa3b,,quarry,page,,0,,,1,1000,50.0,50.0,50.0,0.0,0.0,100.0,,,,,,,,,,,0
-    2,440aa3b,,quarry,pair,64,,,,1,1000,104.0,104.0,104.0,0.0,0.0,208.0,,,,,,,,,,,0
-    2,440aa3b,,quarry,page,,0,,,1,1000,50.2,50.2,50.2,0.0,0.0,100.4,,,,,,,,,,,0
-    3,440aa3b,,quarry,pair,64,,,,1,1000,101.0,101.0,101.0,0.0,0.0,202.0,,,,,,,,,,,0
-    3,440aa3b,,quarry,page,,0,,,1,1000,50.1,50.1,50.1,0.0,0.0,100.2,,,,,,,,,,,0
+    boot,git,accelerator,allocator,workload,size,order,variant,phase,cpus,operations,ns_min,ns_median,ns_p99,ns_spread,ns_empty_loop,cycles_median,instructions_median,ops_per_second_median,fairness,latency_p50_ns,latency_p99_ns,latency_worst_ns,peak_live_bytes,peak_held_bytes,end_held_bytes,hand_overs,zone_locks_per_million,depot_locks_per_million,errors
+    1,440aa3b,,quarry,pair,64,,,,1,1000,100.0,100.0,100.0,0.0,0.0,200.0,,,,,,,,,,,,,0
+    1,440aa3b,,quarry,page,,0,,,1,1000,50.0,50.0,50.0,0.0,0.0,100.0,,,,,,,,,,,,,0
+    2,440aa3b,,quarry,pair,64,,,,1,1000,104.0,104.0,104.0,0.0,0.0,208.0,,,,,,,,,,,,,0
+    2,440aa3b,,quarry,page,,0,,,1,1000,50.2,50.2,50.2,0.0,0.0,100.4,,,,,,,,,,,,,0
+    3,440aa3b,,quarry,pair,64,,,,1,1000,101.0,101.0,101.0,0.0,0.0,202.0,,,,,,,,,,,,,0
+    3,440aa3b,,quarry,page,,0,,,1,1000,50.1,50.1,50.1,0.0,0.0,100.2,,,,,,,,,,,,,0
     ");
     insta::assert_snapshot!(export("runs.jsonl --format markdown"), @"
     3 boots of 440aa3b on a CPU, TCG.

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use quarry_memory::{Gfp, KmemCache, Machine, Order, Service, SlabFlags};
 use quarry_subjects::contents_of_memory;
-use quarry_suite::{Ballast, Empty, Feature, Pressed, Subject, Way};
+use quarry_suite::{Ballast, Empty, Feature, Locks, Pressed, Subject, Way};
 use quarry_topology::NodeId;
 use quarry_unikernel::log;
 use quarry_unikernel::memory::service;
@@ -100,6 +100,10 @@ impl Subject for Kernel {
         Some(held())
     }
 
+    fn locks(&self) -> Option<Locks> {
+        Some(locks())
+    }
+
     fn memory(&self) -> Option<u64> {
         Some(service().statistics().total)
     }
@@ -134,6 +138,12 @@ fn node_of(block: &Memory) -> Option<NodeId> {
 /// Bytes callers have.
 fn in_use() -> u64 {
     service().statistics().in_use()
+}
+
+/// How often locks of the service's shared layers were taken.
+fn locks() -> Locks {
+    let counts = service().lock_counts();
+    Locks { zone: counts.zones, depot: counts.depots }
 }
 
 /// Bytes that are not free: what callers have, what the service keeps ready, and what it needs itself.
@@ -280,6 +290,10 @@ impl Subject for Objects {
 
     fn held(&self) -> Option<u64> {
         Some(held())
+    }
+
+    fn locks(&self) -> Option<Locks> {
+        Some(locks())
     }
 }
 

@@ -33,7 +33,7 @@ mod outcome;
 mod run;
 
 pub use line::{Record, RecordError};
-pub use measurement::{Footprint, Latency, Measurement, Series, Summary};
+pub use measurement::{Footprint, Latency, Locks, Measurement, Series, Summary};
 pub use outcome::{
     Edge, EdgeCalls, End, EndStatus, Report, ReportSubject, Statistics, StatisticsRow, Stress, Test, TestStatus,
     TracePiece,

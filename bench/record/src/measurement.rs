@@ -61,6 +61,9 @@ pub struct Measurement {
     /// What memory was held for the workload's blocks, from a pass of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub footprint: Option<Footprint>,
+    /// How often the locks of the allocator's shared layers were taken. Of the whole workload, all its parts together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locks: Option<Locks>,
     /// What was watched while the workload ran: memory held, fragmentation. From a pass of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub series: Vec<Series>,
@@ -124,6 +127,15 @@ pub struct Footprint {
     pub peak_held: u64,
     /// Bytes it still held when all blocks had been given back: what sits in its caches.
     pub end_held: u64,
+}
+
+/// How often locks were taken, in a million operations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Locks {
+    /// Those of zones: each guards the free page blocks of a part of memory.
+    pub zone: f64,
+    /// Those of depots: each guards free objects of one size or cache.
+    pub depot: f64,
 }
 
 /// A quantity that was looked at again and again while a workload ran.

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use quarry_record::{
-    Cpu, Edge, EdgeCalls, End, EndStatus, Footprint, Latency, Measurement, Node, Record, RecordError, Report,
+    Cpu, Edge, EdgeCalls, End, EndStatus, Footprint, Latency, Locks, Measurement, Node, Record, RecordError, Report,
     ReportSubject, Run, SCHEMA_VERSION, Series, Statistics, StatisticsRow, Stress, Summary, Test, TestStatus, Topology,
     TracePiece,
 };
@@ -199,6 +199,10 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn any_locks()(zone in number(), depot in number()) -> Locks { Locks { zone, depot } }
+}
+
+prop_compose! {
     fn any_series()((name, unit, over) in any::<(String, String, String)>(), points in proptest::collection::vec((number(), number()), 0..5))
         -> Series { Series { name, unit, over, points } }
 }
@@ -210,8 +214,9 @@ prop_compose! {
         (ns_per_op, cycles_per_op) in (summary(), summary()), instructions_per_op in proptest::option::of(summary()),
         (empty_ns_per_op, empty_cycles_per_op, errors) in (number(), number(), any::<u64>()),
         samples in proptest::collection::vec(number(), 0..20),
-        (ops_per_second, latency, footprint) in (
-            proptest::option::of(summary()), proptest::option::of(any_latency()), proptest::option::of(any_footprint())
+        (ops_per_second, latency, footprint, locks) in (
+            proptest::option::of(summary()), proptest::option::of(any_latency()),
+            proptest::option::of(any_footprint()), proptest::option::of(any_locks())
         ),
         (fairness, remote_frees, hand_overs, refusal, series) in (
             proptest::option::of(number()), proptest::option::of(number()), any::<Option<u64>>(),
@@ -221,7 +226,7 @@ prop_compose! {
         Measurement {
             workload, allocator, size, order, variant, phase, cpus, ops, ns_per_op, cycles_per_op, empty_ns_per_op,
             empty_cycles_per_op, instructions_per_op, samples, errors, ops_per_second, latency, footprint, fairness,
-            remote_frees, hand_overs, refusal, series,
+            remote_frees, locks, hand_overs, refusal, series,
         }
     }
 }

@@ -149,6 +149,8 @@ struct Row<'s> {
     peak_held_bytes: Option<u64>,
     end_held_bytes: Option<u64>,
     hand_overs: Option<u64>,
+    zone_locks_per_million: Option<f64>,
+    depot_locks_per_million: Option<f64>,
     errors: u64,
 }
 
@@ -183,6 +185,8 @@ impl<'s> Row<'s> {
             peak_held_bytes: footprint.map(|footprint| footprint.peak_held),
             end_held_bytes: footprint.map(|footprint| footprint.end_held),
             hand_overs: result.hand_overs,
+            zone_locks_per_million: result.locks.map(|locks| locks.zone),
+            depot_locks_per_million: result.locks.map(|locks| locks.depot),
             errors: result.errors,
         }
     }

@@ -172,6 +172,8 @@ const COLUMNS: &[Column] = &[
     Column { title: "live at peak", unit: "", cell: |row| held(row, |footprint| footprint.peak_live) },
     Column { title: "held at peak", unit: "", cell: |row| held(row, |footprint| footprint.peak_held) },
     Column { title: "held at end", unit: "", cell: |row| held(row, |footprint| footprint.end_held) },
+    Column { title: "zone locks", unit: "a million ops", cell: |row| row.locks.and_then(|locks| figure(locks.zone)) },
+    Column { title: "depot locks", unit: "a million ops", cell: |row| row.locks.and_then(|locks| figure(locks.depot)) },
     Column { title: "hand-overs", unit: "", cell: |row| row.hand_overs.map(|times| times.to_string()) },
     Column { title: "operations", unit: "", cell: |row| Some(row.ops.to_string()) },
     Column { title: "errors", unit: "", cell: |row| Some(row.errors.to_string()) },

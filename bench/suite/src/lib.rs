@@ -70,5 +70,5 @@ pub use sizes::SIZES;
 pub use spans::{PhaseSamples, Span};
 pub use statistics::Summary;
 pub use stress::{Limit, Stress, StressReport, stress};
-pub use subject::{Empty, EmptyBlock, Feature, LARGE, Pressed, Subject, Way};
-pub use suite::{Footprint, Latency, Row, plan, row_count, run, run_cases};
+pub use subject::{Empty, EmptyBlock, Feature, LARGE, Locks, Pressed, Subject, Way};
+pub use suite::{Footprint, Latency, LockRates, Row, plan, row_count, run, run_cases};

@@ -7,7 +7,7 @@ use crate::case::{Case, Variant};
 use crate::platform::{Barrier, Platform};
 use crate::series::Series;
 use crate::spans::{PhaseSamples, Span};
-use crate::subject::Subject;
+use crate::subject::{Locks, Subject};
 use crate::workloads::Body;
 
 /// Operations of a sample while their number is being found: the first try.
@@ -49,6 +49,8 @@ pub(crate) struct Samples {
     pub(crate) phases: Vec<PhaseSamples>,
     /// What was watched, by CPU 0.
     pub(crate) series: Vec<Series>,
+    /// How often locks were taken for all of it.
+    pub(crate) locks: Option<Locks>,
     /// Allocations that failed.
     pub(crate) failures: u64,
 }
@@ -58,6 +60,7 @@ struct Yield {
     operations: u64,
     spans: Vec<Span>,
     series: Vec<Series>,
+    locks: Option<Locks>,
     failures: u64,
 }
 
@@ -132,6 +135,7 @@ impl<P: Platform> Run<P> {
         }
         let operations = self.find_operations(team, cpu, body, &mut failures);
         subject.sampled(true);
+        let locks = subject.locks().filter(|_| cpu == 0);
         for sample in 1..=self.sampling.samples {
             for phase in 0..phases {
                 spans.push(self.timed(team, cpu, body, phase, operations, &mut failures));
@@ -146,7 +150,8 @@ impl<P: Platform> Run<P> {
         if cpu == 0 && self.counts_together() {
             self.platform.lengthen_turns();
         }
-        Yield { operations, spans, series: body.watched(), failures }
+        let locks = locks.and_then(|before| Some(subject.locks()?.since(before)));
+        Yield { operations, spans, series: body.watched(), locks, failures }
     }
 
     /// Whether a clock counts the instructions of several CPUs, so that a sample has in it whatever any of them does
@@ -234,6 +239,7 @@ impl<P: Platform> Run<P> {
     fn gather(self, yields: &mut [Yield]) -> Samples {
         let series = yields.first_mut().map(|first| core::mem::take(&mut first.series)).unwrap_or_default();
         let yields = &*yields;
+        let locks = yields.first().and_then(|first| first.locks);
         let phases = self.case.phases().len();
         let operations = yields.iter().map(|one| one.operations).sum();
         // All CPUs share one clock that stands for their instructions, so only the whole can be divided.
@@ -250,6 +256,7 @@ impl<P: Platform> Run<P> {
             operations,
             phases: (0..phases).map(of_phase).collect(),
             series,
+            locks,
             failures: yields.iter().map(|one| one.failures).sum(),
         }
     }

@@ -2,7 +2,7 @@
 
 use alloc::string::ToString;
 
-use quarry_record::{Footprint, Latency, Measurement, Series, Summary};
+use quarry_record::{Footprint, Latency, Locks, Measurement, Series, Summary};
 
 use crate::case::Extent;
 use crate::suite::Row;
@@ -46,6 +46,7 @@ impl Row {
                 peak_held: footprint.peak_held,
                 end_held: footprint.end_held,
             }),
+            locks: self.locks.map(|locks| Locks { zone: locks.zone, depot: locks.depot }),
             hand_overs: self.turns.map(|turns| turns.hand_overs),
             refusal: self.refusal.map(|refusal| refusal.to_string()),
             series: self.series.iter().map(series).collect(),

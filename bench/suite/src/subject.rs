@@ -165,6 +165,11 @@ pub trait Subject: Clone + Send + Sync + 'static {
         None
     }
 
+    /// How often the locks of the allocator's shared layers were taken so far, where it counts that.
+    fn locks(&self) -> Option<Locks> {
+        None
+    }
+
     /// Of all free memory, the part that cannot be had in blocks of order 9, 0 to 1, where that is known: the unusable
     /// free space index of Mel Gorman's thesis, which Linux has as `unusable_index` in its debugfs.
     fn fragmentation(&self) -> Option<f64> {
@@ -269,6 +274,23 @@ pub trait Pressed: Subject {
 
     /// `1 << order` pages of `node` and no other, in the way of those who can do without.
     fn allocate_pages_near(&self, order: u32, node: NodeId) -> Option<Self::Block>;
+}
+
+/// How often locks were taken, modulo 2^32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Locks {
+    /// Those of zones, which guard free page blocks.
+    pub zone: u32,
+    /// Those of depots, which guard free objects.
+    pub depot: u32,
+}
+
+impl Locks {
+    /// How often they were taken after `earlier`, if less than 2^32 times.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Self {
+        Self { zone: self.zone.wrapping_sub(earlier.zone), depot: self.depot.wrapping_sub(earlier.depot) }
+    }
 }
 
 /// Allocates nothing: what is left of a timed loop run over it is the loop, and that is the baseline of the results.

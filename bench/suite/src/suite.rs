@@ -20,7 +20,7 @@ use crate::settings::{Effort, Means, Settings};
 use crate::spans::PhaseSamples;
 use crate::stamped::{Stamped, clock_cost};
 use crate::statistics::Summary;
-use crate::subject::{Empty, Feature, Subject};
+use crate::subject::{Empty, Feature, Locks, Subject};
 use crate::workloads;
 
 /// Operations of a sample under [`Effort::Fixed`].
@@ -67,6 +67,8 @@ pub struct Row {
     pub turns: Option<Turns>,
     /// Why the figures are no good, though nothing went wrong. Counts as an error.
     pub refusal: Option<Refusal>,
+    /// How often the allocator's locks were taken, in a million operations of all phases.
+    pub locks: Option<LockRates>,
     /// What memory was held.
     pub footprint: Option<Footprint>,
     /// What was watched while the case ran: memory while it was checked, and what the workload itself watches while it
@@ -94,6 +96,7 @@ impl Row {
             fairness: Summary::of(&mut fairness).filter(|_| all_work).map(|fairness| fairness.median),
             remote_frees: None,
             latency: None,
+            locks: None,
             footprint: None,
             series: Vec::new(),
             turns: None,
@@ -110,6 +113,22 @@ pub struct Latency {
     pub calls: Histogram,
     /// What no call at all takes: the median.
     pub clock: u64,
+}
+
+/// Locks taken in a million operations.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LockRates {
+    /// Those of zones.
+    pub zone: f64,
+    /// Those of depots.
+    pub depot: f64,
+}
+
+impl LockRates {
+    fn of(locks: Locks, operations: u64) -> Self {
+        let rate = |times: u32| f64::from(times) * 1e6 / operations as f64;
+        Self { zone: rate(locks.zone), depot: rate(locks.depot) }
+    }
 }
 
 /// What memory the allocator held beyond what it did before. Bytes.
@@ -173,6 +192,8 @@ pub fn run_cases<P: Platform, S: Subject>(
         series.extend(measured.series);
         let stamped = settings.latencies.then(|| passes.stamped(subject)).flatten();
         let relayed = passes.relayed(subject);
+        let all = measured.operations * (settings.samples.max(1) * case.phases().len()) as u64;
+        let locks = measured.locks.map(|locks| LockRates::of(locks, all));
         let mut errors = findings.errors + measured.failures + (subject.complaints() - complaints);
         for (index, (&phase, samples)) in case.phases().iter().zip(measured.phases).enumerate() {
             let overlap = Summary::of(&mut samples.overlaps.clone()).unwrap_or_default().median;
@@ -185,6 +206,7 @@ pub fn run_cases<P: Platform, S: Subject>(
                 empty_ticks: baselines.of(passes, index),
                 remote_frees: Some(findings.remote_frees),
                 latency: calls.filter(|calls| calls.count() > 0).map(|calls| Latency { calls, clock }),
+                locks,
                 footprint,
                 series: core::mem::take(&mut series),
                 turns,

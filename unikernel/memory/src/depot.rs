@@ -151,7 +151,6 @@ impl Depot {
         }
     }
 
-    #[cfg(feature = "hosted")]
     pub(crate) fn tickets(&self) -> &crate::tickets::Tickets {
         self.state.tickets()
     }

@@ -44,8 +44,7 @@ impl<T> Lock<T> {
         Some(Guard { lock: self, machine, interrupts, ticket })
     }
 
-    /// The bare tickets, for a host that must hold or reset locks across a fork.
-    #[cfg(feature = "hosted")]
+    /// The bare tickets: to count them, and for a host that must hold or reset locks across a fork.
     pub(crate) fn tickets(&self) -> &Tickets {
         &self.tickets
     }

@@ -54,7 +54,6 @@ impl Tickets {
     }
 
     /// How many tickets were ever given, modulo 2^32: how often the lock was taken.
-    #[cfg(all(test, feature = "hosted"))]
     pub(crate) fn drawn(&self) -> u32 {
         self.next.load(Ordering::Relaxed)
     }

@@ -307,7 +307,6 @@ impl Zone {
         Ok(())
     }
 
-    #[cfg(feature = "hosted")]
     pub(crate) fn tickets(&self) -> &crate::tickets::Tickets {
         self.free.tickets()
     }

@@ -370,3 +370,30 @@ fn numactl_says_how_much_of_each_node_is_free() {
     }
     assert!(text.contains("node distances:\n"));
 }
+
+#[test]
+fn locks_are_taken_once_a_batch_and_counted() {
+    let topology = Topology::builder().node(512 * MIB, 2).build().expect("a machine");
+    let hosted = Hosted::leak(topology).expect("there is address space");
+    assert!(hosted.run_on(CpuId(0)));
+    let service = hosted.service();
+    let batch = |count: usize| {
+        let objects: Vec<_> = (0..count).map(|_| service.kmalloc(64, Gfp::KERNEL)).collect();
+        // SAFETY: the objects are freed once, here.
+        objects.into_iter().for_each(|object| unsafe { service.kfree(object) });
+    };
+    let taken_by = |work: &dyn Fn()| {
+        let before = service.lock_counts();
+        work();
+        service.lock_counts().since(before)
+    };
+    // So that the depot has a stack that is large enough.
+    (0..8).for_each(|_| batch(2000));
+    let pairs = taken_by(&|| (0..1000).for_each(|_| batch(1)));
+    assert_eq!((pairs.zones, pairs.depots), (0, 0), "pairs stay on their CPU");
+    let batches = taken_by(&|| batch(2000));
+    assert_eq!(batches.zones, 0);
+    assert!((2000 / 60..=2000 / 15).contains(&batches.depots), "{batches:?}");
+    let large = taken_by(&|| service.free_pages(service.get_free_pages(Gfp::KERNEL, Order::MAX), Order::MAX));
+    assert_eq!((large.zones, large.depots), (2, 0), "once to take it, once to give it back");
+}

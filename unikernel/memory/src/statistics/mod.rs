@@ -30,6 +30,7 @@
 mod audit;
 mod buddyinfo;
 mod hardware;
+mod locks;
 mod meminfo;
 mod numastat;
 mod pagetypeinfo;
@@ -48,6 +49,7 @@ use crate::service::Service;
 pub use crate::kept::PoolBytes;
 pub use buddyinfo::Buddyinfo;
 pub use hardware::Hardware;
+pub use locks::LockCounts;
 pub use meminfo::Meminfo;
 pub use numastat::{NodeNumastat, NumaStatistics, Numastat};
 pub use pagetypeinfo::Pagetypeinfo;
