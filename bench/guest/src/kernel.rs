@@ -1,7 +1,8 @@
 //! [`Kernel`]: the kernel's `kmalloc` and page layer as the suite measures them, and [`Objects`]: a `kmem_cache` of its.
 //!
-//! `allocate` and `free` are real calls with the size in a register, as from another crate; the inlined pair is open to
-//! the optimiser, as within one image built with link-time optimisation.
+//! `allocate` and `free` are real calls with the size in a register, as from another crate, and `allocate_constant` is one
+//! of a function that knows the size; the inlined pair is open to the optimiser, as within one image built with link-time
+//! optimisation.
 
 use alloc::sync::Arc;
 use core::mem::ManuallyDrop;
@@ -49,6 +50,11 @@ impl Subject for Kernel {
     fn free_inlined(&self, block: Memory) {
         // SAFETY: as in `free`.
         unsafe { service().kfree(block.into_raw()) }
+    }
+
+    #[inline(never)]
+    fn allocate_constant<const SIZE: usize>(&self) -> Option<Memory> {
+        memory(service().kmalloc(SIZE, Gfp::KERNEL))
     }
 
     fn allocate_on(&self, size: usize, node: NodeId) -> Option<Memory> {

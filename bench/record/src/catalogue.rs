@@ -96,6 +96,13 @@ pub static WORKLOADS: &[Workload] = &[
         origin: "slab_test as Linux compiles it, whose sizes are constants",
     },
     Workload {
+        name: "pair-constant",
+        group: Group::Slab,
+        summary: "as pair, called, with a size the compiler knows",
+        stresses: "the fast path without the look-up of a class, and with the calls",
+        origin: "slab_test as Linux compiles it: the class is a constant and the allocator's function is called",
+    },
+    Workload {
         name: "pair-zeroed",
         group: Group::Slab,
         summary: "one kzalloc and its kfree, over and over; an operation is the pair",
@@ -115,6 +122,13 @@ pub static WORKLOADS: &[Workload] = &[
         summary: "many kmallocs, then their kfrees, first in, first out; an operation is one of either",
         stresses: "refills and flushes of per-CPU caches; on several CPUs the locks behind them",
         origin: "slab_test, \"Repeatedly allocate then free test\" and its concurrent form",
+    },
+    Workload {
+        name: "batch-lifo",
+        group: Group::Slab,
+        summary: "as batch, last in, first out",
+        stresses: "refills and flushes where what was given out last comes back first, as from a stack of calls",
+        origin: "slab_test's pattern, freed in the other order",
     },
     Workload {
         name: "batch-cache",

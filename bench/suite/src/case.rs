@@ -35,13 +35,17 @@ workloads! {
     Pair = "pair",
     /// The same, inlined, the size known at compile time.
     PairInlined = "pair-inlined",
+    /// The same called, the size known at compile time.
+    PairConstant = "pair-constant",
     /// Pairs of zeroed memory.
     PairZeroed = "pair-zeroed",
     /// Pairs of objects of a cache of their own.
     PairCache = "pair-cache",
     /// Many allocations, then their frees, first in, first out. Two rows.
     Batch = "batch",
-    /// The same with objects of a cache of their own. Two rows.
+    /// The same, last in, first out. Two rows.
+    BatchLifo = "batch-lifo",
+    /// As `Batch`, with objects of a cache of their own. Two rows.
     BatchCache = "batch-cache",
     /// Objects of a cache, many in one call.
     Bulk = "bulk",
@@ -230,6 +234,7 @@ impl Case {
     pub fn phases(&self) -> &'static [Phase] {
         match self.workload {
             Workload::Batch
+            | Workload::BatchLifo
             | Workload::BatchCache
             | Workload::Remote
             | Workload::RemoteZero

@@ -373,6 +373,10 @@ impl<S: Subject> Subject for Checked<S> {
         self.subject.free_inlined(self.give(block));
     }
 
+    fn allocate_constant<const SIZE: usize>(&self) -> Option<Self::Block> {
+        self.take(SIZE, Way::Plain, || self.subject.allocate_constant::<SIZE>())
+    }
+
     fn allocate_on(&self, size: usize, node: NodeId) -> Option<Self::Block> {
         self.take(size, Way::Plain, || {
             let block = self.subject.allocate_on(size, node);

@@ -178,6 +178,10 @@ impl<S: Subject, P: Platform> Subject for Recorded<S, P> {
         self.subject.free_inlined(self.end(block, Action::Free));
     }
 
+    fn allocate_constant<const SIZE: usize>(&self) -> Option<Self::Block> {
+        self.begin(self.subject.allocate_constant::<SIZE>(), plain(SIZE))
+    }
+
     fn allocate_on(&self, size: usize, node: NodeId) -> Option<Self::Block> {
         self.begin(self.subject.allocate_on(size, node), object(size, Some(node), Flags::default()))
     }

@@ -197,6 +197,11 @@ impl<S: Subject> Subject for Relayed<S> {
     }
 
     #[inline(always)]
+    fn allocate_constant<const SIZE: usize>(&self) -> Option<S::Block> {
+        self.allocation(|| self.subject.allocate_constant::<SIZE>())
+    }
+
+    #[inline(always)]
     fn allocate_on(&self, size: usize, node: NodeId) -> Option<S::Block> {
         self.allocation(|| self.subject.allocate_on(size, node))
     }

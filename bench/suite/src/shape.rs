@@ -25,8 +25,13 @@ pub(crate) const BULKS: [Variant; 14] = bulks([1, 2, 3, 4, 8, 16, 30, 32, 34, 48
 const PAGE_BULKS: [Variant; 9] = bulks([1, 2, 3, 4, 8, 16, 32, 64, 128]);
 
 /// Pages that are out at once in `page-outstanding`.
-const OUTSTANDING: [Variant; 4] =
-    [Variant::Outstanding(1), Variant::Outstanding(64), Variant::Outstanding(512), Variant::Outstanding(4096)];
+const OUTSTANDING: [Variant; 5] = [
+    Variant::Outstanding(1),
+    Variant::Outstanding(64),
+    Variant::Outstanding(512),
+    Variant::Outstanding(1000),
+    Variant::Outstanding(4096),
+];
 
 /// Shares of memory in use under `pressure`.
 const USED: [Variant; 3] = [Variant::Used(50), Variant::Used(90), Variant::Used(99)];
@@ -48,8 +53,10 @@ impl Workload {
     /// Its cases, and what they need.
     pub(crate) const fn shape(self) -> Shape {
         match self {
-            Self::Pair | Self::Batch | Self::Remote => Shape::of_sizes(&SIZES),
-            Self::PairInlined => Shape { only_known: true, ..Shape::of_sizes(&SIZES).needing(Feature::Inlined) },
+            Self::Pair | Self::Batch | Self::BatchLifo | Self::Remote => Shape::of_sizes(&SIZES),
+            Self::PairInlined | Self::PairConstant => {
+                Shape { only_known: true, ..Shape::of_sizes(&SIZES).needing(Feature::Inlined) }
+            }
             Self::PairZeroed => Shape::of_sizes(&SIZES).needing(Feature::Zeroed),
             Self::PairCache | Self::BatchCache => Shape::of_objects(&SIZES),
             Self::Bulk => Shape { variants: &BULKS, ..Shape::of_objects(&BULK_SIZES).needing(Feature::Bulk) },

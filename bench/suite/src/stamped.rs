@@ -121,6 +121,11 @@ impl<S: Subject, P: Platform> Subject for Stamped<S, P> {
     }
 
     #[inline(always)]
+    fn allocate_constant<const SIZE: usize>(&self) -> Option<S::Block> {
+        self.allocation(|| self.subject.allocate_constant::<SIZE>())
+    }
+
+    #[inline(always)]
     fn allocate_on(&self, size: usize, node: NodeId) -> Option<S::Block> {
         self.allocation(|| self.subject.allocate_on(size, node))
     }

@@ -40,8 +40,8 @@ pub trait Subject: Clone + Send + Sync + 'static {
     /// At least `size` bytes (`size` > 0), or `None` when there are none. Called.
     fn allocate(&self, size: usize) -> Option<Self::Block>;
 
-    /// Gives a block back that came from [`Self::allocate`], [`Self::allocate_inlined`] or [`Self::allocate_on`].
-    /// Called.
+    /// Gives a block back that came from [`Self::allocate`], [`Self::allocate_inlined`], [`Self::allocate_constant`] or
+    /// [`Self::allocate_on`]. Called.
     fn free(&self, block: Self::Block);
 
     /// Like [`Self::allocate`] with a size known at compile time. Inlined.
@@ -49,6 +49,12 @@ pub trait Subject: Clone + Send + Sync + 'static {
 
     /// Like [`Self::free`]. Inlined.
     fn free_inlined(&self, block: Self::Block);
+
+    /// Like [`Self::allocate`] with a size known at compile time. Called, unlike [`Self::allocate_inlined`]; by default
+    /// with the size in a register.
+    fn allocate_constant<const SIZE: usize>(&self) -> Option<Self::Block> {
+        self.allocate(SIZE)
+    }
 
     /// At least `size` bytes on `node`, or elsewhere when that node has none.
     fn allocate_on(&self, size: usize, node: NodeId) -> Option<Self::Block>;
@@ -334,6 +340,11 @@ impl Subject for Empty {
     #[inline(always)]
     fn free_inlined(&self, block: EmptyBlock) {
         black_box(block);
+    }
+
+    #[inline(always)]
+    fn allocate_constant<const SIZE: usize>(&self) -> Option<EmptyBlock> {
+        EmptyBlock::new(SIZE)
     }
 
     #[inline(always)]

@@ -170,3 +170,21 @@ fn everything_allocated_is_freed_once_on_any_number_of_cpus() {
         }
     }
 }
+
+#[test]
+fn batches_are_freed_in_the_order_their_names_say() {
+    // Of neighbouring frees, those of blocks that were allocated in the same order and in the opposite one.
+    let orders = |workload| {
+        let calls = calls(workload, 1, Effort::Fixed, 1).expect("one CPU is enough");
+        let neighbours = calls.windows(2).filter_map(|pair| match *pair {
+            [Call::Free(one), Call::Free(next)] => Some((one, next)),
+            _ => None,
+        });
+        let (same, opposite): (Vec<_>, Vec<_>) = neighbours.partition(|(one, next)| one < next);
+        (same.len(), opposite.len())
+    };
+    let (same, opposite) = orders(Workload::Batch);
+    assert!(same > 10 * opposite, "{same} and {opposite}");
+    let (same, opposite) = orders(Workload::BatchLifo);
+    assert!(opposite > 10 * same, "{same} and {opposite}");
+}

@@ -68,8 +68,10 @@ pub(crate) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S, trace: &
     match run.case.workload {
         Workload::Pair
         | Workload::PairInlined
+        | Workload::PairConstant
         | Workload::PairZeroed
         | Workload::Batch
+        | Workload::BatchLifo
         | Workload::Remote
         | Workload::Mix
         | Workload::Node => slab::sample(run, subject),

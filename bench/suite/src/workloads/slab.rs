@@ -31,7 +31,8 @@ pub(super) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S) -> Optio
         Workload::Pair => Some(pair(run, subject, size)),
         Workload::PairZeroed => Some(run.sample(subject, move |subject, _| PairZeroed { subject, size })),
         Workload::PairInlined => dispatch(size, SampleInlined { run, subject }),
-        Workload::Batch | Workload::Remote => Some(batch(run, subject, size)),
+        Workload::PairConstant => dispatch(size, SampleConstant { run, subject }),
+        Workload::Batch | Workload::BatchLifo | Workload::Remote => Some(batch(run, subject, size)),
         Workload::Mix => {
             // A power of two, for the loop masks a random number.
             let slots = run.blocks(MIX_SLOTS, size + 1);
@@ -64,12 +65,25 @@ impl<P: Platform, S: Subject> WithSize for SampleInlined<'_, P, S> {
     }
 }
 
+struct SampleConstant<'a, P, S> {
+    run: Run<P>,
+    subject: &'a S,
+}
+
+impl<P: Platform, S: Subject> WithSize for SampleConstant<'_, P, S> {
+    type Output = Samples;
+
+    fn with<const SIZE: usize>(self) -> Samples {
+        self.run.sample(self.subject, |subject, _| PairConstant::<S, SIZE> { subject })
+    }
+}
+
 /// Pairs of that size.
 pub(super) fn pair<P: Platform, S: Subject>(run: Run<P>, subject: &S, size: usize) -> Samples {
     run.sample(subject, move |subject, _| Pair { subject, size })
 }
 
-/// Batches of that size, exchanged where the workload says so.
+/// Batches of that size, exchanged or turned round where the workload says so.
 pub(super) fn batch<P: Platform, S: Subject>(run: Run<P>, subject: &S, size: usize) -> Samples {
     let (platform, cpus) = (run.platform, run.case.cpus);
     let length = run.blocks(BATCH, size);
@@ -81,6 +95,7 @@ pub(super) fn batch<P: Platform, S: Subject>(run: Run<P>, subject: &S, size: usi
         cpu,
         blocks: (0..length).map(|_| None).collect(),
         exchange: exchange.clone(),
+        last_first: run.case.workload == Workload::BatchLifo,
     })
 }
 
@@ -125,6 +140,26 @@ impl<S: Subject, const SIZE: usize> Body for PairInlined<S, SIZE> {
     }
 }
 
+/// [`Workload::PairConstant`](crate::Workload::PairConstant).
+struct PairConstant<S, const SIZE: usize> {
+    subject: S,
+}
+
+impl<S: Subject, const SIZE: usize> Body for PairConstant<S, SIZE> {
+    #[inline(never)]
+    fn run(&mut self, _phase: usize, operations: u64) -> u64 {
+        let subject = self.subject.clone();
+        let mut failures = 0;
+        for _ in 0..operations {
+            match subject.allocate_constant::<SIZE>() {
+                Some(block) => subject.free(black_box(block)),
+                None => failures += 1,
+            }
+        }
+        failures
+    }
+}
+
 /// [`Workload::PairZeroed`](crate::Workload::PairZeroed).
 struct PairZeroed<S> {
     subject: S,
@@ -146,7 +181,8 @@ impl<S: Subject> Body for PairZeroed<S> {
     }
 }
 
-/// [`Workload::Batch`](crate::Workload::Batch) and, with an exchange, [`Workload::Remote`](crate::Workload::Remote).
+/// [`Workload::Batch`](crate::Workload::Batch), [`Workload::BatchLifo`](crate::Workload::BatchLifo) and, with an exchange,
+/// [`Workload::Remote`](crate::Workload::Remote).
 struct Batch<S: Subject, P> {
     subject: S,
     platform: P,
@@ -154,6 +190,8 @@ struct Batch<S: Subject, P> {
     cpu: usize,
     blocks: Vec<Option<S::Block>>,
     exchange: Option<Arc<Exchange<Option<S::Block>>>>,
+    /// Whether the block allocated last is freed first.
+    last_first: bool,
 }
 
 /// The first phase of all workloads that have two.
@@ -195,6 +233,9 @@ impl<S: Subject, P: Platform> Body for Batch<S, P> {
         let failures = places::missing(&self.blocks);
         if let Some(exchange) = &self.exchange {
             exchange.pass_on(self.platform, self.cpu, &mut self.blocks);
+        }
+        if self.last_first {
+            self.blocks.reverse();
         }
         failures
     }
