@@ -1,9 +1,13 @@
 //! The budget file: what is measured, and how many instructions each case may take.
 //!
 //! ```toml
-//! workloads = ["pair", "page"]         # what is measured, on one CPU
+//! rustc = "1.95.0 (59807616e 2026-04-14)"  # the compiler whose code was counted
+//! workloads = ["pair", "bulk", "page"] # what is measured, on one CPU
 //! sizes = [64]
 //! orders = [0]
+//!
+//! [variants]                           # by workload: those that have a budget; all where none are named
+//! bulk = ["bulk 16"]
 //!
 //! [headroom]                           # percent that --update adds, by workload
 //! batch = 5
@@ -19,9 +23,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
-use toml_edit::{DocumentMut, Item, Table, Value, value};
+use toml_edit::{DocumentMut, Item, Table, TableLike, Value, value};
 
 use crate::case::Case;
+
+/// The compiler whose code was counted.
+const RUSTC: &str = "rustc";
 
 /// The table of budgets.
 const INSTRUCTIONS: &str = "instructions";
@@ -34,11 +41,15 @@ const PARTS: f64 = 100.0;
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Content {
+    #[serde(default)]
+    rustc: Option<String>,
     workloads: Vec<String>,
     #[serde(default)]
     sizes: Vec<u64>,
     #[serde(default)]
     orders: Vec<u32>,
+    #[serde(default)]
+    variants: BTreeMap<String, Vec<String>>,
     #[serde(default)]
     headroom: BTreeMap<String, f64>,
     #[serde(default)]
@@ -90,6 +101,17 @@ impl BudgetFile {
         lists.into_iter().flatten().chain(["allocators=quarry".into(), "cpus=1".into(), "seed=1".into()]).collect()
     }
 
+    /// The compiler whose code was counted, as `rustc --version` says it, if the file knows.
+    pub(crate) fn rustc(&self) -> Option<&str> {
+        self.content.rustc.as_deref()
+    }
+
+    /// Whether the file wants a budget for that case, which was measured.
+    pub(crate) fn wants(&self, case: &Case) -> bool {
+        let variants = self.content.variants.get(&case.workload);
+        variants.is_none_or(|variants| case.variant.as_ref().is_some_and(|variant| variants.contains(variant)))
+    }
+
     /// Most instructions of an operation, by case.
     pub(crate) fn budgets(&self) -> &BTreeMap<String, f64> {
         &self.content.instructions
@@ -101,8 +123,14 @@ impl BudgetFile {
     }
 
     /// Makes what was measured the budget, with headroom and a little rounded up; cases that were not measured go. The
-    /// file's comments and order stay.
-    pub(crate) fn update(&mut self, measured: &[(Case, f64)]) {
+    /// file's comments and order stay. `rustc` made the code that was measured; where that is not known, the file says so
+    /// by naming none.
+    pub(crate) fn update(&mut self, measured: &[(Case, f64)], rustc: Option<&str>) {
+        self.content.rustc = rustc.map(str::to_owned);
+        match rustc {
+            Some(rustc) => put(self.document.as_table_mut(), RUSTC, rustc.into()),
+            None => drop(self.document.remove(RUSTC)),
+        }
         let budget = |(case, count): &(Case, f64)| {
             let count = count * (1.0 + self.headroom(&case.workload));
             (case.short(), (count * PARTS).ceil() / PARTS)
@@ -116,14 +144,7 @@ impl BudgetFile {
             table.remove(case);
         }
         for (case, count) in &budgets {
-            match table.get_mut(case).and_then(Item::as_value_mut) {
-                Some(old) => {
-                    let decor = old.decor().clone();
-                    *old = Value::from(*count);
-                    *old.decor_mut() = decor;
-                }
-                None => drop(table.insert(case, value(*count))),
-            }
+            put(table, case, (*count).into());
         }
     }
 
@@ -139,11 +160,24 @@ impl BudgetFile {
     }
 }
 
+/// Sets a value; what surrounds an old one stays.
+fn put(table: &mut dyn TableLike, key: &str, new: Value) {
+    match table.get_mut(key).and_then(Item::as_value_mut) {
+        Some(old) => {
+            let decor = old.decor().clone();
+            *old = new;
+            *old.decor_mut() = decor;
+        }
+        None => drop(table.insert(key, value(new))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const TEXT: &str = r#"# What the fast paths may cost.
+rustc = "1.94.0 (old)" # counted
 workloads = ["pair", "mix"] # the usual
 sizes = [64, 1024]
 
@@ -180,9 +214,11 @@ mix = 130.5
     fn an_update_keeps_comments_and_order() {
         let mut file = file();
         let (pair, mix, new) = (case("pair", Some(64)), case("mix", None), case("pair", Some(1024)));
-        file.update(&[(pair, 57.0031), (mix, 130.0), (new, 60.0)]);
+        file.update(&[(pair, 57.0031), (mix, 130.0), (new, 60.0)], Some("1.95.0 (new)"));
+        assert_eq!(file.rustc(), Some("1.95.0 (new)"));
         insta::assert_snapshot!(file.document.to_string(), @r#"
         # What the fast paths may cost.
+        rustc = "1.95.0 (new)" # counted
         workloads = ["pair", "mix"] # the usual
         sizes = [64, 1024]
 
@@ -202,13 +238,32 @@ mix = 130.5
     #[test]
     fn a_file_without_budgets_gets_them() {
         let mut file = BudgetFile::parse(Path::new("new.toml"), "workloads = ['pair']\n").expect("it is a budget");
-        file.update(&[(case("pair", Some(64)), 59.0031)]);
+        file.update(&[(case("pair", Some(64)), 59.0031)], Some("1.95.0 (new)"));
         insta::assert_snapshot!(file.document.to_string(), @r#"
         workloads = ['pair']
+        rustc = "1.95.0 (new)"
 
         [instructions]
         "pair 64 B" = 59.01
         "#);
+    }
+
+    #[test]
+    fn a_compiler_nobody_knows_is_not_claimed() {
+        let mut file = file();
+        file.update(&[(case("pair", Some(64)), 59.0031)], None);
+        assert!(file.rustc().is_none() && !file.document.to_string().contains("rustc"), "{}", file.document);
+    }
+
+    #[test]
+    fn of_some_workloads_named_variants_alone_have_budgets() {
+        let text = "workloads = ['bulk', 'node']\n[variants]\nbulk = ['bulk 16']";
+        let file = BudgetFile::parse(Path::new("budget.toml"), text).expect("it is a budget");
+        let wants = |workload: &str, variant: Option<&str>| {
+            file.wants(&Case { variant: variant.map(str::to_owned), ..case(workload, Some(64)) })
+        };
+        assert!(wants("bulk", Some("bulk 16")) && wants("node", Some("local")) && wants("pair", None));
+        assert!(!wants("bulk", Some("bulk 1")) && !wants("bulk", None));
     }
 
     #[test]
@@ -238,7 +293,7 @@ mix = 130.5
             |
           2 | size = [64]
             | ^^^^
-          unknown field `size`, expected one of `workloads`, `sizes`, `orders`, `headroom`, `instructions`
+          unknown field `size`, expected one of `rustc`, `workloads`, `sizes`, `orders`, `variants`, `headroom`, `instructions`
         budget.toml is no budget file: TOML parse error at line 3, column 15
             |
           3 | 'pair 64 B' = 'few'

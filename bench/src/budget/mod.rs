@@ -3,6 +3,7 @@
 //! Under `--icount` with one CPU the guest's instructions are the same in every boot, whatever else the host does, so
 //! the smallest growth of a fast path fails a build, and nothing else does.
 
+mod compiler;
 mod file;
 
 use std::path::PathBuf;
@@ -60,12 +61,15 @@ pub(crate) fn execute(command: &BudgetCommand) -> Result<()> {
         Some(records) => read_whole(std::slice::from_ref(records))?.swap_remove(0),
         None => boot(&file, &command.host)?,
     };
-    let measured = measured(&session)?;
+    let mut measured = measured(&session)?;
+    measured.retain(|(case, _)| file.wants(case));
+    // Who measured the run of a file, with what, nobody knows.
+    let rustc = if command.from.is_none() { compiler::version() } else { None };
     let lines = lines(&file, &measured);
     println!("{}", table(&lines));
     if command.update {
         let changed = lines.iter().filter(|line| line.verdict() != Verdict::Kept).count();
-        file.update(&measured);
+        file.update(&measured, rustc.as_deref());
         file.write()?;
         println!("{} rewritten; {}", file.path().display(), changes(changed));
         return Ok(());
@@ -75,6 +79,10 @@ pub(crate) fn execute(command: &BudgetCommand) -> Result<()> {
     }
     for line in lines.iter().filter(|line| line.verdict() == Verdict::NoBudget) {
         println!("{} has no budget: give it one (`quarry budget --update`)", line.case);
+    }
+    let other = rustc.as_deref().and_then(|rustc| compiler::difference(file.rustc(), rustc, file.path()));
+    if let Some(other) = &other {
+        println!("{other}");
     }
     judge(&lines, &file)
 }
