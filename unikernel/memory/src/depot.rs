@@ -6,21 +6,22 @@
 //! # Theory
 //!
 //! The stack holds objects that CPUs gave back in batches and will take again in batches: an exchange is one lock
-//! acquisition and a copy of pointers; objects are not touched. It is made when a batch first comes, and grows by
-//! doubling while it is too small for what comes: the memory is asked for with the lock released, for the batch after
-//! the one that did not fit. Slabs stand behind it. A slab with free objects is on
-//! `partial` (some in use) or `empty` (none); a full one is on no list. A few empty slabs are kept; the others are
-//! handed to the caller, who gives their frames back to the page layer after the lock is released.
+//! acquisition and a copy of pointers; objects are not touched. It grows by a page for each batch that found too little
+//! room, asked for with the lock released, so the next finds more ([`depot_stack`](crate::depot_stack)). Slabs stand
+//! behind it. A slab with free objects is on `partial` (some in use) or `empty` (none); a full one is on no list. A few
+//! empty slabs are kept; the others are handed to the caller, who gives their frames back to the page layer after the lock
+//! is released.
 //!
 //! A slab's frame word holds the number of objects not on its free list (upper half) and the first free one (lower
 //! half). The list runs through the objects' link words ([`Geometry::link`]): lower 16 bits the next object's number,
 //! upper 48 the secret.
 
 use core::sync::atomic::Ordering::Relaxed;
-use core::{mem, ptr, slice};
+use core::{mem, ptr};
 
 use crate::class::{CLASSES, DYNAMIC_MAGAZINES, Geometry};
-use crate::frame::{FRAME_BYTES, FRAME_SHIFT, FrameList, Frames, Order, Pfn};
+use crate::depot_stack::DepotStack;
+use crate::frame::{FRAME_SHIFT, FrameList, Frames, Pfn};
 use crate::lock::{Guard, Lock};
 use crate::machine::Machine;
 use crate::set::REMOTES;
@@ -37,13 +38,10 @@ const NO_OBJECT: u32 = 0xffff;
 /// Empty slabs a depot keeps.
 const KEPT_EMPTY: u32 = 2;
 
-/// Pointers in a page of a depot's stack.
-const PAGE_POINTERS: u32 = (FRAME_BYTES / size_of::<*mut u8>()) as u32;
+/// Objects a depot's stack may hold for each CPU of its node.
+const STACK_OBJECTS: u32 = 4096;
 
-/// Objects a depot's stack can hold.
-const STACK_OBJECTS: u32 = 8 * PAGE_POINTERS;
-
-/// Bytes of objects a depot's stack may hold, as far as that is more than two batches.
+/// Bytes of objects it may hold for each CPU of its node, as far as that is more than two batches.
 const STACK_BYTES: u32 = 256 << 10;
 
 /// Bytes of objects a magazine may hold: two of the largest.
@@ -55,35 +53,12 @@ pub(crate) struct Depot {
 }
 
 pub(crate) struct DepotState {
-    stack: Stacked,
-    stacked: u32,
+    stack: DepotStack,
     partial: FrameList,
     empty: FrameList,
     empty_slabs: u32,
     slabs: u32,
     free_in_slabs: u32,
-}
-
-/// Memory for a depot's stack: a block of pages full of pointers to free objects, the first `stacked` of them valid.
-#[derive(Clone, Copy)]
-pub(crate) struct Stacked {
-    /// Null where there is none.
-    pub(crate) pointers: *mut *mut u8,
-    pub(crate) order: Order,
-}
-
-impl Stacked {
-    const NONE: Self = Self { pointers: ptr::null_mut(), order: Order::ZERO };
-
-    /// How many pointers there is room for.
-    fn room(self) -> u32 {
-        if self.pointers.is_null() { 0 } else { PAGE_POINTERS << self.order.get() }
-    }
-
-    /// Pages it takes up.
-    pub(crate) fn frames(self) -> u32 {
-        if self.pointers.is_null() { 0 } else { self.order.frames() }
-    }
 }
 
 // SAFETY: the pointers are to memory the depot owns; they are reached only under its lock.
@@ -124,8 +99,7 @@ impl Depot {
     pub(crate) const fn new() -> Self {
         Self {
             state: Lock::new(DepotState {
-                stack: Stacked::NONE,
-                stacked: 0,
+                stack: DepotStack::new(),
                 partial: FrameList::new(),
                 empty: FrameList::new(),
                 empty_slabs: 0,
@@ -144,10 +118,10 @@ impl Depot {
         let state = self.state.lock(machine);
         DepotCounts {
             slabs: state.slabs,
-            stacked: state.stacked,
+            stacked: state.stack.count(),
             free_in_slabs: state.free_in_slabs,
             empty_slabs: state.empty_slabs,
-            stack_frames: state.stack.frames(),
+            stack_frames: state.stack.pages(),
         }
     }
 
@@ -243,22 +217,10 @@ impl DepotState {
     /// Takes up to `wanted` objects off the stack, then out of slabs.
     #[inline]
     pub(crate) fn take(&mut self, view: SlabView, wanted: u32, mut take: impl FnMut(*mut u8)) -> u32 {
-        let mut taken = self.take_stacked(wanted, &mut take);
+        let mut taken = self.stack.take(wanted, &mut take);
         while taken < wanted {
             let Some(slab) = self.partial.first().or_else(|| self.reopen_empty(view)) else { break };
             taken += self.take_from_slab(view, slab, wanted - taken, &mut take);
-        }
-        taken
-    }
-
-    /// Takes up to `wanted` objects off the stack, the one put on last at the end.
-    #[inline]
-    pub(crate) fn take_stacked(&mut self, wanted: u32, mut take: impl FnMut(*mut u8)) -> u32 {
-        let taken = wanted.min(self.stacked);
-        self.stacked -= taken;
-        for index in self.stacked..self.stacked + taken {
-            // SAFETY: these entries of the stack were valid until now.
-            take(unsafe { self.stack.pointers.add(index as usize).read() });
         }
         taken
     }
@@ -337,87 +299,65 @@ impl DepotState {
     }
 
     /// Puts objects on the stack or, where there is no room or nothing is to be kept, back into their slabs; slabs not
-    /// worth keeping are put on `surplus`. Returns the order of a stack that would have had room for more of them, if a
-    /// larger one may be.
-    pub(crate) fn give(
-        &mut self,
-        view: SlabView,
-        objects: &[*mut u8],
-        keep: bool,
-        surplus: &mut FrameList,
-    ) -> Option<Order> {
-        let capacity = if keep { stack_capacity(&view.geometry) } else { 0 };
-        let room = capacity.min(self.stack.room()).saturating_sub(self.stacked) as usize;
-        let (stacked, homeless) = objects.split_at(room.min(objects.len()));
-        // SAFETY: the stack has room for these behind those on it, and is no part of what the caller has.
-        unsafe {
-            let top = self.stack.pointers.wrapping_add(self.stacked as usize);
-            ptr::copy_nonoverlapping(stacked.as_ptr(), top, stacked.len());
-        }
-        self.stacked += stacked.len() as u32;
+    /// worth keeping are put on `surplus`. Says whether a page more would have kept more of them on the stack.
+    pub(crate) fn give(&mut self, view: SlabView, objects: &[*mut u8], keep: bool, surplus: &mut FrameList) -> bool {
+        let stacked = if keep { self.stack.put(objects) } else { 0 };
+        let homeless = &objects[stacked..];
         if homeless.is_empty() {
-            return None;
+            return false;
         }
         self.give_to_slabs(view, homeless, keep, surplus);
-        let larger = if self.stack.room() == 0 { Some(Order::ZERO) } else { Order::new(self.stack.order.get() + 1) };
-        larger.filter(|_| self.stack.room() < capacity && objects.len() > 1)
+        keep && objects.len() > 1 && self.stack.wants_page()
     }
 
     /// Puts all of the objects on the stack, if there is room; says whether there was.
-    pub(crate) fn stack(&mut self, geometry: &Geometry, objects: &[*mut u8]) -> bool {
-        let stacked = self.stacked + objects.len() as u32;
-        if stacked > stack_capacity(geometry).min(self.stack.room()) {
-            return false;
+    #[inline]
+    pub(crate) fn stack(&mut self, objects: &[*mut u8]) -> bool {
+        let fits = objects.len() <= self.stack.room() as usize;
+        if fits {
+            self.stack.put(objects);
         }
-        // SAFETY: the stack has room for these behind those on it, and is no part of what the caller has.
-        unsafe {
-            let top = self.stack.pointers.add(self.stacked as usize);
-            ptr::copy_nonoverlapping(objects.as_ptr(), top, objects.len());
-        }
-        self.stacked = stacked;
-        true
+        fits
     }
 
-    /// Gives the depot a larger stack; returns the one it had, or the new one if it has as large a one already.
-    pub(crate) fn replace_stack(&mut self, stack: Stacked) -> Stacked {
-        if stack.room() <= self.stack.room() {
-            return stack;
+    /// Gives the stack a page, if it still wants one; says whether it took it. `capacity` is how many objects it may hold.
+    ///
+    /// # Safety
+    ///
+    /// As for [`DepotStack::add_page`].
+    pub(crate) unsafe fn add_stack_page(&mut self, page: *mut u8, capacity: u32) -> bool {
+        let wanted = self.stack.wants_page();
+        if wanted {
+            // SAFETY: the caller's promise.
+            unsafe { self.stack.add_page(page, capacity) };
         }
-        // SAFETY: the new stack is larger, and another block than the old.
-        unsafe { ptr::copy_nonoverlapping(self.stack.pointers, stack.pointers, self.stacked as usize) };
-        mem::replace(&mut self.stack, stack)
+        wanted
     }
 
-    /// Gives up the stack, its objects and all empty slabs: these are put on `surplus`, the stack's memory is returned.
-    pub(crate) fn shrink(&mut self, view: SlabView, surplus: &mut FrameList) -> Stacked {
-        let stack = mem::replace(&mut self.stack, Stacked::NONE);
-        if self.stacked > 0 {
-            // SAFETY: the first `stacked` entries of the stack are valid, and it is the depot's own, under its lock.
-            let objects = unsafe { slice::from_raw_parts(stack.pointers, self.stacked as usize) };
-            self.stacked = 0;
-            self.give_to_slabs(view, objects, false, surplus);
-        }
+    /// Gives up the stack, its objects and all empty slabs: these are put on `surplus`, the stack's pages on `pages`.
+    pub(crate) fn shrink(&mut self, view: SlabView, surplus: &mut FrameList, pages: &mut FrameList) {
+        let mut stack = mem::replace(&mut self.stack, DepotStack::new());
+        stack.give_up(
+            |objects| self.give_to_slabs(view, objects, false, surplus),
+            |page| pages.push(view.frames, view.frame_of(page)),
+        );
         while let Some(slab) = self.empty.pop(view.frames) {
             self.empty_slabs -= 1;
             self.slabs -= 1;
             self.free_in_slabs -= view.geometry.objects;
             surplus.push(view.frames, slab);
         }
-        stack
     }
 
     /// Whether all objects of all its slabs are in it.
     pub(crate) fn is_complete(&self, view: SlabView) -> bool {
-        self.slabs * view.geometry.objects == self.stacked + self.free_in_slabs
+        self.slabs * view.geometry.objects == self.stack.count() + self.free_in_slabs
     }
 
     /// Whether the object is on the stack or on its slab's free list.
     pub(crate) fn holds(&self, view: SlabView, object: *mut u8) -> bool {
-        for index in 0..self.stacked as usize {
-            // SAFETY: the first `stacked` entries of the stack are valid.
-            if unsafe { self.stack.pointers.add(index).read() } == object {
-                return true;
-            }
+        if self.stack.holds(object) {
+            return true;
         }
         let slab = view.slab_of(object);
         let wanted = view.geometry.index(object.addr());
@@ -465,7 +405,7 @@ const FULL_SHARE: u32 = 256;
 /// handlers.
 const FULL_BYTES: u64 = 2 * (CLASSES + DYNAMIC_MAGAZINES + REMOTES) as u64 * MAGAZINE_BYTES as u64;
 
-/// Objects a depot's stack of this geometry may hold.
+/// Objects a depot's stack of this geometry may hold for each CPU of its node, where memory is plenty.
 pub(crate) fn stack_capacity(geometry: &Geometry) -> u32 {
     (STACK_BYTES / geometry.size).clamp(2 * magazine_capacity(geometry, crate::set::SLOTS), STACK_OBJECTS)
 }

@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use crate::class::tag_cache;
 use crate::depot::{DepotState, SlabView};
-use crate::frame::{FrameList, Frames, Pfn};
+use crate::frame::{FrameList, Frames, Order, Pfn};
 use crate::machine::Machine;
 use crate::registry::CacheShape;
 use crate::service::Service;
@@ -26,10 +26,7 @@ impl Released {
 
     /// Takes a depot's stack and empty slabs.
     pub(crate) fn shrink(&mut self, view: SlabView, depot: &mut DepotState) {
-        let stack = depot.shrink(view, &mut self.slabs);
-        if stack.frames() > 0 {
-            self.stacks.push(view.frames, view.frame_of(stack.pointers.cast()));
-        }
+        depot.shrink(view, &mut self.slabs, &mut self.stacks);
     }
 }
 
@@ -88,9 +85,8 @@ impl<M: Machine> Service<M> {
             self.release_slab(slab);
         }
         while let Some(stack) = released.stacks.pop(frames) {
-            let order = frames.state(stack).order();
-            self.return_frames(order.frames());
-            self.__free_pages(stack, order);
+            self.return_frames(1);
+            self.__free_pages(stack, Order::ZERO);
         }
     }
 

@@ -13,6 +13,7 @@
 //! | [`kmalloc`], [`kmem_cache`], `bulk` | the interface: `kmalloc`, `kmem_cache_alloc`, their families |
 //! | `percpu`                     | a piece of memory for each CPU                              |
 //! | `slab`, `drain`, `depot`     | slow paths; giving back; what is done under a depot's lock  |
+//! | `depot_stack`                | the free objects that a depot has at hand                   |
 //! | `vmalloc`                    | memory contiguous in addresses only                         |
 //! | [`movable_pages`], `pin`     | pages behind pin guards, which move                         |
 //! | [`movable`]                  | pages that an owner of the caller's lets be moved           |
@@ -41,6 +42,7 @@ mod bulk;
 mod class;
 pub mod compaction;
 mod depot;
+mod depot_stack;
 mod drain;
 mod elements;
 pub mod events;

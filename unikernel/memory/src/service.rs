@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
 use quarry_topology::{CpuId, MAX_CPUS, NodeId, PhysicalRange, Topology};
 
 use crate::class::Geometry;
-use crate::depot::{cache_share, magazine_capacity, mark_of, scaled_capacity};
+use crate::depot::{cache_share, magazine_capacity, mark_of, scaled_capacity, stack_capacity};
 use crate::events::{Event, Events};
 use crate::failure::Reports;
 use crate::fault::Injectors;
@@ -186,7 +186,9 @@ impl<M: Machine> Service<M> {
         if !topology.nodes().any(has_memory) {
             return Err(StartError::NoMemory);
         }
-        let Some((table, table_frames, pageblocks)) = self.carve_pageblocks(topology, &mut growth) else {
+        let Some((table, table_frames, pageblocks)) =
+            self.carve_pageblocks(topology.nodes().filter(|&node| has_memory(node)), &mut growth)
+        else {
             return Err(StartError::NoMemory);
         };
         growth.for_each_shared_pageblock(|frame| pageblocks.mark_shared(frame));
@@ -272,6 +274,13 @@ impl<M: Machine> Service<M> {
     /// Objects of that geometry that a magazine with so many slots may hold on this machine.
     pub(crate) fn magazine_capacity(&self, geometry: &Geometry, slots: usize) -> u32 {
         scaled_capacity(magazine_capacity(geometry, slots), self.cache_share.load(Relaxed))
+    }
+
+    /// Objects of that geometry that the stack of a depot may hold on this machine.
+    pub(crate) fn stack_capacity(&self, geometry: &Geometry) -> u32 {
+        let nodes = self.nodes().with_memory().count().max(1);
+        let of_a_node = self.cpu_count().div_ceil(nodes) as u32;
+        scaled_capacity(stack_capacity(geometry), self.cache_share.load(Relaxed)) * of_a_node
     }
 
     /// Blocks of that order that a CPU's page list may hold on this machine.
@@ -500,11 +509,16 @@ impl<M: Machine> Service<M> {
         (self.detached_frames.load(Relaxed), self.detached_bytes.load(Relaxed))
     }
 
-    /// Makes the table of pageblocks in memory of the first node that has room; also returns where that is.
-    fn carve_pageblocks(&self, topology: &Topology, growth: &mut Growth) -> Option<((Pfn, NodeId), u32, Pageblocks)> {
+    /// Makes the table of pageblocks in memory of the first of these nodes that has room; also returns where that is. (A
+    /// node too small for its own state may have room for the table, but no zone that could count it.)
+    fn carve_pageblocks(
+        &self,
+        mut nodes: impl Iterator<Item = NodeId>,
+        growth: &mut Growth,
+    ) -> Option<((Pfn, NodeId), u32, Pageblocks)> {
         let bytes = Pageblocks::needed(growth.end());
         let frames = bytes.div_ceil(FRAME_BYTES) as u32;
-        let (first, node) = topology.nodes().find_map(|node| Some((growth.carve(node, frames)?, node)))?;
+        let (first, node) = nodes.find_map(|node| Some((growth.carve(node, frames)?, node)))?;
         let table = self.page_address(first).cast::<AtomicU8>();
         // SAFETY: the frames were carved out of free RAM just now, and hold that many bytes.
         unsafe { table.write_bytes(0, bytes) };

@@ -31,7 +31,7 @@ use quarry_topology::NodeId;
 
 use crate::allocate::{Floor, Request};
 use crate::class::{GEOMETRY, LARGE, MAGAZINES, tag, tag_cache, tag_node};
-use crate::depot::{Depot, SlabView, Stacked, mark_at};
+use crate::depot::{Depot, SlabView, mark_at};
 use crate::frame::{FRAME_BYTES, FRAME_SHIFT, FrameList, Frames, Kind, Order, Pfn, State};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
@@ -189,7 +189,7 @@ impl<M: Machine> Service<M> {
         let Some(depot) = self.depot(set.zone.node(), cache.id) else { return false };
         {
             let mut depot = depot.lock(self.machine());
-            if !depot.stack(&cache.geometry, magazine.objects()) {
+            if !depot.stack(magazine.objects()) {
                 return false;
             }
             // Under the lock; see `give_objects`.
@@ -610,14 +610,14 @@ impl<M: Machine> Service<M> {
         let mut surplus = FrameList::new();
         // While anybody waits nothing is kept: frames and objects go where they can be had.
         let keep = !self.waiters().attention().is_raised();
-        let larger_stack = {
+        let wants_page = {
             let mut depot = depot.lock(self.machine());
-            let larger_stack = depot.give(view, objects, keep, &mut surplus);
+            let wants_page = depot.give(view, objects, keep, &mut surplus);
             given();
-            larger_stack
+            wants_page
         };
-        if let Some(order) = larger_stack {
-            self.grow_stack(depot, node, order);
+        if wants_page {
+            self.grow_stack(depot, cache, node);
         }
         while let Some(slab) = surplus.pop(view.frames) {
             self.release_slab(slab);
@@ -625,16 +625,17 @@ impl<M: Machine> Service<M> {
         self.objects_freed(cache.id);
     }
 
-    /// Gives a depot a stack of that order, if there is memory to spare.
+    /// Gives a depot's stack a page more, if there is memory to spare.
     #[cold]
-    fn grow_stack(&self, depot: &Depot, node: NodeId, order: Order) {
-        let Some(block) = self.spare_block(node, order) else { return };
-        self.claim_frames(order.frames());
-        let stack = Stacked { pointers: self.page_address(block).cast(), order };
-        let unused = depot.lock(self.machine()).replace_stack(stack);
-        if unused.frames() > 0 {
-            self.return_frames(unused.frames());
-            self.free_pages(unused.pointers.cast(), unused.order);
+    fn grow_stack(&self, depot: &Depot, cache: &CacheShape, node: NodeId) {
+        let Some(block) = self.spare_block(node, Order::ZERO) else { return };
+        let (page, capacity) = (self.page_address(block), self.stack_capacity(&cache.geometry));
+        self.claim_frames(1);
+        // SAFETY: the page was allocated just now, and is freed after the stack has given it up.
+        let taken = unsafe { depot.lock(self.machine()).add_stack_page(page, capacity) };
+        if !taken {
+            self.return_frames(1);
+            self.__free_pages(block, Order::ZERO);
         }
     }
 

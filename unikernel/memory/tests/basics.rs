@@ -493,3 +493,14 @@ fn what_the_page_lists_of_all_cpus_may_hold_is_bounded_by_ram() {
         hosted.leave();
     }
 }
+
+/// The first node has a single page: too little for its own state, and enough for the table of pageblocks.
+#[test]
+fn a_node_too_small_for_itself_is_not_asked_for_tables() {
+    let topology = Topology::builder().node(4096, 1).node(4100 << 10, 1).build().expect("a machine");
+    let hosted = Hosted::leak(topology).expect("the second node is large enough");
+    let object = hosted.service().kmalloc(64, Gfp::KERNEL);
+    assert!(!object.is_null());
+    // SAFETY: it was allocated above.
+    unsafe { hosted.service().kfree(object) };
+}

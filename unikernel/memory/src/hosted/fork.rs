@@ -16,10 +16,17 @@ static STARTS: Tickets = Tickets::new(AtomicU32::new(0), AtomicU32::new(0));
 pub(super) fn between_forks<R>(start: impl FnOnce() -> R) -> R {
     // Before the lock: the C library may hold one of its own here, and while it calls `before`.
     install_handlers();
-    let ticket = STARTS.acquire(|_| threads::yield_thread());
-    let result = start();
-    STARTS.release(ticket);
-    result
+    let _held = Held(STARTS.acquire(|_| threads::yield_thread()));
+    start()
+}
+
+/// The ticket of a start under way: given back also when the start panics, or all later ones would wait for ever.
+struct Held(u32);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        STARTS.release(self.0);
+    }
 }
 
 /// Registers the handlers, once a process.

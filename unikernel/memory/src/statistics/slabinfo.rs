@@ -3,7 +3,6 @@
 use core::fmt::{self, Write};
 
 use super::Report;
-use crate::depot::stack_capacity;
 use crate::machine::Machine;
 use crate::registry::{CacheName, CacheShape, CacheView, Registration};
 use crate::service::Service;
@@ -85,7 +84,7 @@ impl<M: Machine> Service<M> {
     fn slab(&self, cache: &CacheShape, entry: Option<Registration>) -> Slab {
         let name = entry.map_or_else(|| CacheView::kmalloc(cache.id).name, |entry| CacheName::Given(entry.name));
         let limit = if cache.has_magazines() { self.magazine_capacity(&cache.geometry, SLOTS) } else { 0 };
-        let mut slab = Slab::new(name, cache, limit);
+        let mut slab = Slab::new(name, cache, limit, self.stack_capacity(&cache.geometry));
         slab.aliases = entry.map_or(0, |entry| entry.references.saturating_sub(1).into());
         for counts in self.depots(cache.id).map(|(_, depot)| depot.counts(self.machine())) {
             slab.slabs += u64::from(counts.slabs);
@@ -99,7 +98,7 @@ impl<M: Machine> Service<M> {
 }
 
 impl Slab {
-    fn new(name: CacheName, cache: &CacheShape, limit: u32) -> Self {
+    fn new(name: CacheName, cache: &CacheShape, limit: u32, stack: u32) -> Self {
         let geometry = &cache.geometry;
         let batch = limit / 2;
         Self {
@@ -109,7 +108,7 @@ impl Slab {
             pages_per_slab: geometry.order.frames().into(),
             limit: limit.into(),
             batch: batch.into(),
-            shared_factor: stack_capacity(geometry).checked_div(batch).unwrap_or(0).into(),
+            shared_factor: stack.checked_div(batch).unwrap_or(0).into(),
             slabs: 0,
             empty_slabs: 0,
             free_in_slabs: 0,
@@ -189,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_line_is_linuxs_to_the_byte() {
-        let new = |cache: CacheView, limit| Slab::new(cache.name, &cache, limit);
+        let new = |cache: CacheView, limit| Slab::new(cache.name, &cache, limit, 2730);
         let slab = new(CacheView::kmalloc(class_of(96)), 60);
         let slab = Slab { slabs: 12, empty_slabs: 2, free_in_slabs: 100, in_depots: 61, in_magazines: 30, ..slab };
         let dma = new(CacheView::kmalloc(DMA32_BASE + 7), 0);
