@@ -16,7 +16,7 @@ mod heaps;
 mod region;
 mod subject;
 
-use quarry_suite::{Feature, Row, Settings, Subject, run};
+use quarry_suite::{Case, Feature, Row, Settings, Subject, Workload, plan, run};
 
 use crate::kernel::Kernel;
 use crate::machine::Machine;
@@ -44,7 +44,10 @@ pub(crate) const CONTESTANTS: &[Contestant] = &[
         name: Kernel::NAME,
         features: Kernel::FEATURES,
         run: |machine, settings, sink| {
-            pressure::prepare();
+            let occupies = |case: &Case| matches!(case.workload, Workload::Pressure | Workload::Fragmentation);
+            if plan(machine, Kernel::FEATURES, settings).iter().any(occupies) {
+                pressure::prepare();
+            }
             run(machine, &Kernel, settings, sink);
         },
     },
