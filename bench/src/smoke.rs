@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use quarry_record::Record;
 
 use crate::accelerator::Accelerator;
 use crate::expectation::Expectation;
@@ -12,8 +13,9 @@ use crate::images;
 use crate::machine::file;
 use crate::process::default_log;
 use crate::qemu::Boot;
+use crate::session::Session;
 use crate::size::Size;
-use crate::watch::{Deadlines, Ended, Files, Nobody, watch};
+use crate::watch::{Deadlines, Ended, Files, Observer, watch};
 use crate::words::count;
 
 /// How the topologies are booted.
@@ -67,7 +69,7 @@ impl Smoke {
             let name = name_of(topology);
             let started = Instant::now();
             match self.boot(topology, &name) {
-                Ok(found) => println!("ok      {name}: {found} ({})", seconds(started.elapsed())),
+                Ok((found, up)) => println!("ok      {name}: {found} (up after {up}, {})", seconds(started.elapsed())),
                 Err(error) if matches!(error.downcast_ref(), Some(Failure::Interrupted | Failure::NoQemu { .. })) => {
                     return Err(error);
                 }
@@ -84,8 +86,8 @@ impl Smoke {
         bail!("{} of {all} failed: {} (serial logs in {})", failed.len(), failed.join(", "), self.results.display())
     }
 
-    /// One boot; what was found, in a few words.
-    fn boot(&self, topology: &Path, name: &str) -> Result<String> {
+    /// One boot; what was found, in a few words, and how long the guest took to be up.
+    fn boot(&self, topology: &Path, name: &str) -> Result<(String, String)> {
         let file = file::read(topology)?;
         let expectation = Expectation::new(&file.machine, &file.expect);
         let boot = Boot {
@@ -99,20 +101,41 @@ impl Smoke {
             more: self.more.clone(),
         };
         let files = Files { log: default_log(&self.results, &format!("smoke-{name}")), output: None, append: false };
-        let Ended { session, verdict } = watch(&boot, self.deadlines, &files, &mut Nobody);
+        let mut stopwatch = Stopwatch { started: Instant::now(), up: None };
+        let Ended { session, verdict } = watch(&boot, self.deadlines, &files, &mut stopwatch);
         verdict?;
         let run = session.run.context("the guest ended well without a `run` record")?;
         if let Err(wrong) = expectation.check(&run, session.statistics.as_ref()) {
             bail!("{}", wrong.join("; "));
         }
         let memory = Size(run.topology.nodes.iter().map(|node| node.memory_bytes).sum());
-        Ok(format!(
+        let found = format!(
             "{}, {}, {}, {}",
             boot.machine.board.name(),
             count(run.cpus_online.into(), "CPU"),
             count(run.topology.nodes.len() as u64, "node"),
             memory.for_people()
-        ))
+        );
+        Ok((found, stopwatch.reading()))
+    }
+}
+
+/// How long a guest takes from QEMU's start to the first record, which is the first line that the image's `main`
+/// writes.
+struct Stopwatch {
+    started: Instant,
+    up: Option<Duration>,
+}
+
+impl Stopwatch {
+    fn reading(&self) -> String {
+        self.up.map_or("no time known".to_owned(), |up| format!("{} ms", up.as_millis()))
+    }
+}
+
+impl Observer for Stopwatch {
+    fn record(&mut self, _record: &Record, _session: &Session) {
+        self.up.get_or_insert(self.started.elapsed());
     }
 }
 
@@ -124,6 +147,7 @@ fn seconds(elapsed: Duration) -> String {
 mod tests {
     use super::*;
     use crate::qemu::DEFAULT_QEMU;
+    use quarry_record::{End, EndStatus};
 
     #[test]
     fn every_machine_of_ci_is_described_and_becomes_its_line() {
@@ -143,6 +167,18 @@ mod tests {
             let line = boot.line().replace(&tables, "").replace(" -", "\n-");
             insta::assert_snapshot!(name_of(&topology), line);
         }
+    }
+
+    #[test]
+    fn a_guest_is_up_at_its_first_record_and_not_again() {
+        let mut stopwatch = Stopwatch { started: Instant::now(), up: None };
+        assert_eq!(stopwatch.reading(), "no time known");
+        let end = Record::End(End { status: EndStatus::Ok, reason: None, errors: 0 });
+        stopwatch.record(&end, &Session::default());
+        assert!(stopwatch.up.is_some());
+        stopwatch.up = Some(Duration::from_secs(7));
+        stopwatch.record(&end, &Session::default());
+        assert_eq!(stopwatch.reading(), "7000 ms");
     }
 
     #[test]
