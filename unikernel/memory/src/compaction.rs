@@ -34,7 +34,7 @@ use crate::zone::Zone;
 /// Pages in hand at a time. Linux's `COMPACT_CLUSTER_MAX`.
 const BATCH: usize = 32;
 
-/// Pageblocks that [`Service::compact_zone`] looks at in a call: 1 GiB.
+/// Pageblocks that each scanner of [`Service::compact_zone`] looks at in a call: 1 GiB.
 const PAGEBLOCKS_A_CALL: u32 = 512;
 
 const PAGEBLOCK: u32 = PAGEBLOCK_ORDER.frames();
@@ -53,8 +53,8 @@ pub enum Compacted {
 }
 
 impl<M: Machine> Service<M> {
-    /// Compacts a zone until it has a free block of that order, has been gone through, or a gigabyte of it has been
-    /// looked at. The caller may sleep, holds no lock, and has looked at the watermarks.
+    /// Compacts a zone until it has a free block of that order, has been gone through, or a scanner has looked at a
+    /// gigabyte of it. The caller may sleep, holds no lock, and has looked at the watermarks.
     pub(crate) fn compact_zone(&self, zone: &Zone, order: Order) -> Compacted {
         if order == Order::ZERO || zone.free_frames() < order.frames() {
             return Compacted::Skipped;
@@ -113,6 +113,9 @@ struct Pass<'s, M: Machine> {
     /// The pageblock being filled, and the first frame of it not looked at yet; behind it when it was looked through.
     fill: Pfn,
     fill_next: Pfn,
+    /// Pageblocks that may still be looked at for room, and whether more were wanted.
+    fill_budget: u32,
+    cut_short: bool,
     /// Whether it began in the middle of the zone.
     resumed: bool,
     /// Frames taken to be filled.
@@ -133,6 +136,8 @@ impl<'s, M: Machine> Pass<'s, M> {
             empty: span.start.block(PAGEBLOCK_ORDER),
             fill: top,
             fill_next: top.offset(PAGEBLOCK),
+            fill_budget: 0,
+            cut_short: false,
             resumed: false,
             targets: Batch::new(),
             moved: 0,
@@ -158,15 +163,21 @@ impl<'s, M: Machine> Pass<'s, M> {
         self.zone.cursors().fill.store(fill.0, Relaxed);
     }
 
+    /// Goes on until it has succeeded, the scanners meet, or one of them has looked at that many pageblocks.
     fn run(&mut self, pageblocks: u32) -> Compacted {
+        self.fill_budget = pageblocks;
         let mut looked_at = 0;
         let mut succeeded = self.succeeded();
-        while self.empty < self.fill && looked_at < pageblocks && !succeeded {
+        while self.empty < self.fill && looked_at < pageblocks && !succeeded && !self.cut_short {
             let pageblock = self.empty;
             self.empty = pageblock.offset(PAGEBLOCK);
             looked_at += 1;
             if self.zone.holds(self.frames, pageblock) {
                 succeeded = self.empty_pageblock(pageblock);
+            }
+            if self.cut_short {
+                // Its pages were not refused, there was no room for them yet: they are the next call's first.
+                self.empty = pageblock;
             }
         }
         self.give_back_targets();
@@ -195,6 +206,9 @@ impl<'s, M: Machine> Pass<'s, M> {
                 self.empty_chunk(chunk);
                 if self.succeeded() {
                     return true;
+                }
+                if self.cut_short {
+                    return false;
                 }
             }
         }
@@ -260,7 +274,8 @@ impl<'s, M: Machine> Pass<'s, M> {
         frame
     }
 
-    /// Takes free frames to be filled until there are that many, or the scanners meet.
+    /// Takes free frames to be filled until there are that many, the scanners meet, or enough was looked at: where
+    /// kernel memory fills what is above, all of the zone might be.
     fn find_targets(&mut self, wanted: usize) {
         while self.targets.len() < wanted {
             let end = self.fill.offset(PAGEBLOCK);
@@ -271,6 +286,11 @@ impl<'s, M: Machine> Pass<'s, M> {
             if self.fill.0 < self.empty.0 + PAGEBLOCK {
                 return;
             }
+            if self.fill_budget == 0 {
+                self.cut_short = true;
+                return;
+            }
+            self.fill_budget -= 1;
             self.fill = Pfn(self.fill.0 - PAGEBLOCK);
             let pageblocks = self.zone.pageblocks();
             let suitable =
@@ -458,6 +478,41 @@ mod tests {
         for (_, page) in held {
             service.__free_pages(page, Order::ZERO);
         }
+    }
+
+    #[test]
+    fn a_call_looks_for_room_in_a_bounded_part_and_the_next_goes_on_there() {
+        let topology = Topology::builder().node(128 * MIB, 1).build().expect("a machine");
+        let service = Hosted::leak(topology).expect("there is address space").service();
+        let zone = service.nodes().get(NodeId(0)).expect("the node has memory").zone(ZoneKind::Dma32);
+        // Kernel memory above, where there is no room for movable pages.
+        let kernel: Vec<_> = (0..80 * MIB / 4096)
+            .map(|_| service.alloc_pages(Gfp::KERNEL, Order::ZERO).expect("memory is free"))
+            .collect();
+        let set = service.movable_pages((128 * MIB / 4096) as u32).expect("memory is free");
+        let all: Vec<_> = core::iter::from_fn(|| set.alloc(Gfp::NOWAIT | Gfp::NOWARN)).collect();
+        let held: Vec<_> = all.into_iter().step_by(2).collect();
+        let mut fills = Vec::new();
+        let result = loop {
+            let mut pass = Pass::new(service, zone, Some(order(10)));
+            pass.resume();
+            let (empty, fill) = (pass.empty, pass.fill);
+            let result = pass.run(4);
+            assert!(pass.fill.0 + 4 * PAGEBLOCK >= fill.0, "from {fill} to {}", pass.fill);
+            assert!(!pass.cut_short || pass.empty.0 < empty.0 + 4 * PAGEBLOCK, "from {empty} to {}", pass.empty);
+            pass.suspend();
+            fills.push((pass.fill, pass.cut_short));
+            if result != Compacted::Partial || fills.len() == 64 {
+                break result;
+            }
+        };
+        assert_eq!(result, Compacted::Success, "{fills:?}");
+        assert!(fills.iter().filter(|(_, cut_short)| *cut_short).count() > 4, "{fills:?}");
+        drop(held);
+        for page in kernel {
+            service.__free_pages(page, Order::ZERO);
+        }
+        service.validate().unwrap_or_else(|broken| panic!("{broken}"));
     }
 
     #[test]
