@@ -18,7 +18,9 @@ use crate::boot_memory::BootMemory;
 use crate::cpu_local::CpuLocal;
 use crate::cpus::Prepared;
 use crate::layout::{PAGE_BYTES, direct};
-use crate::{apic, arch, balance, command_line, console, exit, firmware, interrupts, logger, memory, paging};
+use crate::{
+    apic, arch, balance, command_line, console, cpu_local, exit, firmware, interrupts, logger, memory, paging,
+};
 use crate::{smp, symbols, thread, time};
 
 /// Bytes of the boot's stack, which becomes the first CPU's idle stack.
@@ -140,6 +142,7 @@ fn start_first_cpu() {
     // SAFETY: this runs once, on the only CPU; the statics are used by nothing else, and by this CPU for a while only.
     unsafe {
         (*EARLY_TABLES.0.get()).install(ends);
+        cpu_local::make_detached_set();
         (*EARLY_LOCAL.0.get()).install();
     }
     arch::enable_features();

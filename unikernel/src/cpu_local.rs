@@ -5,8 +5,8 @@
 //! access; none is used by both without saying so.
 
 use core::arch::asm;
-use core::cell::Cell;
-use core::mem::offset_of;
+use core::cell::{Cell, UnsafeCell};
+use core::mem::{MaybeUninit, offset_of};
 use core::ptr;
 
 use core::sync::atomic::AtomicU64;
@@ -46,16 +46,34 @@ pub(crate) struct CpuLocal {
 // do not change, and the locks and atomics in `scheduler`, `flushed` and `drained`.
 unsafe impl Sync for CpuLocal {}
 
-/// The set of CPUs that have none yet. Its fields are never written: see `quarry_memory::Set::detached`.
-static DETACHED: Set = Set::detached();
+/// The set of CPUs that have none yet; see `quarry_memory::Set::detached`. Made by the boot, for a file need not carry
+/// 39 KiB of it; its fields are never written after that.
+struct Detached(UnsafeCell<MaybeUninit<Set>>);
+
+// SAFETY: written by the first CPU while no other runs and nothing allocates; only read afterwards.
+unsafe impl Sync for Detached {}
+
+static DETACHED: Detached = Detached(UnsafeCell::new(MaybeUninit::zeroed()));
+
+const NO_SET: *mut Set = DETACHED.0.get().cast();
+
+/// Makes the set of CPUs that have none. Until then no area may be in force: it would lead to zeroes.
+///
+/// # Safety
+///
+/// Called once, on the first CPU, before it has an area.
+pub(crate) unsafe fn make_detached_set() {
+    // SAFETY: the caller's promise: nobody else uses the set.
+    Set::make_detached(unsafe { &mut *DETACHED.0.get() });
+}
 
 impl CpuLocal {
     pub(crate) const fn new(id: CpuId, node: NodeId, apic_id: u32) -> Self {
         Self {
             this: ptr::null(),
-            active_set: Cell::new((&raw const DETACHED).cast_mut()),
-            thread_set: Cell::new((&raw const DETACHED).cast_mut()),
-            interrupt_set: Cell::new((&raw const DETACHED).cast_mut()),
+            active_set: Cell::new(NO_SET),
+            thread_set: Cell::new(NO_SET),
+            interrupt_set: Cell::new(NO_SET),
             in_interrupt: Cell::new(false),
             id,
             node,

@@ -43,6 +43,7 @@ mod class;
 pub mod compaction;
 mod depot;
 mod depot_stack;
+mod detached;
 mod drain;
 mod elements;
 pub mod events;
