@@ -17,6 +17,7 @@ use crate::linux::LinuxCommand;
 use crate::list::ListCommand;
 use crate::matrix::MatrixCommand;
 use crate::noise::NoiseCommand;
+use crate::performance::PerformanceCommand;
 use crate::report_page::ReportCommand;
 use crate::shell::ShellCommand;
 use crate::size::Size;
@@ -80,6 +81,8 @@ pub(crate) enum Command {
     Budget(BudgetCommand),
     /// Write a page with pictures and tables of runs, for a browser.
     Report(ReportCommand),
+    /// Write docs/performance.md: every figure that is claimed, its target, and what was measured.
+    Performance(PerformanceCommand),
 }
 
 /// What to do with `run`, for somebody who has never done it.

@@ -21,6 +21,7 @@ use crate::linux::LinuxCommand;
 use crate::list;
 use crate::matrix;
 use crate::noise;
+use crate::performance;
 use crate::preflight;
 use crate::process::check_qemu;
 use crate::progress::Progress;
@@ -68,6 +69,7 @@ pub(crate) fn execute(cli: &Cli) -> Result<()> {
         Command::Export(command) => export::execute(command),
         Command::Budget(command) => budget::execute(command),
         Command::Report(command) => report_page::execute(command),
+        Command::Performance(command) => performance::execute(command),
     }
 }
 

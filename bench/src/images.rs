@@ -123,7 +123,7 @@ pub(crate) fn workspace() -> &'static Path {
 const UNKNOWN: &str = "unknown";
 
 /// The source's revision.
-fn revision() -> String {
+pub(crate) fn revision() -> String {
     let git = Command::new("git")
         .args(["describe", "--always", "--dirty", "--abbrev=12"])
         .current_dir(workspace())

@@ -8,6 +8,7 @@
 //! export                 runs in the formats of others
 //! shell                  a guest to speak with
 //! trace                  traces made of Linux's, looked at, recorded
+//! performance            the page of all figures that are claimed
 //! budget                 instructions held against a file
 //! noise                  one build, over and over
 //! compare                two builds, case by case
@@ -45,6 +46,7 @@ mod list;
 mod machine;
 mod matrix;
 mod noise;
+mod performance;
 mod pin;
 mod preflight;
 mod process;

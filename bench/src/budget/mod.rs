@@ -3,7 +3,7 @@
 //! Under `--icount` with one CPU the guest's instructions are the same in every boot, whatever else the host does, so
 //! the smallest growth of a fast path fails a build, and nothing else does.
 
-mod compiler;
+pub(crate) mod compiler;
 mod file;
 
 use std::path::PathBuf;

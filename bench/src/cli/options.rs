@@ -1,6 +1,6 @@
 //! What several commands have in common: the machine, what to measure, QEMU and deadlines.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -69,6 +69,11 @@ impl MachineOptions {
     /// The same with so much memory, unless some was asked for.
     pub(super) fn with_memory_or(&self, memory: Size) -> Self {
         Self { memory: Some(self.memory.unwrap_or(memory)), ..self.clone() }
+    }
+
+    /// The same, a topology's file being meant from that folder.
+    pub(crate) fn in_folder(self, folder: &Path) -> Self {
+        Self { topology: self.topology.map(|file| folder.join(file)), ..self }
     }
 
     /// The machine asked for.

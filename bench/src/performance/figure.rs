@@ -1,0 +1,154 @@
+//! [`Outcome`]: what was measured of a row, and what to think of it.
+//!
+//! A figure is held against its target as it is shown: rounded to the decimals of its kind, for what surrounds a loop
+//! is a hundredth of an instruction in every count.
+
+use super::sources::{All, Measured, OURS};
+use super::targets::{Figure, Key, Row, Section, Targets};
+use crate::case::Metric;
+use crate::compare::rank::median;
+use crate::tables;
+
+/// A row, measured as far as it was.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Outcome {
+    /// With its unit.
+    pub(super) target: String,
+    /// `None` where it was not measured.
+    pub(super) ours: Option<String>,
+    /// The peers' figures; `None` where the figure has no meaning for them, empty where they were not measured.
+    pub(super) peers: Option<Vec<String>>,
+    pub(super) linux: Linux,
+    pub(super) verdict: Verdict,
+}
+
+/// Linux's figure.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Linux {
+    /// It has no meaning there.
+    None,
+    NotMeasured,
+    Measured(f64),
+    /// Measured before: it stands in the targets file.
+    Recorded(f64),
+}
+
+/// What to think of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Met,
+    Missed,
+    NotMeasured,
+}
+
+/// What makes a number a figure of a kind.
+struct Scale {
+    decimals: usize,
+    unit: &'static str,
+}
+
+impl Scale {
+    fn of(figure: Figure) -> Self {
+        let (decimals, unit) = match figure {
+            Figure::Count(_) | Figure::Unmeasured => (1, ""),
+            Figure::Ratio(_) => (2, " of the best peer"),
+            Figure::Growth(_) => (2, " of one CPU's"),
+            Figure::Share(_) => (2, " %"),
+            Figure::Boot(_) => (0, " ms"),
+            Figure::Image(_) => (0, " KiB"),
+        };
+        Self { decimals, unit }
+    }
+
+    fn text(&self, number: f64) -> String {
+        format!("{number:.*}", self.decimals)
+    }
+
+    fn rounded(&self, number: f64) -> f64 {
+        self.text(number).parse().unwrap_or(number)
+    }
+}
+
+/// What was measured of a row.
+pub(super) fn outcome(targets: &Targets, section: &Section, row: &Row, all: &All) -> Outcome {
+    // A file without a figure in each row is not read.
+    let figure = row.figure().unwrap_or(Figure::Unmeasured);
+    let scale = Scale::of(figure);
+    let target = format!("{}{}", row.at_most, scale.unit);
+    let source = all.get(&section.from);
+    let ours = source.and_then(|source| ours(figure, &scale, source));
+    let verdict = match &ours {
+        None => Verdict::NotMeasured,
+        Some((number, _)) if scale.rounded(*number) <= row.at_most => Verdict::Met,
+        Some(_) => Verdict::Missed,
+    };
+    Outcome {
+        target,
+        ours: ours.map(|(_, text)| text),
+        peers: peers(figure, source),
+        linux: linux(targets, row, figure, all),
+        verdict,
+    }
+}
+
+/// Our figure, and as a text.
+fn ours(figure: Figure, scale: &Scale, source: &Measured) -> Option<(f64, String)> {
+    let plain = |number: f64| (number, scale.text(number));
+    let with_unit = |number: f64| (number, format!("{}{}", scale.text(number), scale.unit));
+    match figure {
+        Figure::Count(keys) => source.sum(OURS, keys, Metric::Instructions).map(plain),
+        Figure::Ratio(keys) => {
+            let ours = source.sum(OURS, keys, Metric::Ns)?;
+            let (_, best) = source.others(keys, Metric::Ns).into_iter().next()?;
+            Some((ours / best, format!("{} ({} ns)", scale.text(ours / best), tables::figure(ours))))
+        }
+        Figure::Growth(growth) => {
+            let [one, many] = [1, growth.to].map(|cpus| source.sum(OURS, &growth.on(cpus), Metric::Instructions));
+            let (one, many) = (one?, many?);
+            Some((many / one, format!("{} ({one:.1} to {many:.1})", scale.text(many / one))))
+        }
+        Figure::Share(name) => {
+            let statistics = source.statistics.as_ref()?;
+            let bytes = |name: &str| statistics.rows.iter().find(|row| row.name == name).map(|row| row.bytes);
+            let touched = statistics.total - bytes("deferred").unwrap_or(0);
+            Some(with_unit(bytes(name)? as f64 * 100.0 / touched as f64))
+        }
+        Figure::Boot(name) => {
+            let boots = source.startup.boots.get(name).filter(|boots| !boots.is_empty())?;
+            Some(with_unit(median(boots)))
+        }
+        Figure::Image(name) => Some(with_unit(*source.startup.images.get(name)? as f64 / 1024.0)),
+        Figure::Unmeasured => None,
+    }
+}
+
+fn peers(figure: Figure, source: Option<&Measured>) -> Option<Vec<String>> {
+    let (keys, metric, unit) = match figure {
+        Figure::Count(keys) => (keys.to_vec(), Metric::Instructions, ""),
+        Figure::Ratio(keys) => (keys.to_vec(), Metric::Ns, " ns"),
+        Figure::Growth(growth) => return Some(growths(&growth.on(1), &growth.on(growth.to), source)),
+        Figure::Share(_) | Figure::Boot(_) | Figure::Image(_) | Figure::Unmeasured => return None,
+    };
+    let others = source.map(|source| source.others(&keys, metric)).unwrap_or_default();
+    Some(others.into_iter().map(|(name, cost)| format!("{name} {}{unit}", tables::figure(cost))).collect())
+}
+
+fn growths(one: &[Key], many: &[Key], source: Option<&Measured>) -> Vec<String> {
+    let Some(source) = source else { return Vec::new() };
+    let growth = |(name, cost): (String, f64)| {
+        let alone = source.sum(&name, one, Metric::Instructions)?;
+        Some(format!("{name} {:.2}", cost / alone))
+    };
+    source.others(many, Metric::Instructions).into_iter().filter_map(growth).collect()
+}
+
+fn linux(targets: &Targets, row: &Row, figure: Figure, all: &All) -> Linux {
+    let Figure::Count(keys) = figure else { return Linux::None };
+    let keys = row.linux_count.as_deref().unwrap_or(keys);
+    let source = all.get(&targets.linux.from);
+    match (source.and_then(|source| source.others(keys, Metric::Instructions).into_iter().next()), row.linux) {
+        (Some((_, measured)), _) => Linux::Measured(measured),
+        (None, Some(recorded)) => Linux::Recorded(recorded),
+        (None, None) => Linux::NotMeasured,
+    }
+}
