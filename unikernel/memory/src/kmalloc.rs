@@ -175,14 +175,14 @@ impl<M: Machine> Service<M> {
         if node == set.zone.node() && node == set.node && set.attached && !by_policy {
             return self.kmalloc(size, gfp);
         }
+        if node.index() >= self.nodes().count() {
+            return ptr::null_mut();
+        }
         if size <= MAX_SLAB_SIZE
             && !gfp.intersects(Gfp::OFF_THE_FAST_PATH)
             && let Some(object) = self.object_of_remote(node, class_of(size))
         {
             return object;
-        }
-        if node.index() >= self.nodes().count() {
-            return ptr::null_mut();
         }
         if size > MAX_SLAB_SIZE {
             return self.kmalloc_large(size, Some(node), gfp);

@@ -527,8 +527,9 @@ impl<M: Machine> Service<M> {
                 let place = mark_at(object, magazine.link.get().into());
                 let mark = set.mark;
                 let count = magazine.count.load(Relaxed);
-                // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it.
-                if unsafe { place.read() } != mark && count < magazine.limit.load(Relaxed) {
+                // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it. The
+                // limit is looked at first: it is 0 where the magazine was fitted out for an earlier cache.
+                if count < magazine.limit.load(Relaxed) && unsafe { place.read() } != mark {
                     // SAFETY: as for the read; the caller gives the object up.
                     unsafe { place.write(mark) };
                     // SAFETY: looked at just now.

@@ -504,3 +504,21 @@ fn a_node_too_small_for_itself_is_not_asked_for_tables() {
     // SAFETY: it was allocated above.
     unsafe { hosted.service().kfree(object) };
 }
+
+#[test]
+fn a_node_that_does_not_exist_has_no_objects_though_others_nodes_objects_are_at_hand() {
+    let hosted = two_nodes();
+    assert!(hosted.run_on(CpuId(0)));
+    let service = hosted.service();
+    for size in [8, 16, 24, 32, 48, 64, 1000, 8192] {
+        // One of the other node's, which this CPU keeps when it is freed.
+        let other = service.kmalloc_node(size, Gfp::KERNEL, NodeId(1));
+        // SAFETY: it was allocated above.
+        unsafe { service.kfree(other) };
+        for (node, asked) in (2..=u8::MAX).flat_map(|node| [8, 16, 24, 32, 48, 64, 1000, 8192].map(|size| (node, size)))
+        {
+            let object = service.kmalloc_node(asked, Gfp::KERNEL, NodeId(node));
+            assert!(object.is_null(), "{asked} bytes on node {node}, {size} at hand");
+        }
+    }
+}
