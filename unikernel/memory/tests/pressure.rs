@@ -290,6 +290,33 @@ fn a_balancing_thread_works_before_anybody_has_to_wait() {
     free(hosted, std::mem::take(&mut *cache.frames.lock().expect("no holder panics")));
 }
 
+/// How many blocks are held, and the most there were since each of four threads began to watch: a request may fail for
+/// want of blocks that others let go of before it returns.
+#[derive(Default)]
+struct Held {
+    now: AtomicUsize,
+    most: [AtomicUsize; 4],
+}
+
+impl Held {
+    fn watch(&self, thread: usize) {
+        self.most[thread].store(0, SeqCst);
+        // What is added from here on is noted by whoever adds it.
+        self.most[thread].fetch_max(self.now.load(SeqCst), SeqCst);
+    }
+
+    fn most_since(&self, thread: usize) -> usize {
+        self.most[thread].load(SeqCst)
+    }
+
+    fn add_one(&self) {
+        let now = self.now.fetch_add(1, SeqCst) + 1;
+        self.most.iter().for_each(|most| {
+            most.fetch_max(now, SeqCst);
+        });
+    }
+}
+
 /// Blocks that the sets of four threads and of the test's own may keep from each other, and those on their way.
 const CACHED: usize = 5 * 8 + 4;
 
@@ -299,7 +326,7 @@ fn of_threads_that_want_more_than_there_is_none_fails_without_a_cause() {
     let hosted = small_machine();
     let service = hosted.service();
     let allocate = |gfp| service.alloc_pages(gfp | Gfp::NOWARN, ORDER);
-    let held: &'static AtomicUsize = Box::leak(Box::default());
+    let held: &'static Held = Box::leak(Box::default());
     let failures: &'static AtomicUsize = Box::leak(Box::default());
     let free = |block| service.__free_pages(block, ORDER);
     let all: Vec<_> = std::iter::from_fn(|| allocate(Gfp::KERNEL | Gfp::NORETRY)).collect();
@@ -307,9 +334,10 @@ fn of_threads_that_want_more_than_there_is_none_fails_without_a_cause() {
     all.into_iter().for_each(free);
     let let_go = move |block| {
         free(block);
-        held.fetch_sub(1, SeqCst);
+        held.now.fetch_sub(1, SeqCst);
     };
-    let fight = move |seed: usize| {
+    let fight = move |thread: usize| {
+        let seed = 7 * thread;
         move || {
             let mut mine = Vec::new();
             for round in 0..250 {
@@ -318,15 +346,15 @@ fn of_threads_that_want_more_than_there_is_none_fails_without_a_cause() {
                 // Each wants a third of all there is, a share at a time, and lets go of it in shares of another size.
                 let share = (seed + round) % 17 + capacity / 60;
                 for _ in 0..share {
-                    let before = held.load(SeqCst);
+                    held.watch(thread);
                     let Some(block) = allocate(gfp) else {
                         failures.fetch_add(1, SeqCst);
-                        let held = before.max(held.load(SeqCst));
+                        let held = held.most_since(thread);
                         assert!(held + CACHED > capacity, "failed with {held} of {capacity} blocks held");
                         break;
                     };
                     mine.push(block);
-                    held.fetch_add(1, SeqCst);
+                    held.add_one();
                 }
                 let keep =
                     if mine.len() > capacity / 3 { capacity / 5 } else { mine.len() - share.min(mine.len()) / 3 };
@@ -335,7 +363,7 @@ fn of_threads_that_want_more_than_there_is_none_fails_without_a_cause() {
             mine.into_iter().for_each(let_go);
         }
     };
-    let workers: Vec<_> = (0..4).map(|seed| Worker::new(hosted, fight(7 * seed))).collect();
+    let workers: Vec<_> = (0..4).map(|thread| Worker::new(hosted, fight(thread))).collect();
     for worker in &workers {
         worker.start.send(()).expect("the worker listens");
     }
