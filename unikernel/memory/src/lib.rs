@@ -12,6 +12,7 @@
 //! | [`mempool`], `reserve`, `elements` | allocations that cannot fail where they may wait      |
 //! | [`kmalloc`], [`kmem_cache`], `bulk` | the interface: `kmalloc`, `kmem_cache_alloc`, their families |
 //! | `percpu`                     | a piece of memory for each CPU                              |
+//! | `exchange`                   | the usual slow paths of objects                             |
 //! | `slab`, `drain`, `depot`     | slow paths; giving back; what is done under a depot's lock  |
 //! | `depot_stack`                | the free objects that a depot has at hand                   |
 //! | `vmalloc`                    | memory contiguous in addresses only                         |
@@ -47,6 +48,7 @@ mod detached;
 mod drain;
 mod elements;
 pub mod events;
+mod exchange;
 mod failure;
 pub mod fault;
 pub mod frame;

@@ -17,8 +17,11 @@
 //! ([`Geometry::link`](crate::class::Geometry::link)). What a depot does under its lock is in [`depot`](crate::depot).
 //!
 //! The *secret* has 48 bits, and the upper 32 of them are the *mark*. A free finds the mark in an object's link word when
-//! the object is free already, or, once in 2^32, by coincidence. Only then is it searched for (depot, slab, all sets): that is exact as far as it finds, for an object seen in a free
-//! state during the call was not the caller's to free. What other CPUs move meanwhile is looked for twice.
+//! the object is free already, or, once in 2^32, by coincidence. Only then is it searched for (depot, slab, all sets):
+//! that is exact as far as it finds, for an object seen in a free state during the call was not the caller's to free.
+//! What other CPUs move meanwhile is looked for twice.
+//!
+//! The usual cases of these paths, a batch that the depot has or has room for, are [`exchange`](crate::exchange)'s.
 //!
 //! Lock order: depot, growth, zone. No depot lock is held while the page layer is asked for frames.
 
@@ -30,8 +33,8 @@ use core::sync::atomic::Ordering::Relaxed;
 use quarry_topology::NodeId;
 
 use crate::allocate::{Floor, Request};
-use crate::class::{GEOMETRY, LARGE, MAGAZINES, tag, tag_cache, tag_node};
-use crate::depot::{Depot, SlabView, mark_at};
+use crate::class::{LARGE, MAGAZINES, tag, tag_cache, tag_node};
+use crate::depot::{Depot, SlabView};
 use crate::frame::{FRAME_BYTES, FRAME_SHIFT, FrameList, Frames, Kind, Order, Pfn, State};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
@@ -124,130 +127,6 @@ impl<M: Machine> Service<M> {
         // SAFETY: the object left the free state just now and is this caller's alone.
         unsafe { self.slab_view(cache).unmark(object) };
         object
-    }
-
-    /// One object for an empty magazine of a CPU whose thread has no policy, and the magazine filled by half: with what
-    /// the local depot has at hand, the usual case, and nothing else looked at. `None` where it has nothing, and while
-    /// anybody waits or faults are injected.
-    #[inline]
-    pub(crate) fn object_from_depot(&self, cache: &CacheShape) -> Option<*mut u8> {
-        // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
-        let set = unsafe { &*self.machine().set() };
-        let magazine = set.magazine_of(cache);
-        // One that is closed, not fitted out, or no magazine at all has the limit 0 or another generation.
-        let closed = magazine.limit.load(Relaxed) == 0 || self.waiters().attention().is_raised();
-        if closed || magazine.generation.get() != cache.generation || magazine.count.load(Relaxed) > 0 {
-            return None;
-        }
-        let depot = self.depot(set.zone.node(), cache.id)?;
-        let mut count = 0;
-        {
-            let mut depot = depot.lock(self.machine());
-            let wanted = u32::from(magazine.capacity.get() / 2).max(1);
-            depot.take(self.slab_view(cache), wanted, |object| {
-                magazine.slots[count].store(object, Relaxed);
-                count += 1;
-            });
-            // Under the lock; see `give_objects`.
-            magazine.count.store(count as u32, Relaxed);
-        }
-        if count == 0 {
-            return None;
-        }
-        bump(&set.counters.refills);
-        set.add_net(count * cache.geometry.size as usize);
-        let object = magazine.pop()?;
-        // SAFETY: the object left the magazine just now and is this caller's alone.
-        unsafe { mark_at(object, cache.geometry.link).write(0) };
-        Some(object)
-    }
-
-    /// Frees an object into the full magazine of its cache, all of which goes to the local depot's stack: the usual case,
-    /// and nothing else looked at. Says whether it did; not where the stack has no room, while anybody waits, and for
-    /// what is no object of the cache in use.
-    #[inline]
-    pub(crate) fn free_through_depot(&self, cache: &CacheShape, object: *mut u8) -> bool {
-        // SAFETY: as in `object_from_depot`.
-        let set = unsafe { &*self.machine().set() };
-        let magazine = set.magazine_of(cache);
-        let (count, limit) = (magazine.count.load(Relaxed), magazine.limit.load(Relaxed));
-        // One that is closed, not fitted out, or no magazine at all has the limit 0 or another generation.
-        let closed = limit == 0 || self.waiters().attention().is_raised();
-        if closed
-            || magazine.generation.get() != cache.generation
-            || count < limit
-            || self.machine().tag(object.addr()) != magazine.tag.get()
-            || !cache.geometry.is_object(object.addr())
-        {
-            return false;
-        }
-        let place = mark_at(object, cache.geometry.link);
-        // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it.
-        if unsafe { place.read() } == set.mark {
-            return false;
-        }
-        let Some(depot) = self.depot(set.zone.node(), cache.id) else { return false };
-        {
-            let mut depot = depot.lock(self.machine());
-            if !depot.stack(magazine.objects()) {
-                return false;
-            }
-            // Under the lock; see `give_objects`.
-            magazine.clear();
-        }
-        // SAFETY: as for the read; the caller gives the object up.
-        unsafe { place.write(set.mark) };
-        magazine.push(object);
-        bump(&set.counters.drains);
-        set.add_net((count as usize * cache.geometry.size as usize).wrapping_neg());
-        self.objects_freed(cache.id);
-        true
-    }
-
-    /// An object of another node's, if it is in the magazine for these.
-    #[inline]
-    pub(crate) fn object_of_remote(&self, node: NodeId, class: usize) -> Option<*mut u8> {
-        // SAFETY: as in `object_from_depot`.
-        let set = unsafe { &*self.machine().set() };
-        let tag = tag(node.0, class);
-        let remote = set.remote(tag);
-        if remote.tag.load(Relaxed) != u32::from(tag) {
-            return None;
-        }
-        let object = remote.pop()?;
-        // SAFETY: as in `object_from_depot`.
-        unsafe { mark_at(object, 0).write(0) };
-        Some(object)
-    }
-
-    /// Frees an object of another node's classes of kmalloc into the magazine for these, where that is simple; says
-    /// whether it did.
-    #[inline]
-    pub(crate) fn free_to_remote(&self, object: *mut u8) -> bool {
-        // SAFETY: as in `object_from_depot`.
-        let set = unsafe { &*self.machine().set() };
-        let tag = self.machine().tag(object.addr()) as u16;
-        let Some(geometry) = GEOMETRY.get(tag_cache(tag)) else { return false };
-        let remote = set.remote(tag);
-        let suits = remote.tag.load(Relaxed) == u32::from(tag) && geometry.is_object(object.addr());
-        // A tag of 0 has a geometry without objects. A remote magazine is never for the local node's.
-        if !suits
-            || remote.count.load(Relaxed) >= remote.capacity.load(Relaxed)
-            || self.waiters().attention().is_raised()
-        {
-            return false;
-        }
-        let place = mark_at(object, 0);
-        // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it; the
-        // caller gives it up.
-        unsafe {
-            if place.read() == set.mark {
-                return false;
-            }
-            place.write(set.mark);
-        }
-        remote.push(object);
-        true
     }
 
     /// What `attempt` finds on the first node that it finds anything on: the wanted one (`node`, else as the thread's

@@ -1,0 +1,144 @@
+//! The usual slow paths of objects: a batch between a CPU's magazine and its local depot, and objects of other nodes that
+//! are at hand.
+//!
+//! Used by kmalloc and `kmem_cache` before the paths of [`slab`](crate::slab), which decide every case; these know one
+//! each, look at nothing else, and say when it is another. What states objects have, and who guards them, is told there.
+//! The limit of a magazine, its generation and [`Attention`](crate::attention) together say that nobody waits, no fault
+//! is injected, and the magazine is this cache's.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use quarry_topology::NodeId;
+
+use crate::class::{GEOMETRY, tag, tag_cache};
+use crate::depot::mark_at;
+use crate::machine::Machine;
+use crate::registry::CacheShape;
+use crate::service::Service;
+use crate::set::{Stack, bump};
+
+impl<M: Machine> Service<M> {
+    /// One object for an empty magazine of a CPU whose thread has no policy, and the magazine filled by half: with what
+    /// the local depot has at hand, the usual case, and nothing else looked at. `None` where it has nothing, and while
+    /// anybody waits or faults are injected.
+    #[inline]
+    pub(crate) fn object_from_depot(&self, cache: &CacheShape) -> Option<*mut u8> {
+        // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
+        let set = unsafe { &*self.machine().set() };
+        let magazine = set.magazine_of(cache);
+        // One that is closed, not fitted out, or no magazine at all has the limit 0 or another generation.
+        let closed = magazine.limit.load(Relaxed) == 0 || self.waiters().attention().is_raised();
+        if closed || magazine.generation.get() != cache.generation || magazine.count.load(Relaxed) > 0 {
+            return None;
+        }
+        let depot = self.depot(set.zone.node(), cache.id)?;
+        let mut count = 0;
+        {
+            let mut depot = depot.lock(self.machine());
+            let wanted = u32::from(magazine.capacity.get() / 2).max(1);
+            depot.take(self.slab_view(cache), wanted, |object| {
+                magazine.slots[count].store(object, Relaxed);
+                count += 1;
+            });
+            // Under the lock; see `give_objects`.
+            magazine.count.store(count as u32, Relaxed);
+        }
+        if count == 0 {
+            return None;
+        }
+        bump(&set.counters.refills);
+        set.add_net(count * cache.geometry.size as usize);
+        let object = magazine.pop()?;
+        // SAFETY: the object left the magazine just now and is this caller's alone.
+        unsafe { mark_at(object, cache.geometry.link).write(0) };
+        Some(object)
+    }
+
+    /// Frees an object into the full magazine of its cache, all of which goes to the local depot's stack: the usual case,
+    /// and nothing else looked at. Says whether it did; not where the stack has no room, while anybody waits, and for
+    /// what is no object of the cache in use.
+    #[inline]
+    pub(crate) fn free_through_depot(&self, cache: &CacheShape, object: *mut u8) -> bool {
+        // SAFETY: as in `object_from_depot`.
+        let set = unsafe { &*self.machine().set() };
+        let magazine = set.magazine_of(cache);
+        let (count, limit) = (magazine.count.load(Relaxed), magazine.limit.load(Relaxed));
+        // One that is closed, not fitted out, or no magazine at all has the limit 0 or another generation.
+        let closed = limit == 0 || self.waiters().attention().is_raised();
+        if closed
+            || magazine.generation.get() != cache.generation
+            || count < limit
+            || self.machine().tag(object.addr()) != magazine.tag.get()
+            || !cache.geometry.is_object(object.addr())
+        {
+            return false;
+        }
+        let place = mark_at(object, cache.geometry.link);
+        // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it.
+        if unsafe { place.read() } == set.mark {
+            return false;
+        }
+        let Some(depot) = self.depot(set.zone.node(), cache.id) else { return false };
+        {
+            let mut depot = depot.lock(self.machine());
+            if !depot.stack(magazine.objects()) {
+                return false;
+            }
+            // Under the lock; see `give_objects`.
+            magazine.clear();
+        }
+        // SAFETY: as for the read; the caller gives the object up.
+        unsafe { place.write(set.mark) };
+        magazine.push(object);
+        bump(&set.counters.drains);
+        set.add_net((count as usize * cache.geometry.size as usize).wrapping_neg());
+        self.objects_freed(cache.id);
+        true
+    }
+
+    /// An object of another node's, if it is in the magazine for these.
+    #[inline]
+    pub(crate) fn object_of_remote(&self, node: NodeId, class: usize) -> Option<*mut u8> {
+        // SAFETY: as in `object_from_depot`.
+        let set = unsafe { &*self.machine().set() };
+        let tag = tag(node.0, class);
+        let remote = set.remote(tag);
+        if remote.tag.load(Relaxed) != u32::from(tag) {
+            return None;
+        }
+        let object = remote.pop()?;
+        // SAFETY: as in `object_from_depot`.
+        unsafe { mark_at(object, 0).write(0) };
+        Some(object)
+    }
+
+    /// Frees an object of another node's classes of kmalloc into the magazine for these, where that is simple; says
+    /// whether it did.
+    #[inline]
+    pub(crate) fn free_to_remote(&self, object: *mut u8) -> bool {
+        // SAFETY: as in `object_from_depot`.
+        let set = unsafe { &*self.machine().set() };
+        let tag = self.machine().tag(object.addr()) as u16;
+        let Some(geometry) = GEOMETRY.get(tag_cache(tag)) else { return false };
+        let remote = set.remote(tag);
+        let suits = remote.tag.load(Relaxed) == u32::from(tag) && geometry.is_object(object.addr());
+        // A tag of 0 has a geometry without objects. A remote magazine is never for the local node's.
+        if !suits
+            || remote.count.load(Relaxed) >= remote.capacity.load(Relaxed)
+            || self.waiters().attention().is_raised()
+        {
+            return false;
+        }
+        let place = mark_at(object, 0);
+        // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it; the
+        // caller gives it up.
+        unsafe {
+            if place.read() == set.mark {
+                return false;
+            }
+            place.write(set.mark);
+        }
+        remote.push(object);
+        true
+    }
+}
