@@ -1,7 +1,7 @@
 //! [`Histogram`]: how often calls took how long.
 //!
 //! Log-linear: 32 buckets to each power of two, so a value is known to 3 %, whatever its size, and counting one is a
-//! shift and an addition. Used by [`Stamped`](crate::stamped), which counts in one for each CPU and kind of call.
+//! shift and an addition. Used by [`Stamps`](crate::stamped), which counts in one for each CPU and kind of call.
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};

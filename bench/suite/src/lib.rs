@@ -53,6 +53,7 @@ mod statistics;
 mod stress;
 mod subject;
 mod suite;
+mod watched;
 mod workloads;
 
 pub use ballast::{Ballast, NodeMemory, occupy};

@@ -1,7 +1,7 @@
-//! [`Relayed`]: an allocator of which is known how often CPUs hand over to each other.
+//! [`Relays`]: how often CPUs hand over to each other while they use an allocator.
 //!
 //! Where CPUs take turns on one clock that counts instructions, a figure of several CPUs says something about several
-//! CPUs only if they met. How often they did is counted in a pass of its own over a workload's loops, turns being as
+//! CPUs only if they met. How often they did is counted in a pass of its own over an allocator [watched](crate::watched) so, turns being as
 //! short as in the measured one, which it costs nothing. [`judge`] refuses figures of CPUs that did not meet.
 
 use alloc::sync::Arc;
@@ -9,11 +9,8 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use quarry_topology::NodeId;
-
-use crate::ballast::Ballast;
 use crate::case::Phase;
-use crate::subject::{Feature, Subject};
+use crate::watched::Watch;
 
 /// Of so many operations, at least one has to be a hand-over.
 ///
@@ -83,10 +80,9 @@ impl fmt::Display for Refusal {
 
 impl core::error::Error for Refusal {}
 
-/// Every call of `subject`, with a look at which CPU made the one before.
+/// Looks which CPU made the call before.
 #[derive(Clone)]
-pub(crate) struct Relayed<S> {
-    subject: S,
+pub(crate) struct Relays {
     cpu: usize,
     counted: Arc<Counted>,
 }
@@ -126,12 +122,12 @@ impl Relay {
     }
 }
 
-impl<S: Subject> Relayed<S> {
-    pub(crate) fn new(subject: S, cpus: usize) -> Self {
+impl Relays {
+    pub(crate) fn new(cpus: usize) -> Self {
         let sampled = (0..cpus).map(|_| AtomicBool::new(false)).collect();
         let [allocations, frees, all] = [(); 3].map(|()| Relay::default());
         let counted = Counted { allocations, frees, all, sampled };
-        Self { subject, cpu: 0, counted: Arc::new(counted) }
+        Self { cpu: 0, counted: Arc::new(counted) }
     }
 
     /// How often CPUs handed over in the operations of a phase. In a whole workload, whose operations have a call of each
@@ -156,7 +152,9 @@ impl<S: Subject> Relayed<S> {
         }
         result
     }
+}
 
+impl Watch for Relays {
     #[inline(always)]
     fn allocation<T>(&self, call: impl FnOnce() -> T) -> T {
         self.completed(&self.counted.allocations, call)
@@ -166,146 +164,37 @@ impl<S: Subject> Relayed<S> {
     fn release(&self, call: impl FnOnce()) {
         self.completed(&self.counted.frees, call);
     }
-}
-
-impl<S: Subject> Subject for Relayed<S> {
-    type Block = S::Block;
-    type Objects = Relayed<S::Objects>;
-
-    const NAME: &'static str = S::NAME;
-
-    const FEATURES: &'static [Feature] = S::FEATURES;
-
-    #[inline(always)]
-    fn allocate(&self, size: usize) -> Option<S::Block> {
-        self.allocation(|| self.subject.allocate(size))
-    }
-
-    #[inline(always)]
-    fn free(&self, block: S::Block) {
-        self.release(|| self.subject.free(block));
-    }
-
-    #[inline(always)]
-    fn allocate_inlined<const SIZE: usize>(&self) -> Option<S::Block> {
-        self.allocation(|| self.subject.allocate_inlined::<SIZE>())
-    }
-
-    #[inline(always)]
-    fn free_inlined(&self, block: S::Block) {
-        self.release(|| self.subject.free_inlined(block));
-    }
-
-    #[inline(always)]
-    fn allocate_constant<const SIZE: usize>(&self) -> Option<S::Block> {
-        self.allocation(|| self.subject.allocate_constant::<SIZE>())
-    }
-
-    #[inline(always)]
-    fn allocate_on(&self, size: usize, node: NodeId) -> Option<S::Block> {
-        self.allocation(|| self.subject.allocate_on(size, node))
-    }
-
-    #[inline(always)]
-    fn allocate_pages(&self, order: u32) -> Option<S::Block> {
-        self.allocation(|| self.subject.allocate_pages(order))
-    }
-
-    #[inline(always)]
-    fn free_pages(&self, block: S::Block, order: u32) {
-        self.release(|| self.subject.free_pages(block, order));
-    }
-
-    #[inline(always)]
-    fn allocate_zeroed(&self, size: usize) -> Option<S::Block> {
-        self.allocation(|| self.subject.allocate_zeroed(size))
-    }
-
-    #[inline(always)]
-    fn allocate_atomic(&self, size: usize) -> Option<S::Block> {
-        self.allocation(|| self.subject.allocate_atomic(size))
-    }
-
-    #[inline(always)]
-    fn allocate_bulk(&self, size: usize, blocks: &mut [Option<S::Block>]) -> bool {
-        self.allocation(|| self.subject.allocate_bulk(size, blocks))
-    }
-
-    #[inline(always)]
-    fn free_bulk(&self, blocks: &mut [Option<S::Block>]) {
-        self.release(|| self.subject.free_bulk(blocks));
-    }
-
-    fn objects(&self, size: usize) -> Option<Self::Objects> {
-        let (cpu, counted) = (self.cpu, self.counted.clone());
-        self.subject.objects(size).map(|subject| Relayed { subject, cpu, counted })
-    }
-
-    fn memory(&self) -> Option<u64> {
-        self.subject.memory()
-    }
-
-    fn occupy(&self, leave: u64, cached: u64) -> Option<Arc<dyn Ballast>> {
-        self.subject.occupy(leave, cached)
-    }
 
     fn for_cpu(&self, cpu: usize) -> Self {
-        Self { subject: self.subject.for_cpu(cpu), cpu, ..self.clone() }
+        Self { cpu, ..self.clone() }
     }
 
     fn sampled(&self, is: bool) {
         // Relaxed: only this CPU looks at it.
         self.counted.sampled[self.cpu].store(is, Ordering::Relaxed);
     }
-
-    fn address(&self, block: &S::Block) -> usize {
-        self.subject.address(block)
-    }
-
-    fn fill(&self, block: &mut S::Block, length: usize, seed: u64) {
-        self.subject.fill(block, length, seed);
-    }
-
-    fn check(&self, block: &S::Block, length: usize, seed: u64) -> bool {
-        self.subject.check(block, length, seed)
-    }
-
-    fn is_zero(&self, block: &S::Block, length: usize) -> bool {
-        self.subject.is_zero(block, length)
-    }
-
-    #[inline(always)]
-    fn touch(&self, block: &mut S::Block, writes: u32) {
-        self.subject.touch(block, writes);
-    }
-
-    fn alignment(&self, size: usize) -> usize {
-        self.subject.alignment(size)
-    }
-
-    fn node_of(&self, block: &S::Block) -> Option<NodeId> {
-        self.subject.node_of(block)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::subject::Empty;
+    use crate::subject::{Empty, Subject};
+    use crate::watched::Watched;
     use alloc::string::ToString;
     use proptest::prelude::*;
 
     /// A handle for each CPU, in a sample.
-    fn on_cpus(cpus: usize) -> (Relayed<Empty>, Vec<Relayed<Empty>>) {
-        let relayed = Relayed::new(Empty, cpus);
-        let handles = (0..cpus).map(|cpu| relayed.for_cpu(cpu)).collect::<Vec<_>>();
+    fn on_cpus(cpus: usize) -> (Relays, Vec<Watched<Empty, Relays>>) {
+        let relays = Relays::new(cpus);
+        let watched = Watched { subject: Empty, watch: relays.clone() };
+        let handles = (0..cpus).map(|cpu| watched.for_cpu(cpu)).collect::<Vec<_>>();
         for handle in &handles {
             handle.sampled(true);
         }
-        (relayed, handles)
+        (relays, handles)
     }
 
-    fn pair(handle: &Relayed<Empty>) {
+    fn pair(handle: &Watched<Empty, Relays>) {
         let block = handle.allocate(64).expect("an empty allocator never fails");
         handle.free(block);
     }
@@ -315,68 +204,68 @@ mod tests {
         fn a_hand_over_is_an_operation_of_another_cpu_than_the_one_before(
             sequence in proptest::collection::vec(0..3_usize, 0..100)
         ) {
-            let (relayed, handles) = on_cpus(3);
+            let (relays, handles) = on_cpus(3);
             for &cpu in &sequence {
                 pair(&handles[cpu]);
             }
             let hand_overs = sequence.windows(2).filter(|two| two[0] != two[1]).count() as u64;
             let turns = Turns { hand_overs, operations: sequence.len() as u64 };
             for phase in [Phase::Whole, Phase::Allocate, Phase::Free] {
-                prop_assert_eq!(relayed.turns(phase), turns);
+                prop_assert_eq!(relays.turns(phase), turns);
             }
         }
     }
 
     #[test]
     fn allocations_and_frees_are_handed_over_apart() {
-        let (relayed, handles) = on_cpus(2);
+        let (relays, handles) = on_cpus(2);
         let blocks = [0, 1, 0].map(|cpu: usize| handles[cpu].allocate(64).expect("an empty allocator never fails"));
         for block in blocks {
             handles[1].free(block);
         }
-        assert_eq!(relayed.turns(Phase::Allocate), Turns { hand_overs: 2, operations: 3 });
-        assert_eq!(relayed.turns(Phase::Free), Turns { hand_overs: 0, operations: 3 });
+        assert_eq!(relays.turns(Phase::Allocate), Turns { hand_overs: 2, operations: 3 });
+        assert_eq!(relays.turns(Phase::Free), Turns { hand_overs: 0, operations: 3 });
     }
 
     #[test]
     fn a_cpu_that_frees_what_another_allocates_is_handed_over_to() {
-        let (relayed, handles) = on_cpus(2);
+        let (relays, handles) = on_cpus(2);
         for _ in 0..3 {
             let block = handles[0].allocate(64).expect("an empty allocator never fails");
             handles[1].free(block);
         }
-        assert_eq!(relayed.turns(Phase::Whole), Turns { hand_overs: 5, operations: 3 });
+        assert_eq!(relays.turns(Phase::Whole), Turns { hand_overs: 5, operations: 3 });
     }
 
     #[test]
     fn a_workload_that_frees_nothing_is_told_by_its_allocations() {
-        let (relayed, handles) = on_cpus(2);
+        let (relays, handles) = on_cpus(2);
         for handle in &handles {
             assert!(handle.allocate_pages(0).is_some());
         }
-        assert_eq!(relayed.turns(Phase::Whole), Turns { hand_overs: 1, operations: 2 });
+        assert_eq!(relays.turns(Phase::Whole), Turns { hand_overs: 1, operations: 2 });
     }
 
     #[test]
     fn objects_of_a_cache_and_bulks_count_as_well() {
-        let (relayed, handles) = on_cpus(2);
+        let (relays, handles) = on_cpus(2);
         for handle in &handles {
             let objects = handle.objects(64).expect("an empty allocator has caches");
             let mut blocks = [None, None];
             assert!(objects.allocate_bulk(64, &mut blocks));
             objects.free_bulk(&mut blocks);
         }
-        assert_eq!(relayed.turns(Phase::Whole), Turns { hand_overs: 1, operations: 2 });
+        assert_eq!(relays.turns(Phase::Whole), Turns { hand_overs: 1, operations: 2 });
     }
 
     #[test]
     fn what_is_no_sample_is_not_counted() {
-        let (relayed, handles) = on_cpus(2);
+        let (relays, handles) = on_cpus(2);
         handles[1].sampled(false);
         for _ in 0..2 {
             handles.iter().for_each(pair);
         }
-        assert_eq!(relayed.turns(Phase::Whole), Turns { hand_overs: 0, operations: 2 });
+        assert_eq!(relays.turns(Phase::Whole), Turns { hand_overs: 0, operations: 2 });
     }
 
     #[test]

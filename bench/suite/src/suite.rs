@@ -1,8 +1,8 @@
 //! The whole suite: every case of a plan measured, checked, and handed to whoever asked, row by row.
 //!
 //! A case takes up to four passes over the same loops: one over [`Checked`], which finds errors and weighs memory; the
-//! bare one, which is what is measured; one over [`Empty`], which is what the loop costs; and one over [`Stamped`],
-//! which times single calls, or over [`Relayed`], which sees CPUs hand over, where calls have no time of their own.
+//! bare one, which is what is measured; one over [`Empty`], which is what the loop costs; and one [`Watched`] by
+//! [`Stamps`], which time single calls, or by [`Relays`], which see CPUs hand over, where calls have no time of their own.
 
 use alloc::vec::Vec;
 
@@ -14,13 +14,14 @@ use crate::histogram::Histogram;
 use crate::measure::{Length, Run, Samples, Sampling};
 use crate::platform::Platform;
 use crate::random::MIX_MAXIMUM;
-use crate::relayed::{Refusal, Relayed, Turns, judge};
+use crate::relayed::{Refusal, Relays, Turns, judge};
 use crate::series::Series;
 use crate::settings::{Effort, Means, Settings};
 use crate::spans::PhaseSamples;
-use crate::stamped::{Stamped, clock_cost};
+use crate::stamped::{Stamps, clock_cost};
 use crate::statistics::Summary;
 use crate::subject::{Empty, Feature, Locks, Subject};
+use crate::watched::Watched;
 use crate::workloads;
 
 /// Operations of a sample under [`Effort::Fixed`].
@@ -294,20 +295,22 @@ impl<P: Platform> Passes<'_, P> {
             return None;
         }
         let sampling = self.sampling();
-        let stamped = Stamped::new(subject.clone(), self.platform, self.case.cpus);
+        let stamps = Stamps::new(self.platform, self.case.cpus);
+        let watched = Watched { subject: subject.clone(), watch: stamps.clone() };
         let samples = sampling.samples.min(LATENCY_SAMPLES);
-        workloads::sample(self.run(Sampling { samples, ..sampling }), &stamped, self.trace)?;
-        Some(Calls { allocations: stamped.allocations(), frees: stamped.frees() })
+        workloads::sample(self.run(Sampling { samples, ..sampling }), &watched, self.trace)?;
+        Some(Calls { allocations: stamps.allocations(), frees: stamps.frees() })
     }
 
     /// Sees several CPUs hand over to each other, where they take turns.
-    fn relayed<S: Subject>(&self, subject: &S) -> Option<Relayed<S>> {
+    fn relayed<S: Subject>(&self, subject: &S) -> Option<Relays> {
         if self.settings.effort != Effort::Fixed || self.case.cpus == 1 || !self.platform.takes_turns() {
             return None;
         }
-        let relayed = Relayed::new(subject.clone(), self.case.cpus);
-        workloads::sample(self.run(self.sampling()), &relayed, self.trace)?;
-        Some(relayed)
+        let relays = Relays::new(self.case.cpus);
+        let watched = Watched { subject: subject.clone(), watch: relays.clone() };
+        workloads::sample(self.run(self.sampling()), &watched, self.trace)?;
+        Some(relays)
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Each `run` is what stands between two readings of the clock: nothing is checked there, nothing counted that need not
 //! be, and no function of the suite is called. What the loop itself costs is measured by running it over
-//! [`Empty`](crate::Empty), and the same loops run over [`Checked`](crate::checked) and [`Stamped`](crate::stamped) for
-//! correctness and latencies. A block passes through `black_box` between allocation and free: C compilers cannot see
+//! [`Empty`](crate::Empty), and the same loops run over [`Checked`](crate::checked) for correctness and
+//! [`Watched`](crate::watched) for latencies. A block passes through `black_box` between allocation and free: C compilers cannot see
 //! through a call of `kmalloc`, and here an inlined pair might otherwise cancel out.
 
 mod cache;
