@@ -32,6 +32,7 @@ mod ballast;
 mod cache;
 mod case;
 mod checked;
+pub mod dimensions;
 mod edge;
 mod exchange;
 mod histogram;

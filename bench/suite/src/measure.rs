@@ -4,17 +4,12 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::case::{Case, Variant};
+use crate::dimensions::{FIRST_TRY, WARM_UPS};
 use crate::platform::{Barrier, Platform};
 use crate::series::Series;
 use crate::spans::{PhaseSamples, Span};
 use crate::subject::{Locks, Subject};
 use crate::workloads::Body;
-
-/// Operations of a sample while their number is being found: the first try.
-const FIRST_TRY: u64 = 64;
-
-/// How often a sample of a workload of fixed length is run before the first that counts.
-const WARM_UPS: usize = 3;
 
 /// How much sampling is done.
 #[derive(Clone, Copy)]

@@ -10,6 +10,7 @@ use quarry_trace::Trace;
 
 use crate::case::{Case, Extent, Phase, Variant, Workload};
 use crate::checked::{Checked, Findings, Memory};
+use crate::dimensions::{EMPTY_SAMPLES, FIXED_OPERATIONS, LATENCY_SAMPLES};
 use crate::histogram::Histogram;
 use crate::measure::{Length, Run, Samples, Sampling};
 use crate::platform::Platform;
@@ -23,15 +24,6 @@ use crate::statistics::Summary;
 use crate::subject::{Empty, Feature, Locks, Subject};
 use crate::watched::Watched;
 use crate::workloads;
-
-/// Operations of a sample under [`Effort::Fixed`].
-const FIXED_OPERATIONS: u64 = 10_000;
-
-/// Samples of an empty loop.
-const EMPTY_SAMPLES: usize = 21;
-
-/// Samples of the pass that times single calls.
-const LATENCY_SAMPLES: usize = 5;
 
 /// Samples of the pass that checks: the second is of used blocks.
 const CHECKED_SAMPLES: usize = 2;

@@ -1,7 +1,12 @@
 //! [`Loop`]: which of the module's loops a case is, over how many slots, and how long a sample of it can be.
 //!
-//! The numbers are those of the suite's `workloads`, where each is explained, so that rows of both stand side by side.
+//! The numbers are the suite's, so that rows of both stand side by side.
 
+use quarry_suite::dimensions::{
+    ALLOC_TEST_FEWEST_SLOTS, ALLOC_TEST_LARGEST, ALLOC_TEST_SLOTS, BATCH, HANDOFF_BATCH, HANDOFF_BATCHES, LARSON_END,
+    LARSON_SLOTS, LLFREE_BATCH_BYTES, LLFREE_HELD_BYTES, MIX_SLOTS, MSTRESS_OTHERS, MSTRESS_RECKONED, MSTRESS_RETAINED,
+    SH6_END, SH8_LARGEST_PART, SH8_RECKONED, SMARTHEAP_PARTS, SMARTHEAP_PLACES, THREADTEST_OBJECTS,
+};
 use quarry_suite::{Case, Extent, Variant, Workload, random};
 
 /// The workloads the module has loops for. The others need a trace, or are about how Quarry's memory service gives
@@ -39,27 +44,6 @@ pub(crate) const MEASURED: &[Workload] = &[
     Workload::CacheThrash,
     Workload::AllocTest,
 ];
-
-const BATCH: usize = 4096;
-const MIX_SLOTS: usize = 4096;
-const LLFREE_BATCH_BYTES: usize = 16 << 20;
-const LLFREE_HELD_BYTES: usize = 32 << 20;
-const LARSON_SLOTS: usize = 5000;
-const LARSON_END: usize = 1000;
-const HANDOFF_BATCH: usize = 256;
-const HANDOFF_BATCHES: usize = 4;
-const MSTRESS_RETAINED: usize = 512;
-const MSTRESS_OTHERS: usize = 2;
-const MSTRESS_RECKONED: usize = 512;
-const SMARTHEAP_PLACES: usize = 4095;
-const SMARTHEAP_PARTS: usize = 5;
-const SH6_END: usize = 1000;
-const SH8_RECKONED: usize = 256;
-const SH8_LARGEST_PART: u64 = 16;
-const THREADTEST_OBJECTS: usize = 8192;
-const ALLOC_TEST_SLOTS: usize = 16 << 10;
-const ALLOC_TEST_FEWEST_SLOTS: usize = 32;
-const ALLOC_TEST_LARGEST: usize = 1024;
 
 /// The module's words for the nodes a pair asks for.
 const LOCAL: usize = 0;

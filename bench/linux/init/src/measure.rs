@@ -5,6 +5,7 @@
 //! not done here.
 
 use anyhow::{Context, Result, bail};
+use quarry_suite::dimensions::{EMPTY_SAMPLES, FIRST_TRY, FIXED_OPERATIONS, LATENCY_SAMPLES, WARM_UPS};
 use quarry_suite::{
     Case, Effort, Feature, Latency, Phase, PhaseSamples, Platform, Row, Settings, Span, Summary, Variant, Workload,
 };
@@ -25,13 +26,6 @@ const FEATURES: &[Feature] = &[
     Feature::Bulk,
     Feature::Caches,
 ];
-
-// As in the suite, where each of these is explained.
-const FIRST_TRY: u64 = 64;
-const WARM_UPS: usize = 3;
-const FIXED_OPERATIONS: u64 = 10_000;
-const EMPTY_SAMPLES: usize = 21;
-const LATENCY_SAMPLES: usize = 5;
 
 /// Threads of a request are new: their first sample is cold, however long ago its length was found.
 const WARM_UPS_WHEN_TIMED: usize = 1;

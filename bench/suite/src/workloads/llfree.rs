@@ -21,6 +21,7 @@ use core::hint::black_box;
 use super::slab::ALLOCATE;
 use super::{Body, places};
 use crate::case::{Extent, Workload};
+use crate::dimensions::{LLFREE_BATCH_BYTES as BATCH, LLFREE_HELD_BYTES as HELD};
 use crate::exchange::Deck;
 use crate::measure::{Run, Samples};
 use crate::platform::{Barrier, Platform};
@@ -28,14 +29,8 @@ use crate::random::Random;
 use crate::series::{Series, Track};
 use crate::subject::Subject;
 
-/// Bytes a CPU allocates and frees in a sample, memory permitting: many times what per-CPU lists hold.
-const BATCH: usize = 16 << 20;
-
 /// Order of a huge page, 2 MiB.
 const HUGE: u32 = 9;
-
-/// Bytes a CPU holds while other blocks come and go, memory permitting.
-const HELD: usize = 32 << 20;
 
 /// Measures a case of one of these workloads.
 pub(super) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S) -> Option<Samples> {

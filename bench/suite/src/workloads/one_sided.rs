@@ -4,9 +4,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::hint::black_box;
 
-use super::slab::{ALLOCATE, BATCH};
+use super::slab::ALLOCATE;
 use super::{Body, places};
 use crate::case::{Extent, Workload};
+use crate::dimensions::BATCH;
 use crate::exchange::Exchange;
 use crate::measure::{Run, Samples};
 use crate::platform::Platform;

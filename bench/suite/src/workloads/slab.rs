@@ -10,15 +10,14 @@ use quarry_topology::NodeId;
 
 use super::{Body, places};
 use crate::case::{Extent, Workload};
+use crate::dimensions::BATCH;
+pub(super) use crate::dimensions::MIX_SLOTS;
 use crate::exchange::Exchange;
 use crate::measure::{Run, Samples, nodes};
 use crate::platform::Platform;
 use crate::random::{MIX_MAXIMUM, Random, log_uniform_size};
 use crate::sizes::{WithSize, dispatch};
 use crate::subject::Subject;
-
-/// Objects in a batch, memory permitting: many times what the allocators' per-CPU caches hold.
-pub(super) const BATCH: usize = 4096;
 
 /// Measures a case of one of these workloads.
 pub(super) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S) -> Option<Samples> {
@@ -240,9 +239,6 @@ impl<S: Subject, P: Platform> Body for Batch<S, P> {
         failures
     }
 }
-
-/// Slots of [`Workload::Mix`](crate::Workload::Mix); a power of two.
-const MIX_SLOTS: usize = 4096;
 
 /// [`Workload::Mix`](crate::Workload::Mix).
 struct Mix<S: Subject> {

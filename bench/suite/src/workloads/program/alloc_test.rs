@@ -10,19 +10,14 @@
 use alloc::vec::Vec;
 
 use super::allocate_and_touch;
+use crate::dimensions::{
+    ALLOC_TEST_FEWEST_SLOTS as FEWEST_SLOTS, ALLOC_TEST_LARGEST as LARGEST, ALLOC_TEST_SLOTS as SLOTS,
+};
 use crate::measure::{Run, Samples};
 use crate::platform::Platform;
 use crate::random::Random;
 use crate::subject::Subject;
 use crate::workloads::{Body, places};
-
-/// Slots of all CPUs together, memory permitting.
-const SLOTS: usize = 16 << 10;
-
-/// Fewest slots of a CPU, enough that no range of them is empty.
-const FEWEST_SLOTS: usize = 32;
-
-const LARGEST: usize = 1024;
 
 const WRITES: u32 = 1;
 

@@ -17,17 +17,12 @@ use alloc::vec::Vec;
 use core::hint::black_box;
 
 use super::allocate_and_touch;
+use crate::dimensions::{HANDOFF_BATCH as BATCH, HANDOFF_BATCHES as BATCHES};
 use crate::exchange::Channel;
 use crate::measure::{Run, Samples};
 use crate::platform::Platform;
 use crate::subject::Subject;
 use crate::workloads::Body;
-
-/// Objects in a batch, memory permitting.
-const BATCH: usize = 256;
-
-/// Batches between two CPUs.
-const BATCHES: usize = 4;
 
 const WRITES: u32 = 1;
 

@@ -19,14 +19,12 @@ use alloc::vec::Vec;
 use core::hint::black_box;
 
 use super::allocate_and_touch;
+use crate::dimensions::THREADTEST_OBJECTS as OBJECTS;
 use crate::exchange::Swap;
 use crate::measure::{Run, Samples};
 use crate::platform::Platform;
 use crate::subject::Subject;
 use crate::workloads::Body;
-
-/// Objects of all CPUs together, memory permitting.
-const OBJECTS: usize = 8192;
 
 /// Writes to an object.
 const WRITES: u32 = 100;

@@ -12,6 +12,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::allocate_and_touch;
+use crate::dimensions::{LARSON_END, LARSON_SLOTS as SLOTS};
 use crate::exchange::Exchange;
 use crate::measure::{Run, Samples};
 use crate::platform::Platform;
@@ -19,12 +20,9 @@ use crate::random::Random;
 use crate::subject::Subject;
 use crate::workloads::{Body, places};
 
-/// Slots of a CPU, memory permitting.
-const SLOTS: usize = 5000;
-
 /// Sizes are in `SMALLEST..END`, all equally likely.
 const SMALLEST: u64 = 8;
-const END: u64 = 1000;
+const END: u64 = LARSON_END as u64;
 
 const WRITES: u32 = 2;
 

@@ -13,18 +13,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::allocate_and_touch;
+use crate::dimensions::{MSTRESS_OTHERS as OTHERS, MSTRESS_RECKONED as RECKONED, MSTRESS_RETAINED as RETAINED};
 use crate::exchange::Swap;
 use crate::measure::{Run, Samples};
 use crate::platform::Platform;
 use crate::random::Random;
 use crate::subject::Subject;
 use crate::workloads::Body;
-
-/// Blocks a CPU retains, memory permitting.
-const RETAINED: usize = 512;
-
-/// For each of those so many others.
-const OTHERS: usize = 2;
 
 /// Places all CPUs share.
 const TRANSFERS: usize = 1000;
@@ -40,9 +35,6 @@ const RETAINED_SIZES: u64 = 7;
 const LARGE: usize = 100;
 
 const WRITES: u32 = 1;
-
-/// Bytes to reckon with for a retained block and those that come with it; the mean is below 200.
-const RECKONED: usize = 512;
 
 pub(super) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S) -> Samples {
     let (platform, seed) = (run.platform, run.sampling.seed);

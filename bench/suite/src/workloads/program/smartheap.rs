@@ -18,20 +18,14 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::allocate_and_touch;
+use crate::dimensions::{
+    SH6_END, SH8_LARGEST_PART as LARGEST_PART, SH8_RECKONED, SMARTHEAP_PARTS as PARTS, SMARTHEAP_PLACES as PLACES,
+};
 use crate::exchange::Exchange;
 use crate::measure::{Run, Samples};
 use crate::platform::Platform;
 use crate::subject::Subject;
 use crate::workloads::Body;
-
-/// Places of a CPU, memory permitting.
-const PLACES: usize = 4095;
-
-/// The array's parts, one of which is spared in each round.
-const PARTS: usize = 5;
-
-/// No block is larger than this part of what a CPU may hold.
-const LARGEST_PART: u64 = 16;
 
 /// Of the places that are filled in a round, this part is as many blocks for the neighbour, in `sh8bench`.
 const FOREIGN_PART: usize = 10;
@@ -47,7 +41,7 @@ pub(super) fn sample_sh6<P: Platform, S: Subject>(run: Run<P>, subject: &S) -> S
 
 pub(super) fn sample_sh8<P: Platform, S: Subject>(run: Run<P>, subject: &S) -> Samples {
     let (platform, cpus) = (run.platform, run.case.cpus);
-    let places = run.blocks(PLACES, Histogram::RECKONED);
+    let places = run.blocks(PLACES, SH8_RECKONED);
     let largest = (run.sampling.most_bytes / LARGEST_PART) as usize;
     let exchange = Arc::new(Exchange::new(cpus));
     run.sample(subject, move |subject, cpu| {
@@ -188,7 +182,7 @@ struct Ladder {
 
 impl Ladder {
     /// Sizes are below this.
-    const END: usize = 1000;
+    const END: usize = SH6_END;
 
     /// The last rung below the end.
     const TOP: usize = 709;
@@ -246,9 +240,6 @@ impl Histogram {
         (34_562, 1),
         (168_524, 1),
     ];
-
-    /// Bytes to reckon with for a block. The mean is 55.
-    const RECKONED: usize = 256;
 
     /// Behind the long run, so that a short one sees most sizes.
     const FIRST: usize = 2;
@@ -328,7 +319,7 @@ mod tests {
         let (bytes, blocks) = Histogram::RUNS
             .iter()
             .fold((0, 0), |(bytes, blocks), (size, count)| (bytes + size * count, blocks + count));
-        assert!(bytes / blocks < Histogram::RECKONED, "{}", bytes / blocks);
+        assert!(bytes / blocks < SH8_RECKONED, "{}", bytes / blocks);
     }
 
     #[test]
