@@ -1,8 +1,6 @@
 //! The memory service, hosted, as the suite sees it: a [`Machine`] of two nodes whose CPUs are threads, and the allocator on
 //! it.
 
-use std::mem::MaybeUninit;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -11,9 +9,8 @@ use quarry_memory::statistics::ZoneInfo;
 use quarry_memory::{
     CpuId, Gfp, KmemCache, Machine as _, NodeId, Order, Service, ShrinkControl, Shrinker, SlabFlags, Topology,
 };
-use quarry_suite::{
-    Ballast, Cache, Empty, Feature, NodeMemory, Platform, Pressed, Subject, Threads, Way, occupy, pattern,
-};
+use quarry_subjects::{Memory, contents_of_memory};
+use quarry_suite::{Ballast, Cache, Empty, Feature, NodeMemory, Platform, Pressed, Subject, Threads, Way, occupy};
 
 use crate::support;
 
@@ -140,37 +137,10 @@ impl Threads for Machine {
     }
 }
 
-/// Memory of the service.
-#[repr(transparent)]
-pub(crate) struct Memory(NonNull<u8>);
-
-// SAFETY: the token owns its memory; nothing about the service's memory is bound to a thread.
-unsafe impl Send for Memory {}
-
-impl Memory {
-    fn new(address: *mut u8) -> Option<Self> {
-        NonNull::new(address).map(Self)
-    }
-
-    fn into_raw(self) -> *mut u8 {
-        self.0.as_ptr()
-    }
-
-    fn fill(&mut self, length: usize, seed: u64) {
-        // SAFETY: the suite asks for no more than it asked the allocator for, and the token is borrowed exclusively.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(self.0.as_ptr().cast::<MaybeUninit<u8>>(), length) };
-        pattern::fill(bytes, seed);
-    }
-
-    fn bytes(&self, length: usize) -> &[u8] {
-        // SAFETY: as for `fill`, and the suite filled the bytes before it looks at them, or the service zeroed them.
-        unsafe { std::slice::from_raw_parts(self.0.as_ptr(), length) }
-    }
-
-    fn touch(&mut self, writes: u32) {
-        // SAFETY: every block has a byte, and the token is borrowed exclusively.
-        pattern::touch(unsafe { self.0.cast::<MaybeUninit<u8>>().as_mut() }, writes);
-    }
+/// What the service just returned.
+fn memory(address: *mut u8) -> Option<Memory> {
+    // SAFETY: it is null, or memory that the service gives to nobody else, any CPU may use, and any may free.
+    unsafe { Memory::new(address) }
 }
 
 impl Subject for Machine {
@@ -182,7 +152,7 @@ impl Subject for Machine {
     const FEATURES: &'static [Feature] = Feature::ALL;
 
     fn allocate(&self, size: usize) -> Option<Memory> {
-        Memory::new(self.service().kmalloc(size, Gfp::KERNEL))
+        memory(self.service().kmalloc(size, Gfp::KERNEL))
     }
 
     fn free(&self, block: Memory) {
@@ -199,11 +169,11 @@ impl Subject for Machine {
     }
 
     fn allocate_on(&self, size: usize, node: NodeId) -> Option<Memory> {
-        Memory::new(self.service().kmalloc_node(size, Gfp::KERNEL, node))
+        memory(self.service().kmalloc_node(size, Gfp::KERNEL, node))
     }
 
     fn allocate_pages(&self, order: u32) -> Option<Memory> {
-        Memory::new(self.service().get_free_pages(Gfp::KERNEL, Order::new(order)?))
+        memory(self.service().get_free_pages(Gfp::KERNEL, Order::new(order)?))
     }
 
     fn free_pages(&self, block: Memory, order: u32) {
@@ -211,11 +181,11 @@ impl Subject for Machine {
     }
 
     fn allocate_zeroed(&self, size: usize) -> Option<Memory> {
-        Memory::new(self.service().kzalloc(size, Gfp::KERNEL))
+        memory(self.service().kzalloc(size, Gfp::KERNEL))
     }
 
     fn allocate_atomic(&self, size: usize) -> Option<Memory> {
-        Memory::new(self.service().kmalloc(size, Gfp::ATOMIC))
+        memory(self.service().kmalloc(size, Gfp::ATOMIC))
     }
 
     fn free_bulk(&self, blocks: &mut [Option<Memory>]) {
@@ -230,29 +200,13 @@ impl Subject for Machine {
         Some(Objects(Arc::new(OwnCache { machine: *self, cache: Some(cache) })))
     }
 
-    fn address(&self, block: &Memory) -> usize {
-        block.0.addr().get()
-    }
-
-    fn fill(&self, block: &mut Memory, length: usize, seed: u64) {
-        block.fill(length, seed);
-    }
-
-    fn check(&self, block: &Memory, length: usize, seed: u64) -> bool {
-        pattern::check(block.bytes(length), seed)
-    }
-
-    fn is_zero(&self, block: &Memory, length: usize) -> bool {
-        pattern::is_zero(block.bytes(length))
-    }
-
-    fn touch(&self, block: &mut Memory, writes: u32) {
-        block.touch(writes);
-    }
+    contents_of_memory!();
 
     fn node_of(&self, block: &Memory) -> Option<NodeId> {
         let service = self.service();
-        service.virt_to_page(block.0.as_ptr()).and_then(|frame| service.page_to_node(frame))
+        service
+            .virt_to_page(std::ptr::without_provenance(block.address()))
+            .and_then(|frame| service.page_to_node(frame))
     }
 
     fn in_use(&self) -> Option<u64> {
@@ -346,7 +300,7 @@ impl Subject for Objects {
     const FEATURES: &'static [Feature] = &[Feature::Bulk];
 
     fn allocate(&self, _size: usize) -> Option<Memory> {
-        Memory::new(self.machine().0.service().kmem_cache_alloc(self.cache(), Gfp::KERNEL))
+        memory(self.machine().0.service().kmem_cache_alloc(self.cache(), Gfp::KERNEL))
     }
 
     fn free(&self, block: Memory) {
@@ -363,7 +317,7 @@ impl Subject for Objects {
     }
 
     fn allocate_on(&self, _size: usize, node: NodeId) -> Option<Memory> {
-        Memory::new(self.machine().0.service().kmem_cache_alloc_node(self.cache(), Gfp::KERNEL, node))
+        memory(self.machine().0.service().kmem_cache_alloc_node(self.cache(), Gfp::KERNEL, node))
     }
 
     fn allocate_pages(&self, _order: u32) -> Option<Memory> {
@@ -378,7 +332,7 @@ impl Subject for Objects {
         let mut pointers = vec![std::ptr::null_mut(); blocks.len()];
         let count = self.machine().0.service().kmem_cache_alloc_bulk(self.cache(), Gfp::KERNEL, &mut pointers);
         for (place, pointer) in blocks.iter_mut().zip(pointers) {
-            *place = Memory::new(pointer);
+            *place = memory(pointer);
         }
         count == blocks.len()
     }
@@ -393,25 +347,7 @@ impl Subject for Objects {
         size.next_power_of_two().clamp(8, 64)
     }
 
-    fn address(&self, block: &Memory) -> usize {
-        block.0.addr().get()
-    }
-
-    fn fill(&self, block: &mut Memory, length: usize, seed: u64) {
-        block.fill(length, seed);
-    }
-
-    fn check(&self, block: &Memory, length: usize, seed: u64) -> bool {
-        pattern::check(block.bytes(length), seed)
-    }
-
-    fn is_zero(&self, block: &Memory, length: usize) -> bool {
-        pattern::is_zero(block.bytes(length))
-    }
-
-    fn touch(&self, block: &mut Memory, writes: u32) {
-        block.touch(writes);
-    }
+    contents_of_memory!();
 
     fn in_use(&self) -> Option<u64> {
         self.machine().in_use()
@@ -437,17 +373,17 @@ fn flags(way: Way) -> Gfp {
 
 impl Pressed for Machine {
     fn allocate_with(&self, way: Way, size: usize) -> Option<Memory> {
-        Memory::new(self.service().kmalloc(size, flags(way)))
+        memory(self.service().kmalloc(size, flags(way)))
     }
 
     fn allocate_pages_with(&self, way: Way, order: u32) -> Option<Memory> {
-        Memory::new(self.service().get_free_pages(flags(way), Order::new(order)?))
+        memory(self.service().get_free_pages(flags(way), Order::new(order)?))
     }
 
     fn allocate_pages_near(&self, order: u32, node: NodeId) -> Option<Memory> {
         let (service, gfp) = (self.service(), flags(Way::Optional) | Gfp::THISNODE);
         let block = service.alloc_pages_node(node, gfp, Order::new(order)?)?;
-        Memory::new(service.page_address(block))
+        memory(service.page_address(block))
     }
 }
 
