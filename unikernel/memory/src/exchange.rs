@@ -12,17 +12,21 @@ use quarry_topology::NodeId;
 
 use crate::class::{GEOMETRY, tag, tag_cache};
 use crate::depot::mark_at;
+use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::registry::CacheShape;
 use crate::service::Service;
 use crate::set::{Stack, bump};
 
 impl<M: Machine> Service<M> {
-    /// One object for an empty magazine of a CPU whose thread has no policy, and the magazine filled by half: with what
-    /// the local depot has at hand, the usual case, and nothing else looked at. `None` where it has nothing, and while
+    /// One object for an empty magazine, and the magazine filled by half: with what the local depot has at hand, the
+    /// usual case, and nothing else looked at. `None` where it has nothing, where the flags obey a policy, and while
     /// anybody waits or faults are injected.
     #[inline]
-    pub(crate) fn object_from_depot(&self, cache: &CacheShape) -> Option<*mut u8> {
+    pub(crate) fn object_from_depot(&self, cache: &CacheShape, gfp: Gfp) -> Option<*mut u8> {
+        if gfp.contains(Gfp::HARDWALL) {
+            return None;
+        }
         // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
         let set = unsafe { &*self.machine().set() };
         let magazine = set.magazine_of(cache);

@@ -88,13 +88,10 @@ impl<M: Machine> Service<M> {
             return ZERO_SIZE_PTR;
         }
         let class = key_cache(key);
-        let shape = CacheShape::kmalloc(class);
-        if !gfp.contains(Gfp::HARDWALL)
-            && let Some(object) = self.object_from_depot(&shape)
-        {
-            return object;
+        match self.object_from_depot(&CacheShape::kmalloc(class), gfp) {
+            Some(object) => object,
+            None => self.object_slow(&CacheView::kmalloc(class), None, gfp),
         }
-        self.object_slow(&CacheView::kmalloc(class), None, gfp)
     }
 
     /// Requests that are large, want a low zone or want zeroes.

@@ -464,7 +464,7 @@ impl<M: Machine> Service<M> {
         let magazine = unsafe { set.dynamic_magazine(cache.slot) };
         let count = magazine.count.load(Relaxed);
         if count == 0 {
-            return self.object_slow(&cache.view, None, gfp);
+            return self.object_of_slow(cache, gfp);
         }
         // SAFETY: looked at just now.
         let object = unsafe { magazine.take(count) };
@@ -472,6 +472,16 @@ impl<M: Machine> Service<M> {
         // keep the mark, or its first free would look like the second.
         unsafe { mark_at(object, magazine.link.get().into()).write(0) };
         object
+    }
+
+    #[cold]
+    #[inline(never)]
+    #[track_caller]
+    fn object_of_slow(&self, cache: &KmemCache, gfp: Gfp) -> *mut u8 {
+        match self.object_from_depot(&cache.view, gfp) {
+            Some(object) => object,
+            None => self.object_slow(&cache.view, None, gfp),
+        }
     }
 
     /// As [`Self::kmem_cache_alloc`], the object set to zero (also over what a constructor made). Linux's

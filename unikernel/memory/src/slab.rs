@@ -110,17 +110,12 @@ impl<M: Machine> Service<M> {
     }
 
     /// One object of the cache, near the calling CPU or, with `node`, near that node: null when there is none. Where
-    /// the fast path goes when its magazine is empty, and where caches without magazines and other nodes' begin.
+    /// the fast path goes when its magazine is empty and the [depot](Self::object_from_depot) has nothing at hand, and
+    /// where caches without magazines and other nodes' begin.
     #[cold]
     #[inline(never)]
     #[track_caller]
     pub(crate) fn object_slow(&self, cache: &CacheView, node: Option<NodeId>, gfp: Gfp) -> *mut u8 {
-        if node.is_none()
-            && !gfp.contains(Gfp::HARDWALL)
-            && let Some(object) = self.object_from_depot(cache)
-        {
-            return object;
-        }
         let found =
             self.on_some_node(cache, node, gfp, |set, candidate, frames| self.object_on(set, cache, candidate, frames));
         let Some(object) = found else { return ptr::null_mut() };
