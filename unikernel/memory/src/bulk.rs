@@ -7,8 +7,8 @@
 //! directly, under one lock acquisition for each slab's worth. All of it may be called in an interrupt handler.
 
 use core::marker::PhantomData;
-use core::ptr;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+use core::{ptr, slice};
 
 use crate::class::{LARGE, tag_cache};
 use crate::depot::mark_at;
@@ -88,20 +88,23 @@ impl<M: Machine> Service<M> {
         let set = unsafe { &*self.machine().set() };
         // SAFETY: a handle's slot is at most `DYNAMIC_MAGAZINES`.
         let magazine = unsafe { set.dynamic_magazine(cache.slot) };
-        let count = magazine.count.load(Relaxed) as usize;
-        if objects.len() <= count && !gfp.contains(Gfp::ZERO) {
-            let left = count - objects.len();
-            let link = magazine.link.get().into();
-            for (place, slot) in objects.iter_mut().zip(&magazine.slots[left..]) {
-                let object = slot.load(Relaxed);
-                // SAFETY: the object leaves the free state and is the caller's alone.
-                unsafe { mark_at(object, link).write(0) };
-                *place = object;
-            }
-            magazine.count.store(left as u32, Relaxed);
-            return objects.len();
+        let count = magazine.count.load(Relaxed);
+        let wanted = objects.len();
+        if wanted > count as usize || gfp.contains(Gfp::ZERO) {
+            return self.alloc_bulk_slow(set, cache, gfp, objects);
         }
-        self.alloc_bulk_slow(set, cache, gfp, objects)
+        let left = count - wanted as u32;
+        let link = magazine.link.get().into();
+        // SAFETY: a magazine's count is at most the number of its slots, and these are the last of those.
+        let slots = unsafe { slice::from_raw_parts(magazine.slots.as_ptr().add(left as usize), wanted) };
+        for (place, slot) in objects.iter_mut().zip(slots) {
+            let object = slot.load(Relaxed);
+            // SAFETY: the object leaves the free state and is the caller's alone.
+            unsafe { mark_at(object, link).write(0) };
+            *place = object;
+        }
+        magazine.count.store(left, Relaxed);
+        wanted
     }
 
     #[cold]
@@ -166,33 +169,49 @@ impl<M: Machine> Service<M> {
         let set = unsafe { &*self.machine().set() };
         // SAFETY: as above.
         let magazine = unsafe { set.dynamic_magazine(cache.slot) };
-        let count = magazine.count.load(Relaxed) as usize;
-        // Not looked at again for each object, as memory that a freed object might be.
-        let (mask, inverse, threshold) = (magazine.mask.get(), magazine.inverse.get(), magazine.threshold.get());
-        let (tag, free, link) = (magazine.tag.get(), set.mark, magazine.link.get().into());
-        let mut freed = 0;
-        // The slots there are room for; none, if somebody set the limit to 0.
-        let slots = magazine.slots.get(count..magazine.limit.load(Relaxed) as usize).unwrap_or_default();
-        for (&object, slot) in objects.iter().zip(slots) {
-            let distance = !(object.addr() as u32) & mask;
-            if self.machine().tag(object.addr()) != tag || distance.wrapping_mul(inverse) < threshold {
-                break;
+        let count = magazine.count.load(Relaxed);
+        let (free, link) = (set.mark, magazine.link.get().into());
+        // The geometry stays in memory: it is compared from there, and there are not registers enough for all.
+        let free_one = |object: *mut u8, slot: &AtomicPtr<u8>| {
+            if self.machine().tag(object.addr()) != magazine.tag.get() {
+                return false;
+            }
+            let distance = !(object.addr() as u32) & magazine.mask.get();
+            if distance.wrapping_mul(magazine.inverse.get()) < magazine.threshold.get() {
+                return false;
             }
             let place = mark_at(object, link);
             // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it; the
             // caller gives it up.
             unsafe {
                 if place.read() == free {
-                    break;
+                    return false;
                 }
                 place.write(free);
             }
             slot.store(object, Relaxed);
-            freed += 1;
-        }
-        magazine.count.store((count + freed) as u32, Relaxed);
-        if freed < objects.len() {
-            self.free_bulk_slow(cache, &objects[freed..]);
+            true
+        };
+        // As many as there is room for; none, if somebody set the limit to 0.
+        let room = magazine.limit.load(Relaxed).saturating_sub(count) as usize;
+        let taken = &objects[..room.min(objects.len())];
+        // SAFETY: a magazine's limit is at most the number of its slots.
+        let slots = unsafe { slice::from_raw_parts(magazine.slots.as_ptr().add(count as usize), taken.len()) };
+        let ((fours, ones), (slot_fours, slot_ones)) = (taken.as_chunks::<4>(), slots.as_chunks::<4>());
+        let mut freed = 0;
+        let mut free_all = |objects: &[*mut u8], slots: &[AtomicPtr<u8>]| {
+            objects.iter().zip(slots).all(|(&object, slot)| {
+                let taken = free_one(object, slot);
+                freed += u32::from(taken);
+                taken
+            })
+        };
+        // By fours where there are so many, which is not slower for less.
+        let _all =
+            fours.iter().zip(slot_fours).all(|(objects, slots)| free_all(objects, slots)) && free_all(ones, slot_ones);
+        magazine.count.store(count + freed, Relaxed);
+        if (freed as usize) < objects.len() {
+            self.free_bulk_slow(cache, &objects[freed as usize..]);
         }
     }
 
