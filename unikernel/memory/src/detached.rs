@@ -14,6 +14,9 @@ impl Set {
         *place = MaybeUninit::zeroed();
         // SAFETY: all-zero bytes are a valid `Set`: its fields are integers, null pointers in atomics, and `false`.
         let set = unsafe { place.assume_init_mut() };
+        for remote in &set.remote {
+            remote.vacate();
+        }
         for list in &set.pages {
             list.handed_out.set(u32::MAX);
         }
@@ -72,7 +75,10 @@ mod tests {
             all.extend(list.blocks.iter().map(|block| u64::from(block.load(Relaxed))));
         }
         for stack in remote {
-            all.extend([&stack.tag, &stack.count, &stack.capacity].map(|word| u64::from(word.load(Relaxed))));
+            all.extend([&stack.tag, &stack.count].map(|word| u64::from(word.load(Relaxed))));
+            all.extend(
+                [&stack.capacity, &stack.mask, &stack.inverse, &stack.threshold].map(|word| u64::from(word.get())),
+            );
             all.extend(stack.slots.iter().map(|slot| slot.load(Relaxed).addr() as u64));
         }
         all.extend(dynamic.iter().map(|magazine| magazine.load(Relaxed).addr() as u64));

@@ -41,7 +41,7 @@ impl<M: Machine> Service<M> {
         }
         for remote in &set.remote {
             self.drain_tag(set, remote, remote.tag.load(Relaxed) as u16);
-            remote.tag.store(0, Relaxed);
+            remote.vacate();
         }
         self.drain_page_lists(set);
     }

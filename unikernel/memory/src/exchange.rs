@@ -10,7 +10,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use quarry_topology::NodeId;
 
-use crate::class::{GEOMETRY, tag, tag_cache};
+use crate::class::{GEOMETRY, tag, tag_cache, tag_node};
 use crate::depot::mark_at;
 use crate::gfp::Gfp;
 use crate::machine::Machine;
@@ -116,33 +116,55 @@ impl<M: Machine> Service<M> {
         Some(object)
     }
 
-    /// Frees an object of another node's classes of kmalloc into the magazine for these, where that is simple; says
-    /// whether it did.
-    #[inline]
-    pub(crate) fn free_to_remote(&self, object: *mut u8) -> bool {
+    /// Frees an object of another node's classes of kmalloc into the magazine for these, where that has room: the usual
+    /// case, and nothing else looked at. Says whether it did. `key` is the object's tag as the set has it.
+    #[inline(always)]
+    pub(crate) fn free_to_remote(&self, object: *mut u8, key: u32) -> bool {
         // SAFETY: as in `object_from_depot`.
         let set = unsafe { &*self.machine().set() };
-        let tag = self.machine().tag(object.addr()) as u16;
-        let Some(geometry) = GEOMETRY.get(tag_cache(tag)) else { return false };
-        let remote = set.remote(tag);
-        let suits = remote.tag.load(Relaxed) == u32::from(tag) && geometry.is_object(object.addr());
-        // A tag of 0 has a geometry without objects. A remote magazine is never for the local node's.
-        if !suits
-            || remote.count.load(Relaxed) >= remote.capacity.load(Relaxed)
-            || self.waiters().attention().is_raised()
+        let tag = key ^ set.node_tag;
+        let remote = set.remote(tag as u16);
+        // One that is nobody's has the tag 0 and takes no pointer. None is ever for the local node's objects.
+        if remote.tag.load(Relaxed) != tag || !remote.is_object(object.addr()) || self.waiters().attention().is_raised()
         {
             return false;
         }
-        let place = mark_at(object, 0);
-        // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it; the
-        // caller gives it up.
-        unsafe {
-            if place.read() == set.mark {
+        let (place, count) = (mark_at(object, 0), remote.count.load(Relaxed));
+        // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it.
+        if unsafe { place.read() } == set.mark || count >= remote.capacity.get() {
+            return false;
+        }
+        // SAFETY: as for the read; the caller gives the object up.
+        unsafe { place.write(set.mark) };
+        // SAFETY: the count was looked at just now.
+        unsafe { remote.put(count, object) };
+        true
+    }
+
+    /// Gives all objects of the remote magazine for a tag to the stack of their depot, where the magazine is full and the
+    /// stack has room; says whether it did. `key` is the tag as the set has it.
+    pub(crate) fn send_home(&self, key: u32) -> bool {
+        // SAFETY: as in `object_from_depot`.
+        let set = unsafe { &*self.machine().set() };
+        let tag = (key ^ set.node_tag) as u16;
+        let (remote, cache) = (set.remote(tag), tag_cache(tag));
+        let count = remote.count.load(Relaxed);
+        if remote.tag.load(Relaxed) != u32::from(tag) || count < remote.capacity.get() {
+            return false;
+        }
+        let Some(geometry) = GEOMETRY.get(cache) else { return false };
+        let Some(depot) = self.depot(NodeId(tag_node(tag)), cache) else { return false };
+        {
+            let mut depot = depot.lock(self.machine());
+            if !depot.stack(remote.objects()) {
                 return false;
             }
-            place.write(set.mark);
+            // Under the lock; see `give_objects`.
+            remote.clear();
         }
-        remote.push(object);
+        bump(&set.counters.remote_drains);
+        set.add_net((count as usize * geometry.size as usize).wrapping_neg());
+        self.objects_freed(cache);
         true
     }
 }

@@ -215,47 +215,54 @@ impl<M: Machine> Service<M> {
         // SAFETY: as in `object`.
         let set = unsafe { &*self.machine().set() };
         let key = tag ^ set.node_tag;
-        if key & NOT_A_KEY == 0 {
-            // SAFETY: it is the key of a cache below `MAGAZINES`, as was looked at just now.
-            let magazine = unsafe { set.magazine(key) };
-            let distance = !(object.addr() as u32) & magazine.mask.get();
-            if distance.wrapping_mul(magazine.inverse.get()) >= magazine.threshold.get() {
-                let place = mark_at(object, 0);
-                let mark = set.mark;
-                let count = magazine.count.load(Relaxed);
-                // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it.
-                if unsafe { place.read() } != mark && count < magazine.limit.load(Relaxed) {
-                    // SAFETY: as for the read; the caller gives the object up.
-                    unsafe { place.write(mark) };
-                    // SAFETY: looked at just now.
-                    unsafe { magazine.put(count, object) };
-                    return;
-                }
+        if key & NOT_A_KEY != 0 {
+            return self.kfree_remote(object, key);
+        }
+        // SAFETY: it is the key of a cache below `MAGAZINES`, as was looked at just now.
+        let magazine = unsafe { set.magazine(key) };
+        let distance = !(object.addr() as u32) & magazine.mask.get();
+        if distance.wrapping_mul(magazine.inverse.get()) >= magazine.threshold.get() {
+            let place = mark_at(object, 0);
+            let mark = set.mark;
+            let count = magazine.count.load(Relaxed);
+            // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it.
+            if unsafe { place.read() } != mark && count < magazine.limit.load(Relaxed) {
+                // SAFETY: as for the read; the caller gives the object up.
+                unsafe { place.write(mark) };
+                // SAFETY: looked at just now.
+                unsafe { magazine.put(count, object) };
+                return;
             }
         }
         self.kfree_slow(object);
     }
 
-    /// What no magazine takes as it is. Three functions, so that each saves as many registers as it needs.
+    /// What the local magazine does not take as it is. Functions of their own here, so that each saves as many
+    /// registers as it needs.
     #[cold]
     #[inline(never)]
     fn kfree_slow(&self, object: *mut u8) {
         // SAFETY: as in `cached_object`.
         let key = self.machine().tag(object.addr()) ^ unsafe { &*self.machine().set() }.node_tag;
-        if key & NOT_A_KEY == 0 { self.kfree_full(object, key) } else { self.kfree_remote(object) }
-    }
-
-    #[inline(never)]
-    fn kfree_full(&self, object: *mut u8, key: u32) {
         // Class 0, of what is no object, has no objects either.
         if !self.free_through_depot(&CacheShape::kmalloc(key_cache(key)), object) {
             self.kfree_any(object);
         }
     }
 
+    /// What is no local object of a cache with a magazine.
+    #[cold]
     #[inline(never)]
-    fn kfree_remote(&self, object: *mut u8) {
-        if !self.free_to_remote(object) {
+    fn kfree_remote(&self, object: *mut u8, key: u32) {
+        if !self.free_to_remote(object, key) {
+            self.kfree_remote_full(object, key);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn kfree_remote_full(&self, object: *mut u8, key: u32) {
+        if !(self.send_home(key) && self.free_to_remote(object, key)) {
             self.kfree_any(object);
         }
     }

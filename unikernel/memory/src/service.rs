@@ -266,6 +266,9 @@ impl<M: Machine> Service<M> {
                 self.fit_out(set, magazine, &cache);
             }
         }
+        for remote in &set.remote {
+            remote.vacate();
+        }
         for place in &set.dynamic {
             place.store((&raw const EMPTY).cast_mut(), Relaxed);
         }

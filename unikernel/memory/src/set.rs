@@ -34,20 +34,25 @@ use core::{ptr, slice};
 
 use quarry_topology::{CpuId, NodeId};
 
-use crate::class::{
-    DYNAMIC_BASE, DYNAMIC_MAGAZINES, Geometry, KEY_UNIT, MAGAZINE_STRIDE, MAGAZINES, tag, tag_cache, tag_node,
-};
+use crate::class::{DYNAMIC_BASE, DYNAMIC_MAGAZINES, Geometry, KEY_UNIT, MAGAZINE_STRIDE, MAGAZINES, tag, tag_cache};
 use crate::frame::ZoneId;
 use crate::registry::CacheShape;
 
 /// Slots of a magazine. With its head it is 512 bytes, so finding one is a shift.
 pub(crate) const SLOTS: usize = 60;
 
-/// Slots of a magazine for objects of another node.
-pub(crate) const REMOTE_SLOTS: usize = 30;
+/// Slots of a magazine for objects of another node. With its head it is 256 bytes, so finding one is a mask.
+pub(crate) const REMOTE_SLOTS: usize = 28;
 
 /// Magazines for objects of other nodes.
 pub(crate) const REMOTES: usize = 16;
+
+/// Bytes from one of them to the next.
+const REMOTE_STRIDE: usize = 256;
+
+/// What a tag is multiplied by to have the sum of its cache and five times its node where a remote magazine's number is
+/// in its offset.
+const REMOTE_FACTOR: usize = REMOTE_STRIDE / tag(0, 1) as usize + 5 * REMOTE_STRIDE;
 
 /// Orders of page blocks that have a list on every CPU: 0 to 3, as in Linux (`PAGE_ALLOC_COSTLY_ORDER`).
 pub(crate) const LISTED_ORDERS: usize = 4;
@@ -254,18 +259,75 @@ impl Magazine {
     }
 }
 
-/// A stack of free objects of one cache of another node.
+/// A stack of free objects of one cache of another node. What is in cells belongs to the set's CPU.
 #[repr(C, align(64))]
 pub(crate) struct Remote {
     /// Whose objects these are, 0 for nobody's.
     pub(crate) tag: AtomicU32,
     pub(crate) count: AtomicU32,
     /// How many it may hold while it is for that tag.
-    pub(crate) capacity: AtomicU32,
+    pub(crate) capacity: Cell<u32>,
+    /// The geometry of kmalloc's caches, whose mark is in an object's first word; that of no object for others.
+    pub(crate) mask: Cell<u32>,
+    pub(crate) inverse: Cell<u32>,
+    pub(crate) threshold: Cell<u32>,
     pub(crate) slots: [AtomicPtr<u8>; REMOTE_SLOTS],
+    spare: u64,
 }
 
-const _: () = assert!(size_of::<Remote>() == 256);
+const _: () = assert!(size_of::<Remote>() == REMOTE_STRIDE);
+
+// SAFETY: as for `Magazine`.
+unsafe impl Sync for Remote {}
+
+impl Remote {
+    const fn vacant() -> Self {
+        Self {
+            tag: AtomicU32::new(0),
+            count: AtomicU32::new(0),
+            capacity: Cell::new(0),
+            mask: Cell::new(0),
+            inverse: Cell::new(0),
+            threshold: Cell::new(u32::MAX),
+            slots: [const { AtomicPtr::new(ptr::null_mut()) }; REMOTE_SLOTS],
+            spare: 0,
+        }
+    }
+
+    /// Makes an empty one nobody's: no pointer passes its check.
+    pub(crate) fn vacate(&self) {
+        self.fit_out(0, &Geometry::NONE, 0);
+    }
+
+    /// Makes an empty one that for objects with a tag. A cache whose objects have their mark elsewhere than kmalloc's
+    /// gives the geometry of no object.
+    pub(crate) fn fit_out(&self, tag: u16, geometry: &Geometry, capacity: u32) {
+        self.tag.store(tag.into(), Relaxed);
+        self.capacity.set(capacity);
+        self.mask.set(geometry.mask);
+        self.inverse.set(geometry.inverse);
+        self.threshold.set(geometry.threshold);
+    }
+
+    /// Whether an address whose tag is this magazine's is that of an object.
+    #[inline(always)]
+    pub(crate) fn is_object(&self, address: usize) -> bool {
+        let distance = !(address as u32) & self.mask.get();
+        distance.wrapping_mul(self.inverse.get()) >= self.threshold.get()
+    }
+
+    /// Puts an object on top, where the caller has found `count` to be below the capacity.
+    ///
+    /// # Safety
+    ///
+    /// `count` is what the magazine's own count is, and below the capacity.
+    #[inline(always)]
+    pub(crate) unsafe fn put(&self, count: u32, object: *mut u8) {
+        // SAFETY: the capacity is at most the number of slots.
+        unsafe { self.slots.get_unchecked(count as usize) }.store(object, Relaxed);
+        self.count.store(count + 1, Relaxed);
+    }
+}
 
 /// A stack of free page blocks of one order.
 #[repr(C, align(64))]
@@ -318,14 +380,7 @@ impl Set {
                     blocks: [const { AtomicU32::new(0) }; LIST_BLOCKS],
                 }
             }; LISTED_ORDERS],
-            remote: [const {
-                Remote {
-                    tag: AtomicU32::new(0),
-                    count: AtomicU32::new(0),
-                    capacity: AtomicU32::new(0),
-                    slots: [const { AtomicPtr::new(ptr::null_mut()) }; REMOTE_SLOTS],
-                }
-            }; REMOTES],
+            remote: [const { Remote::vacant() }; REMOTES],
             magazines: [const { Magazine::empty() }; MAGAZINES],
             dynamic: [const { AtomicPtr::new((&raw const EMPTY).cast_mut()) }; DYNAMIC_MAGAZINES + 1],
             spare_magazines: AtomicPtr::new(ptr::null_mut()),
@@ -345,9 +400,12 @@ impl Set {
     }
 
     /// The magazine that objects with this tag share with others, one tag's at a time.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn remote(&self, tag: u16) -> &Remote {
-        &self.remote[(tag_cache(tag) + 5 * tag_node(tag) as usize) % REMOTES]
+        // The cache and five times the node, modulo the number of them, in the places of a magazine's offset.
+        let offset = (usize::from(tag) * REMOTE_FACTOR) & ((REMOTES - 1) * REMOTE_STRIDE);
+        // SAFETY: the offset is that of one of the magazines.
+        unsafe { &*self.remote.as_ptr().byte_add(offset) }
     }
 
     /// Free objects of a cache in this set, of any node.

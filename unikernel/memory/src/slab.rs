@@ -33,7 +33,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use quarry_topology::NodeId;
 
 use crate::allocate::{Floor, Request};
-use crate::class::{LARGE, MAGAZINES, tag, tag_cache, tag_node};
+use crate::class::{GEOMETRY, Geometry, LARGE, MAGAZINES, tag, tag_cache, tag_node};
 use crate::depot::{Depot, SlabView};
 use crate::frame::{FRAME_BYTES, FRAME_SHIFT, FrameList, Frames, Kind, Order, Pfn, State};
 use crate::gfp::Gfp;
@@ -206,7 +206,7 @@ impl<M: Machine> Service<M> {
         let remote = self.remote_magazine(set, cache, tag);
         if remote.count.load(Relaxed) == 0 {
             bump(&set.counters.remote_refills);
-            let capacity = remote.capacity.load(Relaxed);
+            let capacity = remote.capacity.get();
             let wanted = if self.waiters().attention().is_raised() { 1 } else { capacity / 2 };
             let taken = self.take_objects(set, cache, node, wanted, frames, |object| remote.push(object));
             self.note_objects(set, cache, taken);
@@ -325,7 +325,7 @@ impl<M: Machine> Service<M> {
             self.give_objects(&cache, tag, &[object], || ());
         } else {
             let remote = self.remote_magazine(set, &cache, tag);
-            let capacity = remote.capacity.load(Relaxed);
+            let capacity = remote.capacity.get();
             let raised = self.waiters().attention().is_raised();
             if raised || remote.count.load(Relaxed) >= capacity {
                 bump(&set.counters.remote_drains);
@@ -524,8 +524,8 @@ impl<M: Machine> Service<M> {
         let current = remote.tag.load(Relaxed) as u16;
         if current != tag {
             self.drain_tag(set, remote, current);
-            remote.tag.store(u32::from(tag), Relaxed);
-            remote.capacity.store(self.magazine_capacity(&cache.geometry, REMOTE_SLOTS), Relaxed);
+            let geometry = GEOMETRY.get(cache.id).unwrap_or(&Geometry::NONE);
+            remote.fit_out(tag, geometry, self.magazine_capacity(&cache.geometry, REMOTE_SLOTS));
         }
         remote
     }

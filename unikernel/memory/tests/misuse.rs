@@ -1,7 +1,7 @@
 //! Misuse is caught at the call, in every build, and the panic says what was wrong.
 
 use quarry_memory::hosted::{Hosted, HostedMachine};
-use quarry_memory::{Gfp, Order, Service, Topology};
+use quarry_memory::{CpuId, Gfp, NodeId, Order, Service, Topology};
 
 fn service() -> &'static Service<HostedMachine> {
     let topology = Topology::builder().node(64 << 20, 2).node(64 << 20, 2).build().expect("a machine");
@@ -24,7 +24,7 @@ fn a_double_free_panics() {
 #[should_panic(expected = "is free already: a double free")]
 fn a_double_free_from_another_node_panics() {
     let service = service();
-    let object = service.kmalloc_node(64, Gfp::KERNEL, quarry_memory::NodeId(1));
+    let object = service.kmalloc_node(64, Gfp::KERNEL, NodeId(1));
     // SAFETY: the second free is what is tested; it frees nothing.
     unsafe {
         service.kfree(object);
@@ -69,6 +69,43 @@ fn a_free_of_foreign_memory_panics() {
     let mut foreign = 0u64;
     // SAFETY: the free is what is tested; it frees nothing.
     unsafe { service().kfree((&raw mut foreign).cast()) };
+}
+
+/// What a free of memory that is none of the service's is told, on a CPU of each node.
+fn foreign_free_is_told(hosted: &'static Hosted) {
+    for cpu in [CpuId(0), CpuId(2)] {
+        assert!(hosted.run_on(cpu));
+        let mut foreign = [0u64; 64];
+        for place in &mut foreign {
+            let pointer = (&raw mut *place).expose_provenance();
+            // SAFETY: the free is what is tested; it frees nothing.
+            let free = || unsafe { hosted.service().kfree(std::ptr::with_exposed_provenance_mut(pointer)) };
+            let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(free)).expect_err("it is no object");
+            let told = told.downcast_ref::<String>().expect("a panic with a message");
+            assert!(told.contains("which is no object"), "{told}");
+        }
+    }
+}
+
+#[test]
+fn a_free_of_foreign_memory_panics_on_each_node_whatever_objects_of_others_it_holds_or_held() {
+    let topology = Topology::builder().node(64 << 20, 2).node(64 << 20, 2).build().expect("a machine");
+    let hosted = Hosted::leak(topology).expect("there is address space");
+    let service = hosted.service();
+    foreign_free_is_told(hosted);
+    for (cpu, other) in [(CpuId(0), NodeId(1)), (CpuId(2), NodeId(0))] {
+        assert!(hosted.run_on(cpu));
+        for size in (8..=256).step_by(8) {
+            // SAFETY: freed once.
+            unsafe { service.kfree(service.kmalloc_node(size, Gfp::KERNEL, other)) };
+        }
+    }
+    foreign_free_is_told(hosted);
+    for cpu in [CpuId(0), CpuId(2)] {
+        assert!(hosted.run_on(cpu));
+        service.drain_local();
+    }
+    foreign_free_is_told(hosted);
 }
 
 #[test]
