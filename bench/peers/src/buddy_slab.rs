@@ -21,7 +21,7 @@ use crate::threads::{Threads, current_cpu};
 const PAGE: usize = 4096;
 
 /// Bytes the allocator is given.
-const REGION: Layout = match Layout::from_size_align(1 << 30, 2 << 20) {
+const REGION: Layout = match Layout::from_size_align(4 << 30, 2 << 20) {
     Ok(layout) => layout,
     Err(_) => panic!("a size and a power of two"),
 };
@@ -63,11 +63,12 @@ impl Default for BuddySlab {
         static START: Once = Once::new();
         START.call_once(|| {
             // SAFETY: the layout has a size.
-            let start = NonNull::new(unsafe { alloc_zeroed(REGION) }).expect("there is a gigabyte of address space");
+            let start =
+                NonNull::new(unsafe { alloc_zeroed(REGION) }).expect("there are four gibibytes of address space");
             // SAFETY: the memory was just allocated and zeroed, and stays the allocator's for ever.
             let region = unsafe { slice::from_raw_parts_mut(start.as_ptr(), REGION.size()) };
             // SAFETY: as above.
-            unsafe { ALLOCATOR.init(region) }.expect("a gigabyte is enough, and nobody started it before");
+            unsafe { ALLOCATOR.init(region) }.expect("it is enough, and nobody started it before");
         });
         Self(())
     }

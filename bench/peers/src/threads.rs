@@ -90,7 +90,7 @@ impl Platform for Threads {
     }
 
     fn memory(&self) -> u64 {
-        256 << 20
+        2 << 30
     }
 
     fn on_cpus<T, F>(&self, cpus: usize, body: F) -> Vec<T>

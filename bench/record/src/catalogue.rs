@@ -173,6 +173,13 @@ pub static WORKLOADS: &[Workload] = &[
         origin: "the inner loop of Larson and Krishnan's server simulation, on one CPU's own slots",
     },
     Workload {
+        name: "mix-large",
+        group: Group::Slab,
+        summary: "as mix, over 1,048,576 slots of each CPU, or as many as memory has room for; measured only where it is named",
+        stresses: "metadata and objects that no cache of the processor holds, and their translations",
+        origin: "as mix, with the number of blocks of a large program",
+    },
+    Workload {
         name: "node",
         group: Group::Slab,
         summary: "pairs on a node that is asked for: the CPU's own, the farthest, both in turn",

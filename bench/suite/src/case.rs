@@ -57,6 +57,8 @@ workloads! {
     OneAllocates = "one-allocates",
     /// Random sizes over slots replaced at random.
     Mix = "mix",
+    /// The same over many more slots, which no cache of a processor holds.
+    MixLarge = "mix-large",
     /// Pairs on a node that is asked for: the local one, a remote one, and both in turn.
     Node = "node",
     /// Pairs in interrupt handlers, alone and in turn with those of a thread.
@@ -105,6 +107,14 @@ workloads! {
     Pressure = "pressure",
     /// Objects and blocks of pages, long-lived and short-lived, in little memory, and how free memory falls to pieces.
     Fragmentation = "fragmentation",
+}
+
+impl Workload {
+    /// Whether it is measured where nobody names workloads. One that fills hundreds of mebibytes with small blocks is not:
+    /// some allocators take minutes for it.
+    pub(crate) const fn is_usual(self) -> bool {
+        !matches!(self, Self::MixLarge)
+    }
 }
 
 impl fmt::Display for Workload {

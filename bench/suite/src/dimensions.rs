@@ -23,6 +23,12 @@ pub const BATCH: usize = 4096;
 /// Slots of [`Workload::Mix`](crate::Workload::Mix); a power of two.
 pub const MIX_SLOTS: usize = 4096;
 
+/// Slots of [`Workload::MixLarge`](crate::Workload::MixLarge), memory permitting; a power of two.
+pub const MIX_LARGE_SLOTS: usize = 1 << 20;
+
+/// Bytes to reckon with for a block of it, by those who round sizes up to powers of two, too. The mean size is 681.
+pub const MIX_LARGE_RECKONED: usize = 1024;
+
 /// Bytes a CPU allocates and frees in a sample of `llfree-bulk` and `llfree-rand`, memory permitting: many times what per-CPU lists hold.
 pub const LLFREE_BATCH_BYTES: usize = 16 << 20;
 

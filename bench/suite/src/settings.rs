@@ -108,10 +108,11 @@ impl Settings {
 
     /// The cases, in the order they run.
     pub(crate) fn plan(&self, means: &Means) -> Vec<Case> {
-        let workloads = if self.workloads.is_empty() { Workload::ALL } else { &self.workloads };
+        let (workloads, all) =
+            if self.workloads.is_empty() { (Workload::ALL, true) } else { (&*self.workloads, false) };
         let cpu_counts = self.cpu_counts(means.cpus);
         let mut cases = Vec::new();
-        for &workload in workloads {
+        for &workload in workloads.iter().filter(|workload| !all || workload.is_usual()) {
             let shape = workload.shape();
             if workload == Workload::Replay && self.replays_large() && !means.features.contains(&Feature::Large) {
                 continue;

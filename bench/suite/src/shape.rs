@@ -77,7 +77,13 @@ impl Workload {
                 Shape::of_orders(&LLFREE_ORDERS).needing(Feature::Pages)
             }
             Self::LlfreeFrag => Shape::of_orders(&SMALL_ORDERS).needing(Feature::Pages),
-            Self::Mix | Self::Larson | Self::Mstress | Self::Sh6bench | Self::AllocTest | Self::Replay => Shape::MIXED,
+            Self::Mix
+            | Self::MixLarge
+            | Self::Larson
+            | Self::Mstress
+            | Self::Sh6bench
+            | Self::AllocTest
+            | Self::Replay => Shape::MIXED,
             Self::Sh8bench => Shape::MIXED.needing(Feature::Large),
             Self::Xmalloc => Shape::of_sizes(&[64]),
             Self::Producers => Shape { least_cpus: 2, ..Shape::of_sizes(&[64]) },

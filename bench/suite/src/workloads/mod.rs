@@ -74,6 +74,7 @@ pub(crate) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S, trace: &
         | Workload::BatchLifo
         | Workload::Remote
         | Workload::Mix
+        | Workload::MixLarge
         | Workload::Node => slab::sample(run, subject),
         Workload::PairCache | Workload::BatchCache | Workload::Bulk => cache::sample(run, subject),
         Workload::RemoteZero | Workload::OneAllocates => one_sided::sample(run, subject),

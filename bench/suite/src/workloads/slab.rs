@@ -12,6 +12,7 @@ use super::{Body, places};
 use crate::case::{Extent, Workload};
 use crate::dimensions::BATCH;
 pub(super) use crate::dimensions::MIX_SLOTS;
+use crate::dimensions::{MIX_LARGE_RECKONED, MIX_LARGE_SLOTS};
 use crate::exchange::Exchange;
 use crate::measure::{Run, Samples, nodes};
 use crate::platform::Platform;
@@ -32,9 +33,12 @@ pub(super) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S) -> Optio
         Workload::PairInlined => dispatch(size, SampleInlined { run, subject }),
         Workload::PairConstant => dispatch(size, SampleConstant { run, subject }),
         Workload::Batch | Workload::BatchLifo | Workload::Remote => Some(batch(run, subject, size)),
-        Workload::Mix => {
+        workload @ (Workload::Mix | Workload::MixLarge) => {
+            let slots = match workload {
+                Workload::Mix => run.blocks(MIX_SLOTS, size + 1),
+                _ => run.blocks(MIX_LARGE_SLOTS, MIX_LARGE_RECKONED),
+            };
             // A power of two, for the loop masks a random number.
-            let slots = run.blocks(MIX_SLOTS, size + 1);
             let slots = if slots.is_power_of_two() { slots } else { slots.next_power_of_two() / 2 };
             let seed = run.sampling.seed;
             Some(run.sample(subject, move |subject, cpu| Mix::new(subject, Random::new(seed, cpu as u64), slots)))
@@ -240,7 +244,7 @@ impl<S: Subject, P: Platform> Body for Batch<S, P> {
     }
 }
 
-/// [`Workload::Mix`](crate::Workload::Mix).
+/// [`Workload::Mix`](crate::Workload::Mix) and [`Workload::MixLarge`](crate::Workload::MixLarge).
 struct Mix<S: Subject> {
     subject: S,
     random: Random,
