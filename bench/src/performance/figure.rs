@@ -4,7 +4,7 @@
 //! is a hundredth of an instruction in every count.
 
 use super::sources::{All, Measured, OURS};
-use super::targets::{Figure, Key, Row, Section, Targets};
+use super::targets::{Figure, Key, Latency, Row, Section, Targets};
 use crate::case::Metric;
 use crate::compare::rank::median;
 use crate::tables;
@@ -38,6 +38,8 @@ pub(super) enum Linux {
 pub(super) enum Verdict {
     Met,
     Missed,
+    /// There is no target.
+    Told,
     NotMeasured,
 }
 
@@ -53,6 +55,7 @@ impl Scale {
             Figure::Count(_) | Figure::Unmeasured => (1, ""),
             Figure::Ratio(_) => (2, " of the best peer"),
             Figure::Growth(_) => (2, " of one CPU's"),
+            Figure::Latency(_) => (0, " ns"),
             Figure::Share(_) => (2, " %"),
             Figure::Boot(_) => (0, " ms"),
             Figure::Image(_) => (0, " KiB"),
@@ -74,13 +77,14 @@ pub(super) fn outcome(targets: &Targets, section: &Section, row: &Row, all: &All
     // A file without a figure in each row is not read.
     let figure = row.figure().unwrap_or(Figure::Unmeasured);
     let scale = Scale::of(figure);
-    let target = format!("{}{}", row.at_most, scale.unit);
+    let target = row.at_most.map_or_else(|| "-".into(), |most| format!("{most}{}", scale.unit));
     let source = all.get(&section.from);
     let ours = source.and_then(|source| ours(figure, &scale, source));
-    let verdict = match &ours {
-        None => Verdict::NotMeasured,
-        Some((number, _)) if scale.rounded(*number) <= row.at_most => Verdict::Met,
-        Some(_) => Verdict::Missed,
+    let verdict = match (&ours, row.at_most) {
+        (None, _) => Verdict::NotMeasured,
+        (Some(_), None) => Verdict::Told,
+        (Some((number, _)), Some(most)) if scale.rounded(*number) <= most => Verdict::Met,
+        (Some(_), Some(_)) => Verdict::Missed,
     };
     Outcome {
         target,
@@ -107,6 +111,7 @@ fn ours(figure: Figure, scale: &Scale, source: &Measured) -> Option<(f64, String
             let (one, many) = (one?, many?);
             Some((many / one, format!("{} ({one:.1} to {many:.1})", scale.text(many / one))))
         }
+        Figure::Latency(latency) => source.latency(OURS, latency).map(with_unit),
         Figure::Share(name) => {
             let statistics = source.statistics.as_ref()?;
             let bytes = |name: &str| statistics.rows.iter().find(|row| row.name == name).map(|row| row.bytes);
@@ -126,11 +131,20 @@ fn peers(figure: Figure, source: Option<&Measured>) -> Option<Vec<String>> {
     let (keys, metric, unit) = match figure {
         Figure::Count(keys) => (keys.to_vec(), Metric::Instructions, ""),
         Figure::Ratio(keys) => (keys.to_vec(), Metric::Ns, " ns"),
+        Figure::Latency(latency) => return Some(latencies(latency, source)),
         Figure::Growth(growth) => return Some(growths(&growth.on(1), &growth.on(growth.to), source)),
         Figure::Share(_) | Figure::Boot(_) | Figure::Image(_) | Figure::Unmeasured => return None,
     };
     let others = source.map(|source| source.others(&keys, metric)).unwrap_or_default();
     Some(others.into_iter().map(|(name, cost)| format!("{name} {}{unit}", tables::figure(cost))).collect())
+}
+
+fn latencies(latency: &Latency, source: Option<&Measured>) -> Vec<String> {
+    let Some(source) = source else { return Vec::new() };
+    let mut figures: Vec<(&str, f64)> =
+        source.peers().filter_map(|name| Some((name, source.latency(name, latency)?))).collect();
+    figures.sort_by(|one, other| one.1.total_cmp(&other.1));
+    figures.into_iter().map(|(name, figure)| format!("{name} {figure:.0} ns")).collect()
 }
 
 fn growths(one: &[Key], many: &[Key], source: Option<&Measured>) -> Vec<String> {

@@ -35,9 +35,10 @@ pub(super) fn page(targets: &Targets, all: &All) -> Page {
     let mut add = |part: &str| text.push_str(part);
     let figures = count(outcomes.iter().flatten().count() as u64, "figure");
     add(&format!(
-        "Of {figures} {} meet their targets, {} miss them, {} are not measured.\n\n",
+        "Of {figures} {} meet their targets, {} miss them, {} are told without one, {} are not measured.\n\n",
         of(Verdict::Met),
         of(Verdict::Missed),
+        of(Verdict::Told),
         of(Verdict::NotMeasured)
     ));
     add(&made_by(targets, all));
@@ -140,6 +141,7 @@ const fn mark(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Met => "yes",
         Verdict::Missed => "**no**",
+        Verdict::Told => NONE,
         Verdict::NotMeasured => NOT_MEASURED,
     }
 }
@@ -151,7 +153,7 @@ fn reasons(rows: &[Row], outcomes: &[Outcome]) -> String {
         let sentence = match (outcome.verdict, row.kept_by()) {
             (Verdict::Missed, _) => Some(row.why.as_deref().unwrap_or("Nobody has said why.")),
             (Verdict::NotMeasured, kept_by) => kept_by,
-            (Verdict::Met, _) => None,
+            (Verdict::Met | Verdict::Told, _) => None,
         };
         if let Some(sentence) = sentence {
             writeln!(text, "- *{}*: {}", row.what, sentence.trim()).expect("a string takes whatever is written to it");

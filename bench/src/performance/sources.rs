@@ -9,7 +9,7 @@ use quarry_record::{Measurement, Statistics};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::targets::{Key, Kind, Source, Targets};
+use super::targets::{Key, Kind, Latency, Percentile, Source, Targets};
 use crate::case::Metric;
 use crate::compare::rank::median;
 use crate::runs;
@@ -97,29 +97,47 @@ impl Measured {
     /// What an allocator takes for an operation of each of these cases, added up; `None` unless it did all of them.
     pub(super) fn sum(&self, allocator: &str, keys: &[Key], metric: Metric) -> Option<f64> {
         let figure = |key: &Key| {
-            let is_it = |result: &&Measurement| {
-                result.allocator == allocator
-                    && result.workload == key.workload
-                    && result.size == key.size
-                    && result.order == key.order
-                    && result.variant == key.variant
-                    && result.phase == key.phase
-                    && result.cpus == key.cpus
-            };
-            let figures = metric.figures(self.results.iter().rfind(is_it)?);
+            let figures = metric.figures(self.case(allocator, key)?);
             (!figures.is_empty()).then(|| median(&figures))
         };
         keys.iter().map(figure).sum()
     }
 
-    /// The same of all but ours that did all of them, the best first.
-    pub(super) fn others(&self, keys: &[Key], metric: Metric) -> Vec<(String, f64)> {
+    /// What few single calls of an allocator exceed, in nanoseconds.
+    pub(super) fn latency(&self, allocator: &str, Latency { case, percentile }: &Latency) -> Option<f64> {
+        let latency = self.case(allocator, case)?.latency.as_ref()?;
+        Some(match percentile {
+            Percentile::P50 => latency.p50,
+            Percentile::P99 => latency.p99,
+            Percentile::P9999 => latency.p99_99,
+            Percentile::Worst => latency.worst,
+        })
+    }
+
+    fn case(&self, allocator: &str, key: &Key) -> Option<&Measurement> {
+        self.results.iter().rfind(|result| {
+            result.allocator == allocator
+                && result.workload == key.workload
+                && result.size == key.size
+                && result.order == key.order
+                && result.variant == key.variant
+                && result.phase == key.phase
+                && result.cpus == key.cpus
+        })
+    }
+
+    /// All allocators but ours.
+    pub(super) fn peers(&self) -> impl Iterator<Item = &str> {
         let mut names: Vec<&str> = self.results.iter().map(|result| result.allocator.as_str()).collect();
         names.sort_unstable();
         names.dedup();
-        let others = names.into_iter().filter(|name| *name != OURS);
+        names.into_iter().filter(|name| *name != OURS)
+    }
+
+    /// The same of all but ours that did all of them, the best first.
+    pub(super) fn others(&self, keys: &[Key], metric: Metric) -> Vec<(String, f64)> {
         let mut sums: Vec<(String, f64)> =
-            others.filter_map(|name| Some((name.to_owned(), self.sum(name, keys, metric)?))).collect();
+            self.peers().filter_map(|name| Some((name.to_owned(), self.sum(name, keys, metric)?))).collect();
         sums.sort_by(|one, other| one.1.total_cmp(&other.1));
         sums
     }

@@ -94,13 +94,17 @@ pub(super) struct Section {
 #[serde(deny_unknown_fields)]
 pub(super) struct Row {
     pub(super) what: String,
-    pub(super) at_most: f64,
+    /// `None` where the figure is to be told, and no more.
+    #[serde(default)]
+    pub(super) at_most: Option<f64>,
     #[serde(default)]
     count: Option<Vec<Key>>,
     #[serde(default)]
     ratio: Option<Vec<Key>>,
     #[serde(default)]
     growth: Option<Growth>,
+    #[serde(default)]
+    latency: Option<Latency>,
     #[serde(default)]
     share: Option<String>,
     #[serde(default)]
@@ -129,6 +133,8 @@ pub(super) enum Figure<'t> {
     Ratio(&'t [Key]),
     /// Instructions on many CPUs over those on one.
     Growth(&'t Growth),
+    /// What few single calls exceed.
+    Latency(&'t Latency),
     /// A row of the memory statistics, in percent of the memory that was ever touched.
     Share(&'t str),
     /// Milliseconds from QEMU's start to an image's `main`.
@@ -176,6 +182,27 @@ impl Growth {
     }
 }
 
+/// Nanoseconds of single calls of a case.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Latency {
+    pub(super) case: Key,
+    pub(super) percentile: Percentile,
+}
+
+/// What part of the calls takes no longer.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) enum Percentile {
+    #[serde(rename = "p50")]
+    P50,
+    #[serde(rename = "p99")]
+    P99,
+    #[serde(rename = "p99.99")]
+    P9999,
+    #[serde(rename = "worst")]
+    Worst,
+}
+
 impl Row {
     /// What keeps a figure that no source has.
     pub(super) fn kept_by(&self) -> Option<&str> {
@@ -188,6 +215,7 @@ impl Row {
             self.count.as_deref().map(Figure::Count),
             self.ratio.as_deref().map(Figure::Ratio),
             self.growth.as_ref().map(Figure::Growth),
+            self.latency.as_ref().map(Figure::Latency),
             self.share.as_deref().map(Figure::Share),
             self.boot.as_deref().map(Figure::Boot),
             self.image.as_deref().map(Figure::Image),
@@ -218,8 +246,16 @@ impl Targets {
             bail!("there is no source `{unknown}`: name one of its [[source]] tables");
         }
         let rows = targets.sections.iter().flat_map(|section| &section.rows);
-        if let Some(row) = rows.into_iter().find(|row| row.figure().is_none()) {
-            bail!("the row `{}` needs exactly one of count, ratio, growth, share, boot, image, unmeasured", row.what);
+        for row in rows {
+            let Some(figure) = row.figure() else {
+                bail!(
+                    "the row `{}` needs exactly one of count, ratio, growth, latency, share, boot, image, unmeasured",
+                    row.what
+                );
+            };
+            if row.at_most.is_none() && !matches!(figure, Figure::Latency(_)) {
+                bail!("the row `{}` needs a target: say `at_most`; only a latency is told without", row.what);
+            }
         }
         Ok(targets)
     }
