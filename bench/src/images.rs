@@ -26,13 +26,36 @@ pub(crate) enum Image {
     Bench,
     /// The tests that need a real boot.
     GuestTests,
+    /// The benchmark suite, built to write down what its memory service is asked for.
+    TracedBench,
+    /// The tests, likewise.
+    TracedGuestTests,
 }
 
 impl Image {
     const fn package(self) -> &'static str {
         match self {
-            Self::Bench => "quarry-bench-guest",
-            Self::GuestTests => "quarry-guest-tests",
+            Self::Bench | Self::TracedBench => "quarry-bench-guest",
+            Self::GuestTests | Self::TracedGuestTests => "quarry-guest-tests",
+        }
+    }
+
+    const fn is_traced(self) -> bool {
+        matches!(self, Self::TracedBench | Self::TracedGuestTests)
+    }
+
+    /// Where cargo puts it. What is traced has a folder of its own, or it would stand where the other is looked for.
+    fn target_folder(self) -> PathBuf {
+        if self.is_traced() { target_folder().join("traced") } else { target_folder() }
+    }
+
+    /// Builds it and returns where it is.
+    fn build(self) -> Result<PathBuf> {
+        if self.is_traced() {
+            let folder = self.target_folder().display().to_string();
+            build(self.package(), &["--features", "trace", "--target-dir", &folder], &[])
+        } else {
+            build(self.package(), &[], &[])
         }
     }
 }
@@ -69,11 +92,11 @@ impl ImageOptions {
         let files = match (&self.loader, &self.image) {
             (Some(loader), Some(image)) => Files { loader: loader.clone(), image: image.clone() },
             _ if self.no_build => {
-                let built = target_folder().join("release");
-                Files { loader: built.join(LOADER), image: built.join(image.package()) }
+                let built = |folder: PathBuf, package| folder.join("release").join(package);
+                Files { loader: built(target_folder(), LOADER), image: built(image.target_folder(), image.package()) }
             }
             // Apart, so that neither gets features the other asks of what they share.
-            _ => Files { loader: build(LOADER, &[])?, image: build(image.package(), &[])? },
+            _ => Files { loader: build(LOADER, &[], &[])?, image: image.build()? },
         };
         for (what, file) in [("loader", &files.loader), ("image", &files.image)] {
             if !file.is_file() {
@@ -89,8 +112,11 @@ impl ImageOptions {
     ///
     /// When it is not there or cannot be built.
     pub(crate) fn provide_linux_init(&self) -> Result<PathBuf> {
-        let init =
-            if self.no_build { target_folder().join("release").join(LINUX_INIT) } else { build(LINUX_INIT, &STATIC)? };
+        let init = if self.no_build {
+            target_folder().join("release").join(LINUX_INIT)
+        } else {
+            build(LINUX_INIT, &[], &STATIC)?
+        };
         if !init.is_file() {
             bail!("there is no init program {}", init.display());
         }
@@ -156,8 +182,8 @@ struct Target {
     name: String,
 }
 
-/// Builds a package's executable by cargo, with words for rustc, and returns where it is.
-fn build(package: &str, rustc: &[&str]) -> Result<PathBuf> {
+/// Builds a package's executable by cargo, with words for cargo and for rustc, and returns where it is.
+fn build(package: &str, words: &[&str], rustc: &[&str]) -> Result<PathBuf> {
     let manifest = workspace().join("Cargo.toml");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // On a terminal cargo shows how far it is by itself.
@@ -176,6 +202,7 @@ fn build(package: &str, rustc: &[&str]) -> Result<PathBuf> {
         .args(quiet)
         .arg("--manifest-path")
         .arg(&manifest)
+        .args(words)
         .args((!rustc.is_empty()).then_some("--"))
         .args(rustc)
         .stdin(Stdio::null())

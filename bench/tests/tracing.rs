@@ -63,6 +63,31 @@ fn a_recording_is_put_together_and_says_what_had_no_room() {
 }
 
 #[test]
+fn a_whole_guest_is_recorded_while_it_works_or_tests() {
+    let folder = folder();
+    let pieces = [("quarry-trace 1\n+0 a 0 0 64\n", None), ("", Some(2))];
+    fs::write(folder.path().join("serial"), serial(&pieces)).expect("there is room for files");
+    for (words, asked, advice) in [
+        ("--workload mix", "mode=record trace=9 workloads=mix cpus=4 ", "--events, or for fewer by --operations\n"),
+        ("--test kmalloc", "-append 'test=kmalloc trace=9 seed=1 ", "--events\n"),
+    ] {
+        let output = quarry(&folder, &format!("trace record --whole --events 9 {words}"));
+        let told = text(&output.stderr);
+        assert!(output.status.success() && told.contains(asked) && told.ends_with(advice), "{told}");
+        assert_eq!(text(&output.stdout), "quarry-trace 1\n+0 a 0 0 64\n");
+    }
+    assert!(complaint_of_clap(&folder, "trace record --test kmalloc").contains("--whole"));
+    assert!(complaint_of_clap(&folder, "trace record --whole").contains("--workload"));
+}
+
+/// What a command says that cannot be understood.
+fn complaint_of_clap(folder: &TempDir, words: &str) -> String {
+    let output = quarry(folder, words);
+    assert_eq!(output.status.code(), Some(2));
+    text(&output.stderr)
+}
+
+#[test]
 fn a_recording_that_breaks_off_is_no_trace() {
     let folder = folder();
     fs::write(folder.path().join("serial"), serial(&[("quarry-trace 1\n", None)])).expect("there is room for files");

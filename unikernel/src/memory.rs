@@ -60,7 +60,21 @@ pub(crate) unsafe fn start(
     made.map_err(|paging::OutOfFrames| StartError::NoMemory)?;
     SERVICE.machine().frame_limit.store((direct_map_end / PAGE_BYTES).min(FRAMES_LIMIT) as u32, Relaxed);
     // SAFETY: the caller's promise.
-    unsafe { SERVICE.start(topology, memory.ranges().iter().copied()) }
+    unsafe { SERVICE.start(topology, memory.ranges().iter().copied()) }?;
+    #[cfg(feature = "trace")]
+    begin_trace();
+    Ok(())
+}
+
+/// Writes the first calls down, as many as the command line's `trace=` says. Before this nobody could call.
+#[cfg(feature = "trace")]
+fn begin_trace() {
+    let Some(text) = option("trace") else { return };
+    match text.parse().map(|calls| SERVICE.start_trace(calls)) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => log::warn!("trace={text} is ignored: {error}"),
+        Err(_) => log::warn!("trace={text} is ignored: it is no whole number of calls to keep"),
+    }
 }
 
 /// Makes allocations fail as the command line's `failslab=` and `fail_page_alloc=` say. Called when the boot, which

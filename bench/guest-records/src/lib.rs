@@ -1,5 +1,5 @@
 //! What every image tells of its machine, as records on the serial line: the fingerprint of the run, where all memory
-//! is, and the reports of the memory service.
+//! is, the reports of the memory service, and traces.
 //!
 //! Used by the bench image and the guest tests. It is the one place that knows both the unikernel and the records.
 
@@ -9,6 +9,7 @@
 extern crate alloc;
 
 mod reports;
+mod trace;
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -19,6 +20,7 @@ use quarry_unikernel::{boot_duration, command_line, cpus, memory, option, printl
 use raw_cpuid::{CpuId, Hypervisor};
 
 pub use reports::reports;
+pub use trace::{emit_trace, emit_whole_trace, is_traced};
 
 /// Writes a record on the serial line.
 pub fn emit(record: &Record) {

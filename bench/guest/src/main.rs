@@ -23,7 +23,7 @@ mod records;
 mod shell;
 mod traces;
 
-use quarry_guest_records::{emit, fingerprint, reports, statistics};
+use quarry_guest_records::{emit, emit_whole_trace, fingerprint, reports, statistics};
 use quarry_record::{End, EndStatus, Record};
 use quarry_suite::{Limit, Mode, Options, Platform, Stress, plan, row_count, stress};
 use quarry_unikernel::memory::service;
@@ -157,6 +157,7 @@ fn converse(machine: Machine, options: &Options) -> ExitCode {
 }
 
 fn finish(errors: u64, reason: Option<String>) -> ExitCode {
+    emit_whole_trace();
     let failed = reason.is_some();
     emit(&Record::End(End { status: if failed { EndStatus::Failed } else { EndStatus::Ok }, reason, errors }));
     if failed { ExitCode::Failure } else { ExitCode::Success }

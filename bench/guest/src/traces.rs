@@ -5,11 +5,9 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
-use core::fmt::Write;
 
-use quarry_guest_records::emit;
-use quarry_record::{Record, TracePiece};
-use quarry_suite::{Mode, Options, Platform, Workload, record as record_workloads};
+use quarry_guest_records::{emit_trace, is_traced};
+use quarry_suite::{Mode, Options, Platform, Workload, perform, record as record_workloads};
 use quarry_trace::{MOST_TEXT, Trace};
 use quarry_unikernel::fw_cfg;
 
@@ -18,9 +16,6 @@ use crate::machine::Machine;
 
 /// What the `quarry` command, or a person, calls the trace by `-fw_cfg name=...`.
 const FILE: &str = "opt/quarry/trace";
-
-/// Lines in a record.
-const LINES: usize = 500;
 
 /// The trace `replay` is to replay, where there is one and somebody wants it.
 pub(crate) fn given(machine: Machine, options: &Options) -> Result<Option<Arc<Trace>>, String> {
@@ -44,18 +39,14 @@ pub(crate) fn given(machine: Machine, options: &Options) -> Result<Option<Arc<Tr
     Ok(Some(Arc::new(trace)))
 }
 
-/// Records what workloads do; returns how many allocations failed.
+/// Has workloads run, and records what they do; where the whole guest is recorded, that is in it already. Returns how many
+/// allocations failed.
 pub(crate) fn record(machine: Machine, options: &Options) -> u64 {
     machine.warm_up();
-    let recording = record_workloads(machine, &Kernel, &options.settings, options.extract);
-    emit(&Record::Trace(TracePiece { text: format!("{}\n", Trace::header()), dropped: None }));
-    for events in recording.trace.events().chunks(LINES) {
-        let mut text = String::new();
-        for event in events {
-            writeln!(text, "{event}").expect("a string takes everything");
-        }
-        emit(&Record::Trace(TracePiece { text, dropped: None }));
+    if is_traced() {
+        return perform(machine, &Kernel, &options.settings, options.extract);
     }
-    emit(&Record::Trace(TracePiece { text: String::new(), dropped: Some(recording.dropped) }));
+    let recording = record_workloads(machine, &Kernel, &options.settings, options.extract);
+    emit_trace(&recording.trace, recording.dropped);
     recording.failures
 }

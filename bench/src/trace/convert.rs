@@ -3,11 +3,10 @@
 //! A recording begins and ends in the middle of things, and loses events when it is slow. So what is freed may never
 //! have been seen, what is allocated may stay, and an address may come back that was never freed. Each is counted.
 
-use std::collections::HashMap;
 use std::fmt;
 
 use clap::ValueEnum;
-use quarry_trace::{Action, Cpu, Event, Flags, MOST_ORDER, MOST_SIZE, Node, ObjectId, Request, Trace};
+use quarry_trace::{Assembly, Begun, Cpu, Flags, Moment, Node, Place, Request, Trace};
 
 use super::line::{Kind, Line, kind};
 use crate::words::count;
@@ -64,28 +63,10 @@ pub(super) struct Counts {
     unreadable: u64,
 }
 
-/// What an address is of.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Place {
-    Object(u64),
-    /// Where a block begins, by frame number.
-    Pages(u64),
-}
-
-/// What lives.
-#[derive(Clone, Copy)]
-struct Live {
-    object: ObjectId,
-    order: u8,
-}
-
 #[derive(Default)]
 struct Converter {
-    trace: Trace,
+    assembly: Assembly,
     counts: Counts,
-    live: HashMap<Place, Live>,
-    /// The time of the last event.
-    last: Option<u64>,
 }
 
 impl Converted {
@@ -105,7 +86,8 @@ impl Converted {
                 Kind::Other => {}
             }
         }
-        let Converter { trace, mut counts, .. } = converter;
+        let Converter { assembly, mut counts } = converter;
+        let trace = assembly.into_trace();
         counts.events = trace.events().len() as u64;
         counts.cpus = trace.cpus().len() as u64;
         counts.left = trace.live_count() as u64;
@@ -127,7 +109,8 @@ impl Converter {
                 if address <= ZERO_SIZE_POINTER || size == 0 {
                     self.counts.empty_allocations += 1;
                 } else {
-                    self.allocate(line, Place::Object(address), Action::Allocate(request));
+                    let begun = self.assembly.allocate(moment(line), address, request);
+                    self.counts.objects += self.counted(begun);
                 }
             }
             "kfree" | "kmem_cache_free" if objects => match line.address("ptr")? {
@@ -141,7 +124,8 @@ impl Converter {
                     self.counts.empty_allocations += 1;
                 } else {
                     let order = u8::try_from(order).unwrap_or(u8::MAX);
-                    self.allocate(line, Place::Pages(frame), Action::AllocatePages(order));
+                    let begun = self.assembly.allocate_pages(moment(line), frame, order);
+                    self.counts.blocks += self.counted(begun);
                 }
             }
             "mm_page_free" if pages => {
@@ -153,52 +137,23 @@ impl Converter {
         Some(())
     }
 
-    fn allocate(&mut self, line: &Line<'_>, place: Place, action: Action) {
-        let (order, fits) = match action {
-            Action::AllocatePages(order) => (order, order <= MOST_ORDER),
-            Action::Allocate(request) => (0, request.size <= MOST_SIZE),
-            Action::Resize(_) | Action::Free | Action::FreePages => unreachable!("these allocate nothing"),
-        };
-        if let Some(old) = self.live.remove(&place) {
-            self.counts.missed_frees += 1;
-            self.push(line, old.object, free_of(place));
-        }
-        if !fits {
-            self.counts.too_large += 1;
-            return;
-        }
-        let object = self.trace.next_id();
-        self.push(line, object, action);
-        self.live.insert(place, Live { object, order });
-        match place {
-            Place::Object(_) => self.counts.objects += 1,
-            Place::Pages(_) => self.counts.blocks += 1,
-        }
+    /// Counts what was remarkable about an allocation; 1 when the trace has it.
+    fn counted(&mut self, begun: Begun) -> u64 {
+        self.counts.missed_frees += u64::from(begun.free_was_missing);
+        self.counts.too_large += u64::from(begun.too_large);
+        u64::from(!begun.too_large)
     }
 
     fn free(&mut self, line: &Line<'_>, place: Place, order: u8) {
-        match self.live.remove(&place) {
-            Some(old) => {
-                self.counts.split += u64::from(old.order != order);
-                self.push(line, old.object, free_of(place));
-            }
+        match self.assembly.free(moment(line), place) {
+            Some(begun_with) => self.counts.split += u64::from(begun_with != order),
             None => self.counts.unknown_frees += 1,
         }
     }
-
-    fn push(&mut self, line: &Line<'_>, object: ObjectId, action: Action) {
-        let after = line.nanoseconds.saturating_sub(self.last.unwrap_or(line.nanoseconds));
-        self.last = Some(self.last.map_or(line.nanoseconds, |last| last.max(line.nanoseconds)));
-        let event = Event { after: Some(after), cpu: Cpu(line.cpu), object, action };
-        self.trace.push(event).expect("what is allocated fits, and only what lives is freed");
-    }
 }
 
-const fn free_of(place: Place) -> Action {
-    match place {
-        Place::Object(_) => Action::Free,
-        Place::Pages(_) => Action::FreePages,
-    }
+fn moment(line: &Line<'_>) -> Moment {
+    Moment { nanoseconds: line.nanoseconds, cpu: Cpu(line.cpu) }
 }
 
 /// The node asked for; -1 is none.

@@ -1,7 +1,7 @@
 //! `quarry trace`: traces of allocations and frees: made of Linux's, looked at, recorded in a guest.
 //!
 //! ```text
-//! record    workloads run in a guest, as a trace
+//! record    workloads or a whole guest, as a trace
 //! info      what is in a trace
 //! convert   lines of Linux's tools as a trace
 //! line      a line of `perf script` or `trace-cmd report`
@@ -39,7 +39,7 @@ enum Action {
     Convert(ConvertCommand),
     /// Tell what is in a trace.
     Info(InfoCommand),
-    /// Run workloads in a guest and record what they do.
+    /// Run workloads in a guest and record what they do, or all that the guest does.
     Record(Box<RecordCommand>),
 }
 

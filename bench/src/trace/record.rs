@@ -1,4 +1,5 @@
-//! `quarry trace record`: workloads run in a guest, and what they ask of its allocator as a trace.
+//! `quarry trace record`: workloads or tests run in a guest, and what they, or everybody there, ask of its allocator as a
+//! trace.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,8 +21,15 @@ use crate::words::count;
 #[derive(Debug, Args)]
 pub(crate) struct RecordCommand {
     /// Workloads, recorded one after another. `quarry list` has them.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', required = true, value_parser = list::workloads())]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', required_unless_present = "test", value_parser = list::workloads())]
     workload: Vec<String>,
+    /// Record every call of the guest, whatever code makes it, from the boot to the end: kmalloc and its family, caches,
+    /// and so all that Rust collections take. Builds an image that writes them down.
+    #[arg(long)]
+    whole: bool,
+    /// With --whole: record the guest that runs the tests whose name contains this, in place of workloads.
+    #[arg(long, value_name = "NAME", requires = "whole", conflicts_with_all = ["workload", "size", "order", "operations", "blocks"])]
+    test: Option<String>,
     /// Where to write the trace [default: standard output].
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -50,14 +58,26 @@ pub(crate) struct RecordCommand {
 }
 
 impl RecordCommand {
+    fn image(&self) -> Image {
+        match (self.whole, &self.test) {
+            (false, _) => Image::Bench,
+            (true, None) => Image::TracedBench,
+            (true, Some(_)) => Image::TracedGuestTests,
+        }
+    }
+
     /// As the guest reads it.
     fn guest_words(&self, cpus: u32) -> Vec<String> {
         fn list<T: ToString>(key: &str, values: impl Iterator<Item = T>) -> Option<String> {
             let values: Vec<String> = values.map(|value| value.to_string()).collect();
             (!values.is_empty()).then(|| format!("{key}={}", values.join(",")))
         }
+        if let Some(test) = &self.test {
+            return vec![format!("test={test}"), format!("trace={}", self.events), format!("seed={}", self.seed)];
+        }
         let lists = [
             Some("mode=record".to_owned()),
+            self.whole.then(|| format!("trace={}", self.events)),
             list("workloads", self.workload.iter()),
             list("sizes", self.size.iter().map(|size| size.0)),
             list("orders", self.order.iter()),
@@ -77,7 +97,7 @@ impl RecordCommand {
 /// Records. Standard output has the trace alone, where it has no file.
 pub(super) fn execute(command: &RecordCommand) -> Result<()> {
     let words = command.guest_words(command.machine.machine()?.cpus());
-    let guest = Guest::prepare(Image::Bench, "record", &command.machine, &command.host, words)?;
+    let guest = Guest::prepare(command.image(), "record", &command.machine, &command.host, words)?;
     eprintln!("{}", guest.boot.line());
     let ended = guest.watch(Duration::ZERO, &mut Progress::new(command.host.verbose));
     ended.verdict.map_err(|failure| guest.explain(failure))?;
@@ -85,10 +105,8 @@ pub(super) fn execute(command: &RecordCommand) -> Result<()> {
     let trace = Trace::parse(&ended.session.trace).context("the guest recorded what is no trace")?;
     eprintln!("{} on {}", count(trace.events().len() as u64, "event"), count(trace.cpus().len() as u64, "CPU"));
     if dropped > 0 {
-        eprintln!(
-            "{} more had no room; ask for more by --events, or for fewer by --operations",
-            count(dropped, "event")
-        );
+        let fewer = if command.test.is_some() { "" } else { ", or for fewer by --operations" };
+        eprintln!("{} more had no room; ask for more by --events{fewer}", count(dropped, "event"));
     }
     write(&trace, command.output.as_deref())
 }

@@ -64,7 +64,7 @@ pub use edge::{Calls, Edge, EdgeReport, edge};
 pub use histogram::Histogram;
 pub use options::{Mode, OptionError, Options};
 pub use platform::{Platform, Threads};
-pub use recorded::{Extract, Recording, record};
+pub use recorded::{Extract, Recording, perform, record};
 pub use relayed::{Refusal, Turns};
 pub use series::Series;
 pub use settings::{Effort, Settings};

@@ -1,4 +1,5 @@
 //! [`Recorded`]: an allocator whose every call is an event of a [`Trace`]; and [`record`], which runs workloads over it.
+//! [`perform`] runs them where whoever wants to know what they do listens elsewhere.
 //!
 //! Theory: one lock guards the trace. An allocation is written down when it has come back, a free before it is made, so
 //! of two calls on one object, or of two objects at one address, the one that happened first is written first, and the
@@ -50,6 +51,14 @@ pub struct Recording {
 /// Runs the cases of the plan over `subject`, one after another, and records what they ask of it.
 pub fn record<P: Platform, S: Subject>(platform: P, subject: &S, settings: &Settings, extract: Extract) -> Recording {
     let recorded = Recorded::new(subject.clone(), platform, extract.events);
+    let failures = perform(platform, &recorded, settings, extract);
+    let Log { trace, dropped, .. } = core::mem::take(&mut *recorded.log.lock());
+    Recording { trace, dropped, failures }
+}
+
+/// Runs the cases of the plan over `subject`, one after another, and neither measures nor checks; returns how many
+/// allocations failed. Of `extract`, what it says of operations.
+pub fn perform<P: Platform, S: Subject>(platform: P, subject: &S, settings: &Settings, extract: Extract) -> u64 {
     let mut failures = 0;
     let cases = plan(platform, subject.features(), settings);
     let trace = trace_of(settings, &cases);
@@ -62,11 +71,10 @@ pub fn record<P: Platform, S: Subject>(platform: P, subject: &S, settings: &Sett
             seed: settings.seed,
             trims: false,
         };
-        let samples = workloads::sample(Run { platform, case, sampling }, &recorded, &trace);
+        let samples = workloads::sample(Run { platform, case, sampling }, subject, &trace);
         failures += samples.map_or(0, |samples| samples.failures);
     }
-    let Log { trace, dropped, .. } = core::mem::take(&mut *recorded.log.lock());
-    Recording { trace, dropped, failures }
+    failures
 }
 
 /// Every call of `subject`, written down.

@@ -21,9 +21,11 @@
 
 extern crate alloc;
 
+mod assembly;
 mod parse;
 mod trace;
 
+pub use assembly::{Assembly, Begun, Moment, Place};
 pub use parse::{ParseError, Problem};
 pub use trace::{Action, Cpu, Event, Flags, Misuse, Node, ObjectId, Request, Trace};
 

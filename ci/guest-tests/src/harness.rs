@@ -9,7 +9,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use quarry_guest_records::{emit, fingerprint, statistics};
+use quarry_guest_records::{emit, emit_whole_trace, fingerprint, statistics};
 use quarry_record::{End, EndStatus, Record, TestStatus};
 use quarry_unikernel::memory::service;
 use quarry_unikernel::thread::JoinHandle;
@@ -84,6 +84,7 @@ pub(crate) fn run(areas: &[&[Test]]) -> ExitCode {
     };
     let (status, code) =
         if reason.is_some() { (EndStatus::Failed, ExitCode::Failure) } else { (EndStatus::Ok, ExitCode::Success) };
+    emit_whole_trace();
     emit(&Record::End(End { status, reason, errors: failed }));
     code
 }

@@ -84,6 +84,14 @@ impl<M: Machine> Service<M> {
     /// [`Self::kmem_cache_alloc`].
     #[track_caller]
     pub fn kmem_cache_alloc_bulk(&self, cache: &KmemCache, gfp: Gfp, objects: &mut [*mut u8]) -> usize {
+        let count = self.alloc_bulk(cache, gfp, objects);
+        self.handed_out_all(objects, count, self.kmem_cache_size(cache), gfp);
+        count
+    }
+
+    #[inline(always)]
+    #[track_caller]
+    fn alloc_bulk(&self, cache: &KmemCache, gfp: Gfp, objects: &mut [*mut u8]) -> usize {
         // SAFETY: `Machine::set` is valid and this context's alone until it returns to its scheduler.
         let set = unsafe { &*self.machine().set() };
         // SAFETY: a handle's slot is at most `DYNAMIC_MAGAZINES`.
@@ -133,7 +141,7 @@ impl<M: Machine> Service<M> {
             if found.is_none() {
                 self.hand_out_objects(cache, Gfp::empty(), &objects[..filled]);
                 // SAFETY: the objects were taken above, and nobody else has them.
-                unsafe { self.kmem_cache_free_bulk(cache, &objects[..filled]) };
+                unsafe { self.cache_free_bulk(cache, &objects[..filled]) };
                 return 0;
             }
         }
@@ -165,6 +173,16 @@ impl<M: Machine> Service<M> {
     /// At the first that is no object of this cache, points inside one, or is free already; in every build. Those
     /// before it have then been freed.
     pub unsafe fn kmem_cache_free_bulk(&self, cache: &KmemCache, objects: &[*mut u8]) {
+        self.taking_back_all(objects);
+        // SAFETY: the caller's promise.
+        unsafe { self.cache_free_bulk(cache, objects) };
+    }
+
+    /// # Safety
+    ///
+    /// As [`Self::kmem_cache_free_bulk`].
+    #[inline(always)]
+    unsafe fn cache_free_bulk(&self, cache: &KmemCache, objects: &[*mut u8]) {
         // SAFETY: as in `kmem_cache_alloc_bulk`.
         let set = unsafe { &*self.machine().set() };
         // SAFETY: as above.
@@ -233,6 +251,7 @@ impl<M: Machine> Service<M> {
     ///
     /// As [`Self::kfree`], at the first that cannot be freed. Those before it have then been freed.
     pub unsafe fn kfree_bulk(&self, objects: &[*mut u8]) {
+        self.taking_back_all(objects);
         if let Err(error) = self.free_bulk(None, objects) {
             panic!("{error}");
         }

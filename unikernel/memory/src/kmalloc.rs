@@ -47,6 +47,12 @@ impl<M: Machine> Service<M> {
     #[inline(always)]
     #[track_caller]
     pub fn kmalloc(&self, size: usize, gfp: Gfp) -> *mut u8 {
+        self.handed_out(self.kmalloc_untold(size, gfp), size, None, gfp)
+    }
+
+    #[inline(always)]
+    #[track_caller]
+    fn kmalloc_untold(&self, size: usize, gfp: Gfp) -> *mut u8 {
         if size > MAX_SLAB_SIZE || gfp.intersects(Gfp::OFF_THE_FAST_PATH) {
             return self.kmalloc_special(size, gfp);
         }
@@ -131,6 +137,12 @@ impl<M: Machine> Service<M> {
     #[inline(always)]
     #[track_caller]
     pub fn kzalloc(&self, size: usize, gfp: Gfp) -> *mut u8 {
+        self.handed_out(self.kzalloc_untold(size, gfp), size, None, gfp | Gfp::ZERO)
+    }
+
+    #[inline(always)]
+    #[track_caller]
+    fn kzalloc_untold(&self, size: usize, gfp: Gfp) -> *mut u8 {
         if size > MAX_SLAB_SIZE || gfp.intersects(Gfp::OFF_THE_FAST_PATH) {
             return self.kmalloc_special(size, gfp | Gfp::ZERO);
         }
@@ -165,12 +177,18 @@ impl<M: Machine> Service<M> {
     /// nearest that has. Null for a node that does not exist.
     #[track_caller]
     pub fn kmalloc_node(&self, size: usize, gfp: Gfp, node: NodeId) -> *mut u8 {
+        self.handed_out(self.kmalloc_node_untold(size, gfp, node), size, Some(node), gfp)
+    }
+
+    #[inline(always)]
+    #[track_caller]
+    fn kmalloc_node_untold(&self, size: usize, gfp: Gfp, node: NodeId) -> *mut u8 {
         // SAFETY: as in `object`.
         let set = unsafe { &*self.machine().set() };
         // A node that is named goes before the thread's policy.
         let by_policy = gfp.contains(Gfp::HARDWALL);
         if node == set.zone.node() && node == set.node && set.attached && !by_policy {
-            return self.kmalloc(size, gfp);
+            return self.kmalloc_untold(size, gfp);
         }
         if node.index() >= self.nodes().count() {
             return ptr::null_mut();
@@ -211,6 +229,16 @@ impl<M: Machine> Service<M> {
     /// When it is no object, points inside one, or is free already; in every build.
     #[inline(always)]
     pub unsafe fn kfree(&self, object: *mut u8) {
+        self.taking_back(object);
+        // SAFETY: the caller's promise.
+        unsafe { self.kfree_untold(object) };
+    }
+
+    /// # Safety
+    ///
+    /// As [`Self::kfree`].
+    #[inline(always)]
+    unsafe fn kfree_untold(&self, object: *mut u8) {
         let tag = self.machine().tag(object.addr());
         // SAFETY: as in `object`.
         let set = unsafe { &*self.machine().set() };
@@ -285,6 +313,7 @@ impl<M: Machine> Service<M> {
     ///
     /// As [`Self::kfree`].
     pub unsafe fn try_kfree(&self, object: *mut u8) -> Result<(), FreeError> {
+        self.taking_back(object);
         self.free_slow(object, None)
     }
 
@@ -354,14 +383,19 @@ impl<M: Machine> Service<M> {
         }
         let old = self.ksize(object);
         if old >= size {
+            self.resized(object, object, size);
             return object;
         }
-        let new = self.kmalloc(size, gfp);
-        if !new.is_null() && old > 0 {
+        if old == 0 {
+            return self.kmalloc(size, gfp);
+        }
+        let new = self.kmalloc_untold(size, gfp);
+        if !new.is_null() {
+            self.resized(object, new, size);
             // SAFETY: both objects have at least `old` bytes, and a new object overlaps no other.
             unsafe { ptr::copy_nonoverlapping(object, new, old) };
             // SAFETY: the caller's promise.
-            unsafe { self.kfree(object) };
+            unsafe { self.kfree_untold(object) };
         }
         new
     }

@@ -452,7 +452,7 @@ impl<M: Machine> Service<M> {
         if gfp.contains(Gfp::ZERO) {
             return self.kmem_cache_zalloc(cache, gfp);
         }
-        self.object_of(cache, gfp)
+        self.handed_out(self.object_of(cache, gfp), cache.object_size as usize, None, gfp)
     }
 
     #[inline(always)]
@@ -494,7 +494,7 @@ impl<M: Machine> Service<M> {
             // SAFETY: the object has that many bytes and is new.
             unsafe { object.write_bytes(0, cache.object_size as usize) };
         }
-        object
+        self.handed_out(object, cache.object_size as usize, None, gfp | Gfp::ZERO)
     }
 
     /// As [`Self::kmem_cache_alloc`], from the given node if it has memory to spare, else (without [`Gfp::THISNODE`])
@@ -511,7 +511,7 @@ impl<M: Machine> Service<M> {
             // SAFETY: as in `kmem_cache_zalloc`.
             unsafe { object.write_bytes(0, cache.object_size as usize) };
         }
-        object
+        self.handed_out(object, cache.object_size as usize, Some(node), gfp)
     }
 
     /// Frees an object of the cache; null is ignored. Linux's `kmem_cache_free`. ([`Self::kfree`] does it too, more
@@ -526,6 +526,7 @@ impl<M: Machine> Service<M> {
     /// When it is no object of this cache, points inside one, or is free already; in every build.
     #[inline(always)]
     pub unsafe fn kmem_cache_free(&self, cache: &KmemCache, object: *mut u8) {
+        self.taking_back(object);
         let tag = self.machine().tag(object.addr());
         // SAFETY: as in `object_of`.
         let set = unsafe { &*self.machine().set() };
@@ -572,6 +573,7 @@ impl<M: Machine> Service<M> {
     ///
     /// As [`Self::kmem_cache_free`].
     pub unsafe fn try_kmem_cache_free(&self, cache: &KmemCache, object: *mut u8) -> Result<(), FreeError> {
+        self.taking_back(object);
         self.free_slow(object, Some(cache.view.id))
     }
 }

@@ -28,6 +28,7 @@
 //! | `kept`                       | how much memory pools keep back                             |
 //! | [`task`], [`policy`], [`events`] | a thread's scopes and memory policy; what vmstat counts |
 //! | [`zone`], `free_area`        | watermarks; buddy free areas                                |
+//! | `told`, `trace`              | what is told of every call: nothing, or a trace (feature `trace`) |
 //! | [`mobility`]                 | what can be moved, of every pageblock                       |
 //! | [`frame`]                    | frame numbers and sixteen bytes of metadata each            |
 //! | [`machine`]                  | what the service asks of its host                           |
@@ -84,6 +85,9 @@ pub mod statistics;
 mod sync;
 pub mod task;
 mod tickets;
+mod told;
+#[cfg(feature = "trace")]
+pub mod trace;
 mod typed;
 mod vmalloc;
 mod waiters;

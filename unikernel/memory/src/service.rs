@@ -108,6 +108,8 @@ pub struct Service<M: Machine> {
     /// Impossible combinations of flags that were reported.
     reported_flags: AtomicU32,
     injectors: Injectors,
+    #[cfg(feature = "trace")]
+    tracer: crate::trace::Tracer,
 }
 
 impl<M: Machine> Service<M> {
@@ -139,6 +141,8 @@ impl<M: Machine> Service<M> {
             balancers: Balancers::new(),
             reported_flags: AtomicU32::new(0),
             injectors: Injectors::new(),
+            #[cfg(feature = "trace")]
+            tracer: crate::trace::Tracer::new(),
         }
     }
 
@@ -316,6 +320,11 @@ impl<M: Machine> Service<M> {
     /// Node of a CPU; node 0 for one that does not exist.
     pub fn cpu_to_node(&self, cpu: CpuId) -> NodeId {
         NodeId(self.cpu_nodes.get(cpu.index()).map_or(0, |node| node.load(Relaxed)))
+    }
+
+    #[cfg(feature = "trace")]
+    pub(crate) fn tracer(&self) -> &crate::trace::Tracer {
+        &self.tracer
     }
 
     pub(crate) fn waiters(&self) -> &Waiters {
