@@ -85,7 +85,9 @@ fn describe(session: &Session, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs();
     match (session.phase(), &session.run) {
         (Phase::Working | Phase::Ended, Some(run)) if run.rows > 0 => {
-            let latest = session.results.last().map(|result| format!(", {}", subject(result))).unwrap_or_default();
+            let doing = session.doing.as_ref().map(|doing| format!("; slow: {doing}"));
+            let latest = session.results.last().map(|result| format!(", {}", subject(result)));
+            let latest = doing.or(latest).unwrap_or_default();
             format!("{} of {}, {seconds} s{latest}", session.results.len(), count(run.rows, "result"))
         }
         (Phase::Working | Phase::Ended, Some(run)) => {
@@ -111,7 +113,7 @@ fn subject(result: &Measurement) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quarry_record::{Run, SCHEMA_VERSION};
+    use quarry_record::{Alive, Run, SCHEMA_VERSION};
 
     #[test]
     fn every_phase_has_its_line() {
@@ -123,6 +125,9 @@ mod tests {
         lines.push(describe(&idle, Duration::from_secs(9)));
         session.take(&Record::Run(run).to_line()).expect("it is the first");
         lines.push(describe(&session, Duration::from_secs(2)));
+        let alive = Alive { doing: "pair, size 4096, CPUs 1: sample 2 of 101".into() };
+        session.take(&Record::Alive(alive).to_line()).expect("the guest works");
+        lines.push(describe(&session, Duration::from_secs(50)));
         let result = Measurement { workload: "pair".into(), size: Some(4096), cpus: 1, ..Measurement::default() };
         session.take(&Record::Result(result).to_line()).expect("the guest works");
         lines.push(describe(&session, Duration::from_secs(61)));
@@ -130,6 +135,7 @@ mod tests {
         booting, 1 s
         booted on 4 CPUs in 59 ms, works for 9 s
         0 of 12 results, 2 s
+        0 of 12 results, 50 s; slow: pair, size 4096, CPUs 1: sample 2 of 101
         1 of 12 results, 61 s, pair 4 KiB on 1 CPU
         ");
     }

@@ -1,7 +1,7 @@
 //! [`Session`]: what a guest has said so far, and the verdict over it. No processes and no clocks here.
 //!
 //! ```text
-//! Booting --run--> Working --result, test, stress, edge, trace, statistics, report--> Working --end--> Ended
+//! Booting --run--> Working --result, alive, test, stress, edge, trace, statistics, report--> Working --end--> Ended
 //! ```
 //!
 //! An `end` record that tells of a failure may come at any time. Any other record in any other place is a failure of
@@ -51,6 +51,8 @@ pub(crate) struct Session {
     pub(crate) reports: Vec<Report>,
     /// The last record.
     pub(crate) end: Option<End>,
+    /// What the guest said it is at, since its last result.
+    pub(crate) doing: Option<String>,
     /// The test that has started and is not over.
     running_test: Option<String>,
     last_lines: VecDeque<String>,
@@ -117,7 +119,11 @@ impl Session {
     fn keep(&mut self, record: &Record) {
         match record.clone() {
             Record::Run(run) => self.run = Some(run),
-            Record::Result(result) => self.results.push(result),
+            Record::Result(result) => {
+                self.doing = None;
+                self.results.push(result);
+            }
+            Record::Alive(alive) => self.doing = Some(alive.doing),
             Record::Statistics(statistics) => self.statistics = Some(statistics),
             Record::Report(report) => self.reports.push(report),
             Record::Stress(stress) => self.stress = Some(stress),
@@ -206,6 +212,7 @@ fn name(record: &Record) -> &'static str {
         Record::Report(_) => "report",
         Record::Stress(_) => "stress",
         Record::Edge(_) => "edge",
+        Record::Alive(_) => "alive",
         Record::Trace(_) => "trace",
         Record::Test(_) => "test",
         Record::End(_) => "end",

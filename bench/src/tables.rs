@@ -67,14 +67,18 @@ fn loop_note(results: &[&Measurement]) -> String {
     format!("  (the empty loop, which is in every figure: {range} {})", if counted { "instructions" } else { "ns" })
 }
 
-/// What figures of a table are not to be used, and why: a line for each.
+/// What figures of a table are not to be used, or are of few samples, and why: a line for each.
 fn notes(results: &[&Measurement], with_allocators: bool) -> String {
     let note = |result: &&Measurement| {
-        let refusal = result.refusal.as_ref()?;
         let subject = Subject::from(*result);
         let names = [subject.extent(), subject.part(), if with_allocators { subject.allocator } else { "" }.to_owned()];
         let names = names.into_iter().filter(|name| !name.is_empty()).collect::<Vec<_>>().join(", ");
-        Some(format!("  REFUSED: {names} on {}: {refusal}\n", count(result.cpus.into(), "CPU")))
+        let names = format!("{names} on {}", count(result.cpus.into(), "CPU"));
+        let refused = result.refusal.as_ref().map(|refusal| format!("  REFUSED: {names}: {refusal}\n"));
+        let taken = result.samples.len();
+        let slow =
+            result.samples_wanted.map(|wanted| format!("  SLOW: {names}: {taken} of {wanted} samples were taken\n"));
+        Some(refused.unwrap_or_default() + &slow.unwrap_or_default())
     };
     results.iter().filter_map(note).collect()
 }

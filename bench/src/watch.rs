@@ -28,6 +28,8 @@ pub(crate) struct Deadlines {
     pub(crate) record: Duration,
     /// From the first record to the last.
     pub(crate) work: Duration,
+    /// So much more for each result the first record announces.
+    pub(crate) result: Duration,
 }
 
 /// Where things are kept.
@@ -123,6 +125,8 @@ struct Clock {
     last_record: Instant,
     /// When the first record came.
     booted: Option<Instant>,
+    /// How long all work may take, now that it is known how much there is.
+    work: Duration,
     /// Set once the guest has nothing more to say; then only the end is waited for.
     leaving: Option<Instant>,
 }
@@ -130,13 +134,15 @@ struct Clock {
 impl Clock {
     fn new(deadlines: Deadlines) -> Self {
         let now = Instant::now();
-        Self { deadlines, started: now, last_record: now, booted: None, leaving: None }
+        Self { deadlines, started: now, last_record: now, booted: None, work: deadlines.work, leaving: None }
     }
 
-    fn record(&mut self, phase: Phase) {
+    fn record(&mut self, session: &Session) {
         self.last_record = Instant::now();
         self.booted.get_or_insert(self.last_record);
-        if phase == Phase::Ended {
+        let rows = session.run.as_ref().map_or(0, |run| u32::try_from(run.rows).unwrap_or(u32::MAX));
+        self.work = self.deadlines.work.saturating_add(self.deadlines.result.saturating_mul(rows));
+        if session.phase() == Phase::Ended {
             self.leave();
         }
     }
@@ -149,7 +155,7 @@ impl Clock {
         match (self.leaving, self.booted) {
             (Some(leaving), _) => leaving + GRACE,
             (None, None) => self.started + self.deadlines.boot,
-            (None, Some(booted)) => (self.last_record + self.deadlines.record).min(booted + self.deadlines.work),
+            (None, Some(booted)) => (self.last_record + self.deadlines.record).min(booted + self.work),
         }
     }
 
@@ -159,8 +165,8 @@ impl Clock {
         match (self.leaving, self.booted) {
             (Some(_), _) => Failure::Lingered,
             (None, None) => Failure::BootDeadline { limit: self.deadlines.boot },
-            (None, Some(booted)) if booted + self.deadlines.work <= self.last_record + self.deadlines.record => {
-                Failure::WorkDeadline { limit: self.deadlines.work, test }
+            (None, Some(booted)) if booted + self.work <= self.last_record + self.deadlines.record => {
+                Failure::WorkDeadline { limit: self.work, test }
             }
             (None, Some(_)) => Failure::RecordDeadline { limit: self.deadlines.record, test },
         }
@@ -183,12 +189,15 @@ fn attend(
             Event::Line(line) => match session.take(&line) {
                 Ok(None) => observer.text(&line),
                 Ok(Some(record)) => {
-                    clock.record(session.phase());
+                    clock.record(session);
                     // With its first record its CPUs are up, and nothing is measured yet.
                     if let Some(cpus) = pin.take() {
                         pin::pin(process.id(), cpus)?;
                     }
-                    output.keep(&line)?;
+                    // A sign of life is nothing to keep.
+                    if !matches!(record, Record::Alive(_)) {
+                        output.keep(&line)?;
+                    }
                     observer.record(&record, session);
                 }
                 Err(failure) => {
@@ -217,11 +226,13 @@ fn attend(
 
 #[cfg(test)]
 mod tests {
+    use quarry_record::{End, EndStatus, Run, SCHEMA_VERSION};
+
     use super::*;
 
     fn clock() -> Clock {
         let hour = Duration::from_hours(1);
-        Clock::new(Deadlines { boot: hour, record: 2 * hour, work: 3 * hour })
+        Clock::new(Deadlines { boot: hour, record: 2 * hour, work: 3 * hour, result: hour })
     }
 
     #[test]
@@ -231,10 +242,21 @@ mod tests {
         assert!(matches!(clock.missed(&Session::default()), Failure::BootDeadline { .. }));
     }
 
+    /// A guest that has announced so many results, and may have ended.
+    fn session(rows: u64, ended: bool) -> Session {
+        let run = Record::Run(Run { schema: SCHEMA_VERSION, rows, ..Run::default() });
+        let end = Record::End(End { status: EndStatus::Ok, reason: None, errors: 0 });
+        let mut session = Session::default();
+        for record in [Some(run), ended.then_some(end)].into_iter().flatten() {
+            session.take(&record.to_line()).expect("the record is in its place");
+        }
+        session
+    }
+
     #[test]
     fn a_record_gives_time_for_the_next_but_never_more_than_for_all_work() {
         let mut clock = clock();
-        clock.record(Phase::Working);
+        clock.record(&session(0, false));
         assert_eq!(clock.deadline(), clock.last_record + clock.deadlines.record);
         assert!(matches!(clock.missed(&Session::default()), Failure::RecordDeadline { .. }));
         clock.last_record += clock.deadlines.record;
@@ -243,10 +265,16 @@ mod tests {
     }
 
     #[test]
+    fn who_announces_more_results_may_work_for_longer() {
+        let mut clock = clock();
+        clock.record(&session(100, false));
+        assert_eq!(clock.work, Duration::from_hours(3 + 100));
+    }
+
+    #[test]
     fn a_guest_that_has_said_its_last_word_has_little_time_to_end() {
         let mut clock = clock();
-        clock.record(Phase::Working);
-        clock.record(Phase::Ended);
+        clock.record(&session(0, true));
         assert_eq!(clock.deadline(), clock.leaving.expect("it leaves") + GRACE);
         assert!(matches!(clock.missed(&Session::default()), Failure::Lingered));
     }

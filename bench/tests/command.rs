@@ -108,7 +108,10 @@ fn a_run_prints_the_line_the_machine_and_tables() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let stdout = text(&output.stdout);
     let (line, rest) = stdout.split_once('\n').expect("there are lines");
-    assert!(line.contains("fake-qemu -M q35 ") && line.contains(" -append 'mode=run seed=1 accel=tcg git="), "{line}");
+    assert!(
+        line.contains("fake-qemu -M q35 ") && line.contains(" -append 'mode=run seed=1 alive=15 accel=tcg git="),
+        "{line}"
+    );
     insta::assert_snapshot!(rest, @"
 
     image       bench, revision 0123456789ab, seed 1
@@ -301,7 +304,7 @@ fn every_way_to_fail_has_its_sentence() {
     quarry: the guest died: the machine reset or powered off, most likely by a triple fault (serial log: kept.log)
     quarry: the guest panicked: no frame (serial log: kept.log)
     quarry: the guest ended without its last record (serial log: kept.log)
-    quarry: line 5 of the guest's output is not a record: unknown variant `re,`, expected one of `run`, `result`, `statistics`, `report`, `stress`, `edge`, `trace`, `test`, `end` at line 1 column 13 (serial log: kept.log)
+    quarry: line 5 of the guest's output is not a record: unknown variant `re,`, expected one of `run`, `result`, `statistics`, `report`, `stress`, `edge`, `alive`, `trace`, `test`, `end` at line 1 column 13 (serial log: kept.log)
     quarry: the guest announced 10 results but gave 8 (serial log: kept.log)
     quarry: the guest counted 7 errors (serial log: kept.log)
     quarry: the guest's last record says all is well, but its exit status that it failed (serial log: kept.log)

@@ -3,10 +3,12 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 
-use quarry_suite::{Platform, Threads};
+use quarry_guest_records::emit;
+use quarry_record::{Alive, Record};
+use quarry_suite::{Case, Platform, Threads};
 use quarry_topology::{CpuId, MAX_CPUS, NodeId};
 use quarry_unikernel::thread::WaitQueue;
 use quarry_unikernel::{TrapFrame, cpus, interrupts, memory, option, thread, time, topology, turns, under_emulation};
@@ -21,6 +23,8 @@ pub(crate) struct Machine {
     emulated: bool,
     /// Whether QEMU counts instructions, and so runs the CPUs in turn.
     takes_turns: bool,
+    /// After how many seconds without a record the host wants a sign of life.
+    alive: Option<u64>,
 }
 
 /// Rounds of waiting before an emulated CPU takes a nap, and how long that is.
@@ -34,6 +38,14 @@ const TURNS_AWAKE: u32 = 16;
 /// Those who sleep until another CPU has come so far.
 static WAITING: WaitQueue = WaitQueue::new();
 
+/// When the last result or sign of life was written, in seconds of uptime.
+static LAST_SIGN: AtomicU64 = AtomicU64::new(0);
+
+/// Notes that a record is written now.
+pub(crate) fn sign_of_life() {
+    LAST_SIGN.store(time::uptime().as_secs(), Ordering::Relaxed);
+}
+
 /// Rounds of waiting so far, of all CPUs.
 static ROUNDS: AtomicU32 = AtomicU32::new(0);
 
@@ -44,7 +56,8 @@ impl Machine {
         let rows = memory::service().statistics();
         // A quarter: one node may have the smaller part of it, and the checks need some themselves.
         let memory = (rows.free + rows.deferred) / 4;
-        Self { memory, emulated: under_emulation(), takes_turns: option("icount") == Some("1") }
+        let alive = option("alive").and_then(|seconds| seconds.parse().ok());
+        Self { memory, emulated: under_emulation(), takes_turns: option("icount") == Some("1"), alive }
     }
 
     /// Has every CPU run a thread. Stacks are made once and kept, so from here on whatever is in use after a workload
@@ -144,6 +157,17 @@ impl Platform for Machine {
 
     fn has_interrupts(&self) -> bool {
         true
+    }
+
+    /// Says so in a record, where the host asks for one (`alive=`, in seconds), when that long there was none.
+    fn is_at(&self, case: Case, sample: usize, samples: usize) {
+        let now = time::uptime().as_secs();
+        // Relaxed: CPU 0 of a case alone asks, and whoever writes a result.
+        if self.alive.is_some_and(|alive| now >= LAST_SIGN.load(Ordering::Relaxed) + alive) {
+            sign_of_life();
+            let doing = alloc::format!("{case}: sample {sample} of {samples}");
+            emit(&Record::Alive(Alive { doing }));
+        }
     }
 
     fn interrupt(&self, work: &mut dyn FnMut()) {

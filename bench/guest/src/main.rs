@@ -125,6 +125,7 @@ fn measure(machine: Machine, contestants: &[&Contestant], options: &Options) -> 
     for contestant in contestants {
         (contestant.run)(machine, &options.settings, &mut |row| {
             errors += row.errors;
+            machine::sign_of_life();
             emit(&Record::Result(row.measurement(contestant.name, time::ticks_per_second(), options.icount)));
         });
     }

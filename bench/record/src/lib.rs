@@ -35,7 +35,7 @@ mod run;
 pub use line::{Record, RecordError};
 pub use measurement::{Footprint, Latency, Locks, Measurement, Series, Summary};
 pub use outcome::{
-    Edge, EdgeCalls, End, EndStatus, Report, ReportSubject, Statistics, StatisticsRow, Stress, Test, TestStatus,
+    Alive, Edge, EdgeCalls, End, EndStatus, Report, ReportSubject, Statistics, StatisticsRow, Stress, Test, TestStatus,
     TracePiece,
 };
 pub use run::{Cpu, Node, Run, Topology};

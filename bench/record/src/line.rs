@@ -5,7 +5,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Edge, End, Measurement, Report, Run, SCHEMA_VERSION, Statistics, Stress, Test, TracePiece};
+use crate::{Alive, Edge, End, Measurement, Report, Run, SCHEMA_VERSION, Statistics, Stress, Test, TracePiece};
 
 /// One line of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +24,8 @@ pub enum Record {
     Stress(Stress),
     /// What came of a run at the edge.
     Edge(Edge),
+    /// It works still.
+    Alive(Alive),
     /// A piece of what was recorded.
     Trace(TracePiece),
     /// How far a test has come.

@@ -72,6 +72,9 @@ pub struct Measurement {
     /// instructions: there CPUs take turns on one clock, and met if these are many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hand_overs: Option<u64>,
+    /// How many samples were wanted, where they took so long that there are fewer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples_wanted: Option<u64>,
     /// Why the figures are not to be used, in words, though nothing went wrong: too few hand-overs. Counts as one of
     /// `errors`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -110,6 +110,13 @@ pub struct EdgeCalls {
     pub longest_microseconds: u64,
 }
 
+/// A sign of life while a result takes long; written only where the host asks for it (`alive=`). Not kept with the results.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alive {
+    /// What the guest is at: `mix on 8 CPUs, sample 3 of 101`.
+    pub doing: String,
+}
+
 /// A piece of what was recorded of workloads: lines of a trace, in the format of `quarry-trace`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TracePiece {

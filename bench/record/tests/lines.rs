@@ -2,9 +2,9 @@
 
 use proptest::prelude::*;
 use quarry_record::{
-    Cpu, Edge, EdgeCalls, End, EndStatus, Footprint, Latency, Locks, Measurement, Node, Record, RecordError, Report,
-    ReportSubject, Run, SCHEMA_VERSION, Series, Statistics, StatisticsRow, Stress, Summary, Test, TestStatus, Topology,
-    TracePiece,
+    Alive, Cpu, Edge, EdgeCalls, End, EndStatus, Footprint, Latency, Locks, Measurement, Node, Record, RecordError,
+    Report, ReportSubject, Run, SCHEMA_VERSION, Series, Statistics, StatisticsRow, Stress, Summary, Test, TestStatus,
+    Topology, TracePiece,
 };
 
 fn run() -> Run {
@@ -170,7 +170,7 @@ fn malformed_lines_are_told_apart() {
     insta::assert_snapshot!(complaints.join("\n"), @"
     not a record: EOF while parsing a string at line 1 column 32
     not a record: missing field `errors`
-    not a record: unknown variant `song`, expected one of `run`, `result`, `statistics`, `report`, `stress`, `edge`, `trace`, `test`, `end` at line 1 column 14
+    not a record: unknown variant `song`, expected one of `run`, `result`, `statistics`, `report`, `stress`, `edge`, `alive`, `trace`, `test`, `end` at line 1 column 14
     not a record: missing field `type` at line 1 column 15
     records of schema version 3, but this program reads version 2
     ");
@@ -218,15 +218,15 @@ prop_compose! {
             proptest::option::of(summary()), proptest::option::of(any_latency()),
             proptest::option::of(any_footprint()), proptest::option::of(any_locks())
         ),
-        (fairness, remote_frees, hand_overs, refusal, series) in (
+        (fairness, remote_frees, hand_overs, samples_wanted, refusal, series) in (
             proptest::option::of(number()), proptest::option::of(number()), any::<Option<u64>>(),
-            proptest::option::of(".*"), proptest::collection::vec(any_series(), 0..3)
+            any::<Option<u64>>(), proptest::option::of(".*"), proptest::collection::vec(any_series(), 0..3)
         ),
     ) -> Measurement {
         Measurement {
             workload, allocator, size, order, variant, phase, cpus, ops, ns_per_op, cycles_per_op, empty_ns_per_op,
             empty_cycles_per_op, instructions_per_op, samples, errors, ops_per_second, latency, footprint, fairness,
-            remote_frees, locks, hand_overs, refusal, series,
+            remote_frees, locks, hand_overs, samples_wanted, refusal, series,
         }
     }
 }
@@ -289,7 +289,8 @@ fn any_outcome() -> impl Strategy<Value = Record> {
     let verdicts = prop_oneof![Just(EndStatus::Ok), Just(EndStatus::Failed)];
     let end = (verdicts, any::<Option<String>>(), any::<u64>())
         .prop_map(|(status, reason, errors)| Record::End(End { status, reason, errors }));
-    prop_oneof![statistics, report, stress, edge, trace, test, end]
+    let alive = any::<String>().prop_map(|doing| Record::Alive(Alive { doing }));
+    prop_oneof![statistics, report, stress, edge, trace, alive, test, end]
 }
 
 proptest! {

@@ -25,6 +25,10 @@ const COUNTING_MEMORY: Size = Size::mib(512);
 /// Most CPUs of a guest: of a PC's local APICs without x2APIC, which TCG does not have.
 const MOST_CPUS_UNDER_TCG: u32 = 255;
 
+/// Most time for a guest's work, and for each result it announces.
+const WORK: Duration = Duration::from_hours(1);
+const WORK_FOR_A_RESULT: Duration = Duration::from_mins(1);
+
 /// The machine to simulate.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "The machine")]
@@ -144,6 +148,10 @@ pub(crate) struct SuiteOptions {
     /// Samples of each row [default: 101, and 5 with --icount].
     #[arg(long, value_name = "N")]
     samples: Option<u64>,
+    /// Seconds after which a case takes no more samples, in each of its passes; the table names such rows [default: 20,
+    /// 2 with --quick, 120 with --full].
+    #[arg(long, value_name = "SECONDS")]
+    patience: Option<u64>,
     /// A look in under half a minute: the main workloads, two sizes, few samples, on one CPU and on all.
     #[arg(long, conflicts_with = "full")]
     quick: bool,
@@ -160,7 +168,11 @@ impl SuiteOptions {
     pub(super) fn is_asked_for(&self) -> bool {
         let lists =
             [self.workload.len(), self.allocator.len(), self.size.len(), self.order.len(), self.cpu_counts.len()];
-        lists.iter().any(|&length| length > 0) || self.samples.is_some() || self.quick || self.full
+        lists.iter().any(|&length| length > 0)
+            || self.samples.is_some()
+            || self.patience.is_some()
+            || self.quick
+            || self.full
     }
 
     /// Whether allocators were chosen.
@@ -195,6 +207,7 @@ impl SuiteOptions {
             list("orders", self.order.iter()),
             list("cpus", self.cpu_counts.iter()),
             list("samples", self.samples.iter()),
+            list("patience", self.patience.iter()),
             self.quick.then(|| "effort=quick".to_owned()),
             self.full.then(|| "effort=full".to_owned()),
         ];
@@ -224,9 +237,9 @@ pub(crate) struct HostOptions {
     /// Most time from one record of the guest to its next.
     #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
     record_timeout: Duration,
-    /// Most time for all of the guest's work.
-    #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = seconds)]
-    timeout: Duration,
+    /// Most time for all of the guest's work [default: 3600, and 60 more for each result it announces].
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<Duration>,
     /// Where to keep all that the guest writes; for `smoke` a folder [default: results/COMMAND.log of the source].
     #[arg(long, value_name = "FILE")]
     pub(crate) log: Option<PathBuf>,
@@ -238,10 +251,16 @@ pub(crate) struct HostOptions {
 }
 
 impl HostOptions {
+    /// After how many seconds without a record a guest that measures is to say that it lives.
+    pub(crate) fn sign_of_life(&self) -> u64 {
+        (self.record_timeout.as_secs() / 8).max(1)
+    }
+
     /// The deadlines asked for; `quiet` is how long the guest works without a record by design.
     pub(crate) fn deadlines(&self, quiet: Duration) -> Deadlines {
         let record = self.record_timeout.saturating_add(quiet);
-        Deadlines { boot: self.boot_timeout, record, work: self.timeout.saturating_add(quiet) }
+        let (work, result) = self.timeout.map_or((WORK, WORK_FOR_A_RESULT), |limit| (limit, Duration::ZERO));
+        Deadlines { boot: self.boot_timeout, record, work: work.saturating_add(quiet), result }
     }
 }
 
@@ -292,8 +311,10 @@ mod tests {
     #[test]
     fn what_to_measure_becomes_words_for_the_guest() {
         assert_eq!(run("").suite.guest_words(), ["seed=1"]);
-        let words = run("--workload pair,mix --size 64,4K --order 0,9 --cpu-counts 1,4 --samples 7 --seed 3");
-        let expected = ["workloads=pair,mix", "sizes=64,4096", "orders=0,9", "cpus=1,4", "samples=7", "seed=3"];
+        let words =
+            run("--workload pair,mix --size 64,4K --order 0,9 --cpu-counts 1,4 --samples 7 --patience 9 --seed 3");
+        let expected =
+            ["workloads=pair,mix", "sizes=64,4096", "orders=0,9", "cpus=1,4", "samples=7", "patience=9", "seed=3"];
         assert_eq!(words.suite.guest_words(), expected);
     }
 

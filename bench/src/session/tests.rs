@@ -46,6 +46,14 @@ fn a_session_passes_through_its_phases() {
 }
 
 #[test]
+fn what_a_guest_is_at_is_known_until_its_next_result() {
+    let alive = Record::Alive(quarry_record::Alive { doing: "mix, CPUs 8: sample 3 of 101".into() });
+    assert_eq!(session(&[run(1), alive.clone()]).doing.as_deref(), Some("mix, CPUs 8: sample 3 of 101"));
+    let over = session(&[run(1), alive, result(0)]);
+    assert_eq!((over.doing, over.results.len()), (None, 1));
+}
+
+#[test]
 fn records_out_of_place_are_told_with_their_line() {
     let complaint = |records: &[Record], next: Record| {
         session(records).take(&next.to_line()).expect_err("it is out of place").to_string()

@@ -155,6 +155,13 @@ fn hand_overs_stand_beside_counts_of_several_cpus_and_refusals_below_them() {
 }
 
 #[test]
+fn rows_of_fewer_samples_than_wanted_are_told_below_the_table() {
+    let slow = Measurement { samples_wanted: Some(101), samples: vec![500.0; 7], ..pair(16, 8, 200.0) };
+    let text = tables(&[pair(8, 8, 20.0), slow], Detail::Overview);
+    assert!(text.ends_with("╯\n  SLOW: 16 B on 8 CPUs: 7 of 101 samples were taken\n\n"), "{text}");
+}
+
+#[test]
 fn details_have_every_figure() {
     let free = Measurement { phase: Some("free".into()), errors: 3, ..pair(64, 2, 21.0) };
     insta::assert_snapshot!(tables(&[pair(64, 1, 20.0)], Detail::Full), @"

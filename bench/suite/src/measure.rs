@@ -1,7 +1,7 @@
 //! Samples of one [`Case`]: CPUs started together, a loop timed between two barriers, over and over.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::case::{Case, Variant};
 use crate::dimensions::{FIRST_TRY, WARM_UPS};
@@ -24,6 +24,8 @@ pub(crate) struct Sampling {
     /// Whether each CPU has the allocator give back what it caches before the first sample: where memory is weighed, so
     /// that blocks do not come from what the workload's own lists left behind.
     pub(crate) trims: bool,
+    /// After how many seconds no sample is begun that was not announced yet.
+    pub(crate) patience: Option<u64>,
 }
 
 /// How long a sample is, unless the workload decides.
@@ -48,6 +50,8 @@ pub(crate) struct Samples {
     pub(crate) locks: Option<Locks>,
     /// Allocations that failed.
     pub(crate) failures: u64,
+    /// Whether there are fewer samples than were wanted, because they took too long.
+    pub(crate) is_cut: bool,
 }
 
 /// What one CPU brings home: spans, phase after phase, sample after sample.
@@ -87,6 +91,8 @@ struct Team {
     operations: AtomicU64,
     /// Whether that number was found; the same.
     calibrated: AtomicU64,
+    /// The last sample to take. CPU 0 lowers it, before a barrier that all pass before that sample.
+    last_sample: AtomicUsize,
 }
 
 impl<P: Platform> Run<P> {
@@ -108,10 +114,15 @@ impl<P: Platform> Run<P> {
             start: Barrier::new(cpus),
             operations: AtomicU64::new(FIRST_TRY),
             calibrated: AtomicU64::new(0),
+            last_sample: AtomicUsize::new(self.sampling.samples),
         };
         let subject = subject.clone();
         let mut yields = self.platform.on_cpus(cpus, move |cpu| {
             let subject = subject.for_cpu(cpu);
+            if cpu == 0 {
+                self.platform.is_at(self.case, 0, self.sampling.samples);
+            }
+            // Where allocations are slow this alone may take long.
             let mut body = make(subject.clone(), cpu);
             let result = self.work(&team, cpu, &subject, &mut body);
             body.finish();
@@ -123,6 +134,7 @@ impl<P: Platform> Run<P> {
     /// The whole work of one CPU.
     fn work(self, team: &Team, cpu: usize, subject: &impl Subject, body: &mut impl Body) -> Yield {
         let phases = self.case.phases().len();
+        let begun = self.platform.ticks();
         let mut failures = 0;
         let mut spans = Vec::with_capacity(self.sampling.samples * phases);
         if self.sampling.trims {
@@ -132,11 +144,18 @@ impl<P: Platform> Run<P> {
         subject.sampled(true);
         let locks = subject.locks().filter(|_| cpu == 0);
         for sample in 1..=self.sampling.samples {
+            if cpu == 0 {
+                self.look_up(team, begun, sample);
+            }
             for phase in 0..phases {
                 spans.push(self.timed(team, cpu, body, phase, operations, &mut failures));
             }
             if cpu == 0 {
                 body.watch(sample as u64 * operations * self.case.cpus as u64);
+            }
+            // Relaxed: the sample's barriers order it.
+            if sample >= team.last_sample.load(Ordering::Relaxed) {
+                break;
             }
         }
         subject.sampled(false);
@@ -147,6 +166,16 @@ impl<P: Platform> Run<P> {
         }
         let locks = locks.and_then(|before| Some(subject.locks()?.since(before)));
         Yield { operations, spans, series: body.watched(), locks, failures }
+    }
+
+    /// CPU 0's look at the clock before a sample: says that it lives, and makes this sample the last when the case has taken
+    /// long enough.
+    fn look_up(self, team: &Team, begun: u64, sample: usize) {
+        self.platform.is_at(self.case, sample, self.sampling.samples);
+        let limit = self.sampling.patience.map(|seconds| seconds.saturating_mul(self.platform.ticks_per_second()));
+        if limit.is_some_and(|limit| self.platform.ticks().saturating_sub(begun) > limit) {
+            team.last_sample.store(sample, Ordering::Relaxed);
+        }
     }
 
     /// Whether a clock counts the instructions of several CPUs, so that a sample has in it whatever any of them does
@@ -208,6 +237,7 @@ impl<P: Platform> Run<P> {
             let operations = team.operations.load(Ordering::Relaxed).next_multiple_of(granule);
             let span = self.timed(team, cpu, body, 0, operations, failures);
             if cpu == 0 {
+                self.platform.is_at(self.case, 0, self.sampling.samples);
                 self.judge(team, operations, span);
             }
             // Orders CPU 0's verdict before everyone's reading of it, and the reading before the next verdict.
@@ -237,11 +267,12 @@ impl<P: Platform> Run<P> {
         let locks = yields.first().and_then(|first| first.locks);
         let phases = self.case.phases().len();
         let operations = yields.iter().map(|one| one.operations).sum();
+        let taken = yields.first().map_or(0, |first| first.spans.len() / phases);
         // All CPUs share one clock that stands for their instructions, so only the whole can be divided.
         let one_clock = matches!(self.sampling.length, Length::Counted(_));
         let of_phase = |phase: usize| {
             let mut samples = PhaseSamples::default();
-            for sample in 0..self.sampling.samples {
+            for sample in 0..taken {
                 let index = sample * phases + phase;
                 samples.add(yields.iter().map(|one| &one.spans[index]), operations, one_clock);
             }
@@ -253,6 +284,7 @@ impl<P: Platform> Run<P> {
             series,
             locks,
             failures: yields.iter().map(|one| one.failures).sum(),
+            is_cut: taken < self.sampling.samples,
         }
     }
 }

@@ -42,7 +42,7 @@ pub enum Mode {
 pub struct Options {
     /// `mode=run|boot|stress|edge|record|dead-end|shell`.
     pub mode: Mode,
-    /// `effort=quick|full` sets the defaults of what follows. `workloads=`, `sizes=`, `orders=`, `cpus=` (lists with commas), `samples=`, `blocks=` (most a CPU holds), `seed=`, `no-latencies=1`;
+    /// `effort=quick|full` sets the defaults of what follows. `workloads=`, `sizes=`, `orders=`, `cpus=` (lists with commas), `samples=`, `blocks=` (most a CPU holds), `patience=` (seconds), `seed=`, `no-latencies=1`;
     /// `icount=1` makes the effort fixed.
     pub settings: Settings,
     /// `icount=1`: the clock counts instructions.
@@ -104,6 +104,7 @@ impl Options {
             effort: if icount { Effort::Fixed } else { defaults.effort },
             most_blocks: one("blocks", &find)?.unwrap_or(defaults.most_blocks),
             checked_bytes: defaults.checked_bytes,
+            patience: one("patience", &find)?.or(defaults.patience),
             latencies: !switch("no-latencies", find("no-latencies"))?,
             seed: one("seed", &find)?.unwrap_or(defaults.seed),
             trace: None,
@@ -217,7 +218,7 @@ mod tests {
     #[test]
     fn every_word_is_understood() {
         let options = read(
-            "mode=stress workloads=pair,mix sizes=64,4096 orders=0,9 cpus=1,4 samples=7 seed=3 seconds=5 operations=20 events=9 blocks=16 reports=1 git=abc accel=tcg loglevel=debug",
+            "mode=stress workloads=pair,mix sizes=64,4096 orders=0,9 cpus=1,4 samples=7 seed=3 patience=8 seconds=5 operations=20 events=9 blocks=16 reports=1 git=abc accel=tcg loglevel=debug",
         )
         .expect("every word is right");
         assert_eq!(options.mode, Mode::Stress);
@@ -227,7 +228,7 @@ mod tests {
         assert_eq!(options.settings.cpus, [1, 4]);
         assert_eq!(options.columns, USUAL_COLUMNS);
         assert_eq!((options.settings.samples, options.settings.seed, options.seconds), (7, 3, 5));
-        assert_eq!(options.settings.most_blocks, 16);
+        assert_eq!((options.settings.most_blocks, options.settings.patience), (16, Some(8)));
         assert_eq!(options.extract, Extract { operations: 20, events: 9 });
         assert!(options.reports);
     }

@@ -7,6 +7,8 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use quarry_topology::NodeId;
 
+use crate::case::Case;
+
 /// A handle on the machine the suite runs on. CPUs are numbered densely from 0.
 pub trait Platform: Copy + Send + Sync + 'static {
     /// How many CPUs can run workloads; at least 1.
@@ -65,6 +67,10 @@ pub trait Platform: Copy + Send + Sync + 'static {
     fn interrupt(&self, work: &mut dyn FnMut()) {
         work();
     }
+
+    /// Told by CPU 0 before each sample of a case, and while it is prepared and the length of samples is being found
+    /// (sample 0), in whichever pass: whoever waits for results can be told that this one is only slow.
+    fn is_at(&self, _case: Case, _sample: usize, _samples: usize) {}
 
     /// Runs `body` once on each of the CPUs `0..cpus`, at the same time, and returns what they returned in that order.
     fn on_cpus<T, F>(&self, cpus: usize, body: F) -> Vec<T>

@@ -70,6 +70,7 @@ pub fn perform<P: Platform, S: Subject>(platform: P, subject: &S, settings: &Set
             most_blocks: settings.most_blocks,
             seed: settings.seed,
             trims: false,
+            patience: None,
         };
         let samples = workloads::sample(Run { platform, case, sampling }, subject, &trace);
         failures += samples.map_or(0, |samples| samples.failures);

@@ -48,6 +48,7 @@ impl Row {
             }),
             locks: self.locks.map(|locks| Locks { zone: locks.zone, depot: locks.depot }),
             hand_overs: self.turns.map(|turns| turns.hand_overs),
+            samples_wanted: self.samples_wanted.map(|wanted| wanted as u64),
             refusal: self.refusal.map(|refusal| refusal.to_string()),
             series: self.series.iter().map(series).collect(),
             errors: self.errors,

@@ -44,6 +44,8 @@ pub struct Settings {
     pub checked_bytes: u64,
     /// Whether single calls are timed, in a pass of its own.
     pub latencies: bool,
+    /// Seconds after which a case takes no further samples, in each pass; `None` lets it take all, however long they are.
+    pub patience: Option<u64>,
     /// Where the random numbers start.
     pub seed: u64,
     /// What `replay` replays; by default a small trace of our own.
@@ -76,6 +78,7 @@ impl Default for Settings {
             most_blocks: usize::MAX,
             checked_bytes: 1 << 20,
             latencies: true,
+            patience: Some(20),
             seed: 1,
             trace: None,
         }
@@ -97,13 +100,14 @@ impl Settings {
             samples: 15,
             effort: Effort::Microseconds(200),
             most_blocks: 512,
+            patience: Some(2),
             ..Self::default()
         }
     }
 
     /// For figures to keep: three times the samples, each twice as long.
     pub fn full() -> Self {
-        Self { samples: 301, effort: Effort::Microseconds(2000), ..Self::default() }
+        Self { samples: 301, effort: Effort::Microseconds(2000), patience: Some(120), ..Self::default() }
     }
 
     /// The cases, in the order they run.

@@ -58,6 +58,8 @@ pub struct Row {
     /// How often CPUs handed over, where several take turns; of as many operations as were measured, in a pass of its
     /// own.
     pub turns: Option<Turns>,
+    /// How many samples were wanted, where they took so long that there are fewer.
+    pub samples_wanted: Option<usize>,
     /// Why the figures are no good, though nothing went wrong. Counts as an error.
     pub refusal: Option<Refusal>,
     /// How often the allocator's locks were taken, in a million operations of all phases.
@@ -93,6 +95,7 @@ impl Row {
             footprint: None,
             series: Vec::new(),
             turns: None,
+            samples_wanted: None,
             refusal: None,
             errors: 0,
         })
@@ -185,7 +188,8 @@ pub fn run_cases<P: Platform, S: Subject>(
         series.extend(measured.series);
         let stamped = settings.latencies.then(|| passes.stamped(subject)).flatten();
         let relayed = passes.relayed(subject);
-        let all = measured.operations * (settings.samples.max(1) * case.phases().len()) as u64;
+        let taken = measured.phases.first().map_or(0, |samples| samples.costs.len());
+        let all = measured.operations * (taken * case.phases().len()) as u64;
         let locks = measured.locks.map(|locks| LockRates::of(locks, all));
         let mut errors = findings.errors + measured.failures + (subject.complaints() - complaints);
         for (index, (&phase, samples)) in case.phases().iter().zip(measured.phases).enumerate() {
@@ -203,6 +207,7 @@ pub fn run_cases<P: Platform, S: Subject>(
                 footprint,
                 series: core::mem::take(&mut series),
                 turns,
+                samples_wanted: measured.is_cut.then_some(settings.samples),
                 refusal,
                 errors: core::mem::take(&mut errors) + u64::from(refusal.is_some()),
                 ..row
@@ -233,6 +238,8 @@ impl<P: Platform> Passes<'_, P> {
             most_blocks: self.settings.most_blocks,
             seed: self.settings.seed,
             trims: false,
+            // By a clock that counts instructions all is as it is in every run.
+            patience: self.settings.patience.filter(|_| self.settings.effort != Effort::Fixed),
         }
     }
 
@@ -260,6 +267,7 @@ impl<P: Platform> Passes<'_, P> {
             most_blocks: self.settings.most_blocks,
             seed: self.settings.seed,
             trims: true,
+            patience: None,
         };
         let memory = Memory::new();
         subject.trim();
