@@ -274,8 +274,9 @@ impl<M: Machine> Service<M> {
         self.waiters().has_any() && self.may_persist(gfp, task)
     }
 
-    /// Notes that no zone is above its low watermark.
+    /// Notes that no zone is above its low watermark, and frees some of what is cached.
     pub(crate) fn note_shortage(&self, request: &Request) {
+        self.free_cached_for(request);
         self.events().count(Event::SlowAllocation);
         if request.gfp.contains(Gfp::KSWAPD_RECLAIM) {
             self.wake_balancers(request.placement);

@@ -78,6 +78,18 @@ events! {
     MigrateSuccess = "pgmigrate_success",
     /// Pages that could not be moved.
     MigrateFail = "pgmigrate_fail",
+    /// Object pages that a pager was asked for.
+    VmPagedIn = "vm_paged_in",
+    /// Object pages that a pager has written.
+    VmLaundered = "vm_laundered",
+    /// Object pages that a pager could not write.
+    VmLaunderFailed = "vm_launder_failed",
+    /// Clean object pages that became available because nobody used them.
+    VmCached = "vm_cached",
+    /// Cached object pages that were freed.
+    VmCacheFreed = "vm_cache_freed",
+    /// Cached object pages that their objects took back.
+    VmReactivated = "vm_reactivated",
 }
 
 /// A counter for each event.

@@ -8,6 +8,7 @@
 //!
 //! | module                       | what it is                                                  |
 //! |------------------------------|-------------------------------------------------------------|
+//! | [`vm`]                       | objects whose pages a pager can write back; `vm_page_alloc` |
 //! | `typed`                      | caches of values of one type                                |
 //! | [`mempool`], `reserve`, `elements` | allocations that cannot fail where they may wait      |
 //! | [`kmalloc`], [`kmem_cache`], `bulk` | the interface: `kmalloc`, `kmem_cache_alloc`, their families |
@@ -89,6 +90,7 @@ mod told;
 #[cfg(feature = "trace")]
 pub mod trace;
 mod typed;
+pub mod vm;
 mod vmalloc;
 mod waiters;
 mod walks;

@@ -379,6 +379,7 @@ impl<M: Machine> Service<M> {
     pub fn balance(&self, node: NodeId) -> bool {
         let balancer = &self.balancers().0[node.index()];
         let _scope = self.memalloc_noreclaim();
+        let mut laundered = false;
         for priority in (0..=LIGHTEST).rev() {
             if self.is_balanced(node) {
                 break;
@@ -390,6 +391,7 @@ impl<M: Machine> Service<M> {
             self.shrink_depots();
             let is_done = || self.is_balanced(node);
             self.shrink(Gfp::KERNEL, NodeMask::only(node), priority, Event::ScannedByBalancer, &is_done);
+            laundered |= self.launder(node, priority);
             self.drain_local();
             self.shrink_depots();
             self.frames_freed();
@@ -398,6 +400,8 @@ impl<M: Machine> Service<M> {
         if reached {
             balancer.failures.store(0, Relaxed);
             self.events().count(Event::BalancerDone);
+        } else if laundered {
+            balancer.failures.store(0, Relaxed);
         } else {
             balancer.failures.fetch_add(1, Relaxed);
         }
@@ -417,7 +421,8 @@ impl<M: Machine> Service<M> {
         } else {
             0
         };
-        sum(crate::zone::Zone::available_frames) - u64::from(spared) >= sum(|zone| zone.watermarks().high)
+        let cached = u64::from(self.vm().cached(node));
+        sum(crate::zone::Zone::available_frames) + cached - u64::from(spared) >= sum(|zone| zone.watermarks().high)
     }
 }
 

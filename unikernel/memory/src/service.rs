@@ -37,6 +37,7 @@ use crate::registry::Registry;
 use crate::set::{EMPTY, SLOTS, Set};
 use crate::shrinker::Shrinkers;
 use crate::task::Task;
+use crate::vm::VmState;
 use crate::vmalloc::Window;
 use crate::waiters::Waiters;
 use crate::zone::{Watermarks, Zone, ZoneKind};
@@ -110,6 +111,7 @@ pub struct Service<M: Machine> {
     injectors: Injectors,
     #[cfg(feature = "trace")]
     tracer: crate::trace::Tracer,
+    vm: VmState<M>,
 }
 
 impl<M: Machine> Service<M> {
@@ -143,6 +145,7 @@ impl<M: Machine> Service<M> {
             injectors: Injectors::new(),
             #[cfg(feature = "trace")]
             tracer: crate::trace::Tracer::new(),
+            vm: VmState::new(),
         }
     }
 
@@ -369,6 +372,10 @@ impl<M: Machine> Service<M> {
         &self.injectors
     }
 
+    pub(crate) fn vm(&self) -> &VmState<M> {
+        &self.vm
+    }
+
     pub(crate) fn pool_queues(&self) -> &PoolQueues {
         &self.pool_queues
     }
@@ -484,6 +491,7 @@ impl<M: Machine> Service<M> {
     #[cfg(feature = "hosted")]
     pub(crate) fn for_each_lock(&self, mut each: impl FnMut(&crate::tickets::Tickets)) {
         let nodes = || self.nodes.with_memory().map(|(_, node)| node);
+        self.vm.for_each_lock(&mut each);
         each(self.registry.tickets());
         each(self.shrinkers.tickets());
         each(self.waiters.tickets());

@@ -1,4 +1,4 @@
-//! docs/kmalloc.md keeps its word: every test it names exists, every row names one, and no call and no flag is missing.
+//! docs/kmalloc.md and docs/vm.md keep their word: every test it names exists, every row names one, and no call and no flag is missing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,9 @@ fn names(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
+/// The pages of tables, and how many tests and rows each has at least.
+const PAGES: [(&str, usize, usize); 2] = [("docs/kmalloc.md", 100, 60), ("docs/vm.md", 30, 25)];
+
 /// The test that a name of the page means; `None` for other names.
 fn test_of(name: &str) -> Option<(String, &str)> {
     let (file, test) = name.split_once(".rs::")?;
@@ -35,28 +38,34 @@ fn test_of(name: &str) -> Option<(String, &str)> {
 }
 
 #[test]
-fn every_test_that_the_page_names_exists() {
-    let page = page();
-    // The first is the example of how tests are named.
-    let tests: Vec<_> = names(&page).filter_map(test_of).filter(|(_, test)| *test != "test").collect();
-    assert!(tests.len() > 100, "{} tests are named", tests.len());
-    for (path, test) in tests {
-        let source = text(&path);
-        assert!(source.contains(&format!("fn {test}(")), "there is no test {test} in {path}");
-        if path.starts_with("ci/") {
-            assert!(source.contains(&format!("    {test},\n")), "{test} is not in the list of {path}");
+fn every_test_that_a_page_names_exists() {
+    for (path, least, _) in PAGES {
+        let page = text(path);
+        // The first is the example of how tests are named.
+        let tests: Vec<_> = names(&page).filter_map(test_of).filter(|(_, test)| *test != "test").collect();
+        assert!(tests.len() > least, "{} tests are named in {path}", tests.len());
+        for (path, test) in tests {
+            let source = text(&path);
+            assert!(source.contains(&format!("fn {test}(")), "there is no test {test} in {path}");
+            if path.starts_with("ci/") {
+                assert!(source.contains(&format!("    {test},\n")), "{test} is not in the list of {path}");
+            }
         }
     }
 }
 
 #[test]
-fn every_row_of_the_page_names_a_test() {
-    let page = page();
-    let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| `")).collect();
-    assert!(rows.len() > 60, "{} rows", rows.len());
-    for row in rows {
-        let last = row.trim_end_matches(" |").rsplit(" | ").next().expect("a row has columns");
-        assert!(names(last).any(|name| test_of(name).is_some()), "a row without a test: {row}");
+fn every_row_of_a_page_names_a_test() {
+    for (path, _, least) in PAGES {
+        let page = text(path);
+        let is_row = |line: &&str| line.starts_with("| ") && !line.starts_with("| ---");
+        let heads: Vec<_> = page.lines().filter(|line| line.ends_with("| shown by |")).collect();
+        let rows: Vec<_> = page.lines().filter(is_row).filter(|line| !heads.contains(line)).collect();
+        assert!(rows.len() > least, "{} rows in {path}", rows.len());
+        for row in rows {
+            let last = row.trim_end_matches(" |").rsplit(" | ").next().expect("a row has columns");
+            assert!(names(last).any(|name| test_of(name).is_some()), "a row without a test: {row}");
+        }
     }
 }
 
@@ -98,5 +107,36 @@ fn every_flag_is_on_the_page_under_linuxs_names() {
     for flag in SlabFlags::FLAGS {
         let name = format!("SLAB_{}", flag.name());
         assert!(has(&name), "{name} is not in docs/kmalloc.md");
+    }
+}
+
+#[test]
+fn every_call_and_every_flag_of_objects_is_on_their_page() {
+    let page = text("docs/vm.md");
+    let first = |row: &str| row.split(" | ").next().map(str::to_string);
+    let columns: Vec<_> = page.lines().filter(|line| line.starts_with("| `")).filter_map(first).collect();
+    let documented: Vec<_> = columns.iter().flat_map(|column| names(column)).collect();
+    let flags = text("unikernel/memory/src/vm/alloc.rs");
+    let flags: Vec<_> = flags.lines().filter_map(|line| line.strip_prefix("pub const ")?.split(':').next()).collect();
+    assert_eq!(flags.len(), 9);
+    let calls = [
+        "vm_object",
+        "vm_page_alloc",
+        "vm_pages",
+        "VmObject::lock",
+        "VmObject::fault",
+        "LockedObject::page",
+        "LockedObject::wait",
+        "VmPage::free",
+        "VmPage::cache",
+        "VmPage::wire",
+        "VmPage::unwire",
+        "VmPage::busy",
+        "VmPage::unbusy",
+        "VmPage::activate",
+        "VmPage::deactivate",
+    ];
+    for name in flags.into_iter().chain(calls) {
+        assert!(documented.contains(&name), "{name} is not in docs/vm.md");
     }
 }

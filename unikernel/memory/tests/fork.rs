@@ -52,3 +52,52 @@ fn a_block_that_a_cpu_was_giving_back_is_not_twice_in_the_child() {
         assert_eq!(failed, None, "the status of a child that failed");
     });
 }
+
+#[test]
+fn objects_are_whole_in_the_child() {
+    const BUSY: u16 = 2;
+    let topology = Topology::builder().node(64 << 20, BUSY as usize + 1).build().expect("a machine");
+    let hosted = Hosted::leak(topology).expect("there is address space");
+    assert!(hosted.run_on(CpuId(0)));
+    let object = hosted.service().vm_object(None).expect("there is memory");
+    for index in 0..64 {
+        object.fault(index).expect("there is memory").fill(index as u8);
+    }
+    let stop = AtomicBool::new(false);
+    let all_have_sets = Barrier::new(BUSY as usize + 1);
+    thread::scope(|scope| {
+        for cpu in 1..=BUSY {
+            let (stop, all_have_sets, object) = (&stop, &all_have_sets, &object);
+            scope.spawn(move || {
+                assert!(hosted.run_on(CpuId(cpu)));
+                all_have_sets.wait();
+                while !stop.load(Ordering::Relaxed) {
+                    // Objects come and go, and pages of the one that stays.
+                    let other = hosted.service().vm_object(None).expect("there is memory");
+                    for index in 0..20 {
+                        drop(other.fault(index).expect("there is memory"));
+                        object.fault(1000 * u64::from(cpu) + index).expect("there is memory").fill(1);
+                        let mut locked = object.lock();
+                        let page = locked.page(1000 * u64::from(cpu) + index).expect("it is there");
+                        page.free().expect("nobody holds it");
+                    }
+                }
+            });
+        }
+        all_have_sets.wait();
+        let failed = (0..30).find_map(|_| {
+            child::in_a_fork(|| {
+                let other = hosted.service().vm_object(None).expect("there is memory");
+                drop(other.fault(0).expect("there is memory"));
+                drop(other);
+                let is_whole =
+                    |index: u64| object.fault(index).is_ok_and(|page| page.iter().all(|&at| at == index as u8));
+                hosted.service().balance(quarry_memory::NodeId(0));
+                (0..64).all(is_whole)
+            })
+            .err()
+        });
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(failed, None, "the status of a child that failed");
+    });
+}

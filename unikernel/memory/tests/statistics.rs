@@ -8,6 +8,7 @@ use quarry_memory::statistics::{
     Buddyinfo, Hardware, Meminfo, NodeNumastat, Numastat, Pagetypeinfo, PoolBytes, Report, Rows, Slabinfo, Vmstat,
     Zoneinfo,
 };
+use quarry_memory::vm::VmPage;
 use quarry_memory::zone::ZoneKind;
 use quarry_memory::{CpuId, FRAME_BYTES, Gfp, NodeId, Order, Service, SlabFlags, Topology};
 
@@ -30,6 +31,12 @@ fn busy() -> &'static Hosted {
     let _ = service.mempool_create_kmalloc_pool(2, 20_000).expect("there is memory");
     let _ = service.mempool_create_slab_pool(5, &inodes).expect("there is memory");
     let _ = service.mempool_create_page_pool(4, Order::new(1).expect("it exists")).expect("there is memory");
+    let object = service.vm_object(None).expect("there is memory");
+    for index in 0..30 {
+        drop(object.fault(index).expect("there is memory"));
+    }
+    assert!((0..10).all(|index| object.lock().page(index).is_some_and(VmPage::cache)));
+    std::mem::forget(object);
     for cpu in 0..4 {
         assert!(hosted.run_on(CpuId(cpu)));
         // A second set of the same CPU, with pages of its own.
@@ -217,7 +224,9 @@ fn the_rows_add_up_and_name_every_byte_once() {
     assert_eq!((kept, statistics.pool), (expected, expected.total()));
     // Of 20 000 bytes each, so many of which four CPUs kept.
     assert_eq!(statistics.large, (1 + 2 + 3 + 4) * 32_768);
-    let in_use = statistics.slab_in_use + statistics.pages_in_use + statistics.large + statistics.pool;
+    assert_eq!((statistics.object_pages, statistics.object_cache), (20 * PAGE, 10 * PAGE));
+    let objects = statistics.slab_in_use + statistics.object_pages;
+    let in_use = objects + statistics.pages_in_use + statistics.large + statistics.pool;
     assert_eq!(statistics.in_use(), in_use);
 }
 
@@ -324,7 +333,8 @@ fn meminfo_and_vmstat_agree_with_the_rows() {
     let reclaimable = kib("SReclaimable");
     assert!(reclaimable > 0 && kib("SUnreclaim") > 0);
     let shrinkable = reclaimable - low.min(reclaimable / 2);
-    assert_eq!(kib("MemAvailable"), kib("MemFree") + shrinkable - kept * PAGE);
+    assert_eq!(kib("Cached"), rows.object_cache);
+    assert_eq!(kib("MemAvailable"), kib("MemFree") + kib("Cached") + shrinkable - kept * PAGE);
     let pages = |name: &str| counters[&key("", name)] * PAGE;
     assert_eq!((pages("nr_free_pages"), pages("nr_deferred")), (rows.free + rows.deferred, rows.deferred));
     assert_eq!((pages("nr_slab_reclaimable"), pages("nr_slab_unreclaimable")), (reclaimable, slab - reclaimable));

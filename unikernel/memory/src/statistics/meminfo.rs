@@ -8,8 +8,8 @@ use crate::frame::FRAME_BYTES;
 use crate::machine::Machine;
 use crate::service::Service;
 
-/// `/proc/meminfo`. Of Linux's lines those that have a meaning here, and those that no reader does without: there is no
-/// page cache and no swap, so these are truly 0.
+/// `/proc/meminfo`. Of Linux's lines those that have a meaning here, and those that no reader does without: there are no
+/// buffers and no swap, so these are truly 0. `Cached` is what VM objects have cached: clean, and free when it is wanted.
 pub struct Meminfo<'s, M: Machine>(pub &'s Service<M>);
 
 /// The numbers of [`Meminfo`], in frames.
@@ -21,6 +21,7 @@ struct Frames {
     /// no other. Linux's `totalreserve_pages`.
     kept: u64,
     low_watermarks: u64,
+    cached: u64,
     slab: SlabFrames,
 }
 
@@ -34,17 +35,18 @@ impl<M: Machine> Meminfo<'_, M> {
             sum.low_watermarks += u64::from(zone.watermarks.low);
             sum.kept += u64::from((zone.watermarks.high + spared).min(zone.managed));
         }
+        (_, sum.cached) = self.0.vm().page_frames();
         sum.slab = self.0.all_slab_frames();
         sum
     }
 }
 
 impl Frames {
-    /// What can be had before memory is short: free frames but those that are kept, and of what shrinkers can free all but
+    /// What can be had before memory is short: free and cached frames but those that are kept, and of what shrinkers can free all but
     /// half, or all but the low watermarks. Linux's `si_mem_available`.
     fn available(self) -> u64 {
         let reclaimable = self.slab.reclaimable;
-        (self.free + reclaimable - (reclaimable / 2).min(self.low_watermarks)).saturating_sub(self.kept)
+        (self.free + self.cached + reclaimable - (reclaimable / 2).min(self.low_watermarks)).saturating_sub(self.kept)
     }
 
     /// The lines, in Linux's order, in KiB.
@@ -55,7 +57,7 @@ impl Frames {
             ("MemFree", kib(self.free)),
             ("MemAvailable", kib(self.available())),
             ("Buffers", 0),
-            ("Cached", 0),
+            ("Cached", kib(self.cached)),
             ("SwapTotal", 0),
             ("SwapFree", 0),
             ("Slab", kib(self.slab.reclaimable + self.slab.unreclaimable)),
@@ -97,13 +99,13 @@ mod tests {
     #[test]
     fn the_lines_are_linux_s_to_the_byte() {
         let slab = SlabFrames { reclaimable: 100, unreclaimable: 12 };
-        let frames = Frames { managed: 521_191, free: 500_000, kept: 2167, low_watermarks: 40, slab };
+        let frames = Frames { managed: 521_191, free: 500_000, kept: 2167, low_watermarks: 40, cached: 25, slab };
         insta::assert_snapshot!(frames, @"
         MemTotal:        2084764 kB
         MemFree:         2000000 kB
-        MemAvailable:    1991572 kB
+        MemAvailable:    1991672 kB
         Buffers:               0 kB
-        Cached:                0 kB
+        Cached:              100 kB
         SwapTotal:             0 kB
         SwapFree:              0 kB
         Slab:                448 kB

@@ -71,6 +71,10 @@ pub struct Statistics {
     pub per_cpu_lists: u64,
     /// Page blocks callers of the page layer have.
     pub pages_in_use: u64,
+    /// Pages of VM objects, without those that are cached.
+    pub object_pages: u64,
+    /// Pages that VM objects have cached: clean, used by nobody, and freed when memory is short.
+    pub object_cache: u64,
     /// Objects in use.
     pub slab_in_use: u64,
     /// Free objects in magazines. Those of a CPU that is busy can be had only once it comes to a slow path: at most what
@@ -102,12 +106,14 @@ pub struct Rows<'s, M: Machine>(pub &'s Service<M>);
 
 impl Statistics {
     /// The rows by name, in the order of the fields, without the total.
-    pub fn rows(&self) -> [(&'static str, u64); 13] {
+    pub fn rows(&self) -> [(&'static str, u64); 15] {
         [
             ("free", self.free),
             ("deferred", self.deferred),
             ("per_cpu_lists", self.per_cpu_lists),
             ("pages_in_use", self.pages_in_use),
+            ("object_pages", self.object_pages),
+            ("object_cache", self.object_cache),
             ("slab_in_use", self.slab_in_use),
             ("per_cpu_magazines", self.per_cpu_magazines),
             ("depots", self.depots),
@@ -122,7 +128,7 @@ impl Statistics {
 
     /// All that was handed out and has not come back: to callers, and to memory pools for their reserves.
     pub fn in_use(&self) -> u64 {
-        self.pages_in_use + self.slab_in_use + self.large + self.pool
+        self.pages_in_use + self.object_pages + self.slab_in_use + self.large + self.pool
     }
 
     /// Whether the rows account for every byte.
@@ -188,6 +194,10 @@ impl<M: Machine> Service<M> {
         let mut frames_out = 0usize;
         let mut bytes_out = 0usize;
         let mut metadata = self.set_frames() + self.node_frames() + self.mapping_frames() + self.registry().frames();
+        metadata += self.vm().store_frames();
+        let (object_pages, object_cache) = self.vm().page_frames();
+        rows.object_pages = bytes(object_pages);
+        rows.object_cache = bytes(object_cache);
         for set in self.sets() {
             let listed = listed_frames(set);
             rows.per_cpu_lists += bytes(listed.into());
