@@ -18,6 +18,7 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | `boot`, `balance` | the boot, step by step; the topology; threads that balance nodes |
+//! | [`block`], `pci` | disks; functions of the PCI bus |
 //! | [`thread`], `smp`, [`cpus`] | threads, starting CPUs, the CPUs that run |
 //! | [`memory`], `report`, `stack` | the memory service on this machine; its state for people; stacks |
 //! | [`fw_cfg`] | files from QEMU |
@@ -37,6 +38,7 @@ mod apic;
 mod arch;
 mod backtrace;
 mod balance;
+pub mod block;
 mod boot;
 mod boot_memory;
 mod command_line;
@@ -52,6 +54,7 @@ mod logger;
 pub mod memory;
 mod paging;
 mod panic;
+mod pci;
 pub mod probe;
 mod smp;
 mod stack;

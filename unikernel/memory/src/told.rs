@@ -1,8 +1,9 @@
 //! The one hook at the entry of every call that hands out, resizes or takes back an object.
 //!
 //! Used by [`kmalloc`](crate::kmalloc), [`kmem_cache`](crate::kmem_cache) and [`bulk`](crate::Sheaf): each call is told
-//! once, by the function that callers call, whatever it does inside. With the feature `trace` the calls are written down
-//! ([`trace`](crate::trace)); without it all of this is nothing, and the fast paths are the same to the instruction.
+//! once, by the function that callers call, whatever it does inside. With the feature `trace` the calls are written
+//! down ([`trace`](crate::trace)); without it all of this is nothing, and the fast paths are the same to the
+//! instruction.
 
 use quarry_topology::NodeId;
 

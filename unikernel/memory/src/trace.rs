@@ -1,8 +1,9 @@
 //! Calls of the kmalloc family and of caches, written down as they are made: the feature `trace`.
 //!
-//! The interfaces tell it of every object they hand out, resize or take back, whoever calls; without the feature nothing
-//! is told and nothing compiled. `quarry trace record --whole` is its user: an image built with the feature begins when
-//! the service has started and gives what was written down as a trace when its work is done (docs/traces.md).
+//! The interfaces tell it of every object they hand out, resize or take back, whoever calls; without the feature
+//! nothing is told and nothing compiled. `quarry trace record --whole` is its user: an image built with the feature
+//! begins when the service has started and gives what was written down as a trace when its work is done
+//! (docs/traces.md).
 //!
 //! # Theory
 //!
@@ -13,10 +14,11 @@
 //! place and its filling takes the next.
 //!
 //! An allocation is written down when it has come back, a free before it is made, an object that moves when its new
-//! place has been got and before the old one is given back. So of two objects that had one address after each other, the
-//! free of the first comes before the allocation of the second: to be handed on, the address had to be given back and
-//! taken again, and one atomic counter agrees with every order that its users have otherwise. The counter is therefore
-//! relaxed. The last word of a place is written with `Release` and read with `Acquire`: a place that is not 0 is whole.
+//! place has been got and before the old one is given back. So of two objects that had one address after each other,
+//! the free of the first comes before the allocation of the second: to be handed on, the address had to be given back
+//! and taken again, and one atomic counter agrees with every order that its users have otherwise. The counter is
+//! therefore relaxed. The last word of a place is written with `Release` and read with `Acquire`: a place that is not 0
+//! is whole.
 
 use core::fmt;
 use core::ptr;
@@ -138,8 +140,8 @@ impl Tracer {
     fn place(&self, number: u64) -> &Place {
         let number = number as usize;
         let block = self.blocks[number / BLOCK_PLACES].load(Relaxed);
-        // SAFETY: the number is below the capacity, so its block was made, zeroed, before `running` was set, has that many
-        // places and is never given back. All-zero bytes are a `Place`.
+        // SAFETY: the number is below the capacity, so its block was made, zeroed, before `running` was set, has that
+        // many places and is never given back. All-zero bytes are a `Place`.
         unsafe { &*block.add(number % BLOCK_PLACES) }
     }
 

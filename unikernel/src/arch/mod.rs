@@ -149,6 +149,16 @@ pub(crate) unsafe fn read_port(port: u16) -> u8 {
     unsafe { x86_64::instructions::port::PortReadOnly::new(port).read() }
 }
 
+/// Reads four bytes from an I/O port.
+///
+/// # Safety
+///
+/// Reading the port has no effect on memory safety.
+pub(crate) unsafe fn read_port_u32(port: u16) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe { x86_64::instructions::port::PortReadOnly::new(port).read() }
+}
+
 /// Writes a byte to an I/O port.
 ///
 /// # Safety
