@@ -12,9 +12,11 @@ use clap_complete::Shell;
 use crate::accelerator::Choice;
 use crate::budget::BudgetCommand;
 use crate::compare::CompareCommand;
+use crate::disk::DiskOptions;
 use crate::export::ExportCommand;
 use crate::linux::LinuxCommand;
 use crate::list::ListCommand;
+use crate::machine::Board;
 use crate::matrix::MatrixCommand;
 use crate::noise::NoiseCommand;
 use crate::performance::PerformanceCommand;
@@ -27,6 +29,9 @@ pub(crate) use options::{HostOptions, MachineOptions, SuiteOptions, accelerator}
 
 /// Memory of a guest that is to run out of it.
 const EDGE_MEMORY: Size = Size::mib(256);
+
+/// The disk of a guest that tests.
+const TEST_DISK: Size = Size::mib(64);
 
 /// Seconds a guest works before its statistics are shown.
 const DEFAULT_WORK_SECONDS: u64 = 2;
@@ -102,6 +107,8 @@ pub(crate) struct RunCommand {
     #[command(flatten)]
     pub(crate) machine: MachineOptions,
     #[command(flatten)]
+    pub(crate) disk: DiskOptions,
+    #[command(flatten)]
     pub(crate) suite: SuiteOptions,
     /// A trace for the workload `replay` (see `quarry trace`), which alone is measured unless --workload has others.
     #[arg(long, value_name = "FILE")]
@@ -142,7 +149,24 @@ pub(crate) struct TestCommand {
     #[command(flatten)]
     pub(crate) machine: MachineOptions,
     #[command(flatten)]
+    disk: DiskOptions,
+    /// Give the guest no disk; else it has an empty one where none is asked for and the machine takes one.
+    #[arg(long, conflicts_with = "disk", help_heading = "The machine")]
+    no_disk: bool,
+    #[command(flatten)]
     pub(crate) host: HostOptions,
+}
+
+impl TestCommand {
+    /// The disks asked for, and one to test with where nothing was said.
+    ///
+    /// # Errors
+    ///
+    /// When the machine cannot be.
+    pub(crate) fn disks(&self) -> Result<DiskOptions> {
+        let takes_none = self.no_disk || self.machine.machine()?.board == Board::Microvm;
+        Ok(if takes_none { self.disk.clone() } else { self.disk.or_empty(TEST_DISK) })
+    }
 }
 
 #[derive(Debug, Args)]

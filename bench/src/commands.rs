@@ -86,6 +86,7 @@ fn run(command: &RunCommand) -> Result<()> {
     if let Some(file) = &command.trace {
         guest.boot.hand_over("opt/quarry/trace", file);
     }
+    let _disks = command.disk.attach(&mut guest.boot)?;
     println!("{}", guest.boot.line());
     guest.files.output.clone_from(&command.output);
     measure(guest, command.boots, command.details)
@@ -194,7 +195,9 @@ impl Observer for Tests {
 
 fn test(command: &TestCommand) -> Result<()> {
     let words = command.filter.iter().map(|name| format!("test={name}"));
-    let guest = Guest::announce(Image::GuestTests, "test", &command.machine, &command.host, words)?;
+    let mut guest = Guest::prepare(Image::GuestTests, "test", &command.machine, &command.host, words)?;
+    let _disks = command.disks()?.attach(&mut guest.boot)?;
+    println!("{}", guest.boot.line());
     let Ended { session, verdict } = guest.watch(Duration::ZERO, &mut Tests { verbose: command.host.verbose });
     if let Some(name) = session.running_test() {
         println!("DIED    {name}");

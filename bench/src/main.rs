@@ -15,6 +15,7 @@
 //! guest                  a boot about to happen
 //! report_page            runs as a page with pictures
 //! cli                    the command line
+//! disk                   disks for a guest
 //! watch, progress        a guest from boot to end, under deadlines
 //! tables, report, stats  records as text; as JSON
 //! case                   what tells rows of results apart
@@ -36,6 +37,7 @@ mod case;
 mod cli;
 mod commands;
 mod compare;
+mod disk;
 mod expectation;
 mod export;
 mod failure;

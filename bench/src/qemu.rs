@@ -110,6 +110,15 @@ impl Boot {
         self.more.extend(["-fw_cfg".to_owned(), value.to_string_lossy().into_owned()]);
     }
 
+    /// Gives the guest a disk: a raw file. Where the host cannot write it the guest is told, and goes on.
+    pub(crate) fn attach_disk(&mut self, file: &Path) {
+        let number = self.more.iter().filter(|word| *word == "-drive").count();
+        let id = format!("disk{number}");
+        let drive = with_path("file=", file, &format!(",format=raw,if=none,id={id},werror=report,rerror=report"));
+        let words = ["-drive".to_owned(), drive.to_string_lossy().into_owned()];
+        self.more.extend(words.into_iter().chain(["-device".to_owned(), format!("virtio-blk-pci,drive={id}")]));
+    }
+
     /// The line as a person would give it to a shell.
     pub(crate) fn line(&self) -> String {
         let words = std::iter::once(self.qemu.clone().into_os_string()).chain(self.arguments());
@@ -368,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_to_hand_over_may_have_commas_in_its_name() {
+    fn files_to_hand_over_and_disks_may_have_commas_in_their_names() {
         let mut boot = Boot {
             qemu: DEFAULT_QEMU.into(),
             machine: Machine::even(Board::Q35, 1, 1, Size::mib(512)),
@@ -382,6 +391,15 @@ mod tests {
         boot.hand_over("opt/quarry/trace", Path::new("a,b.trace"));
         let line = boot.line();
         assert!(line.ends_with(" -fw_cfg 'name=opt/quarry/trace,file=a,,b.trace'"), "{line}");
+        boot.attach_disk(Path::new("a,b.img"));
+        boot.attach_disk(Path::new("c.img"));
+        let line = boot.line();
+        let (_, disks) = line.split_once(" -drive ").expect("there are disks");
+        assert_eq!(
+            disks,
+            "'file=a,,b.img,format=raw,if=none,id=disk0,werror=report,rerror=report' -device 'virtio-blk-pci,drive=disk0' \
+             -drive 'file=c.img,format=raw,if=none,id=disk1,werror=report,rerror=report' -device 'virtio-blk-pci,drive=disk1'"
+        );
     }
 
     #[test]

@@ -73,6 +73,35 @@ impl Scene {
     }
 }
 
+/// What QEMU is told of disks: the words behind each `-drive` and `-device virtio`.
+fn disks(line: &str) -> Vec<&str> {
+    let words = line.split(" -drive ").skip(1).flat_map(|part| part.split(" -device "));
+    words.map(|word| word.trim_matches('\'')).collect()
+}
+
+#[test]
+fn a_guest_that_tests_has_a_disk_unless_nobody_wants_it() {
+    let scene = Scene::new(&guest_tests(&[("a", TestStatus::Started), ("a", TestStatus::Ok)], Some(WELL)));
+    let line = |words: &str| text(&scene.run(words).stdout).lines().next().unwrap_or_default().to_owned();
+    let usual = line("test");
+    let [drive, device] = disks(&usual)[..] else { panic!("{usual}") };
+    assert_eq!(device, "virtio-blk-pci,drive=disk0");
+    let (file, rest) = drive.strip_prefix("file=").and_then(|it| it.split_once(',')).expect("there is a file");
+    assert_eq!(rest, "format=raw,if=none,id=disk0,werror=report,rerror=report");
+    assert!(file.contains("quarry-disk-") && !Path::new(file).exists(), "{file} is gone when the guest has ended");
+    assert_eq!(disks(&line("test --no-disk")), [""; 0]);
+    assert_eq!(disks(&line("test --machine microvm")), [""; 0]);
+    fs::write(scene.path("it.img"), "").expect("there is room for files");
+    let two = line("test --disk it.img --disk 1M");
+    assert_eq!(disks(&two).len(), 4, "{two}");
+    assert!(disks(&two)[0].starts_with("file=it.img,") && disks(&two)[3].ends_with("=disk1"), "{two}");
+    let complaints = [scene.complaint("test --disk none.img"), scene.complaint("run --machine microvm --disk 1M")];
+    insta::assert_snapshot!(complaints.join("\n"), @"
+    quarry: there is no disk none.img; give a raw file, or a size such as 64M for an empty disk
+    quarry: a microvm has no PCI, and so no disk; leave --disk out, or use --machine q35
+    ");
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

@@ -1,5 +1,5 @@
-//! `quarry trace record`: workloads or tests run in a guest, and what they, or everybody there, ask of its allocator as a
-//! trace.
+//! `quarry trace record`: workloads or tests run in a guest, and what they, or everybody there, ask of its allocator as
+//! a trace.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,8 +23,8 @@ pub(crate) struct RecordCommand {
     /// Workloads, recorded one after another. `quarry list` has them.
     #[arg(long, value_name = "LIST", value_delimiter = ',', required_unless_present = "test", value_parser = list::workloads())]
     workload: Vec<String>,
-    /// Record every call of the guest, whatever code makes it, from the boot to the end: kmalloc and its family, caches,
-    /// and so all that Rust collections take. Builds an image that writes them down.
+    /// Record every call of the guest, whatever code makes it, from the boot to the end: kmalloc and its family,
+    /// caches, and so all that Rust collections take. Builds an image that writes them down.
     #[arg(long)]
     whole: bool,
     /// With --whole: record the guest that runs the tests whose name contains this, in place of workloads.

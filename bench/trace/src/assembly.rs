@@ -1,8 +1,8 @@
 //! [`Assembly`]: a trace from calls that name addresses, as whoever records them sees them.
 //!
-//! Used by the host, which converts what Linux records, and by guests that were recorded whole. A recording may begin and
-//! end in the middle of things and may lack events, so an address may be freed that was never seen, and one may come back
-//! that was never freed. What is assembled is a trace all the same, and each such call is told to the caller.
+//! Used by the host, which converts what Linux records, and by guests that were recorded whole. A recording may begin
+//! and end in the middle of things and may lack events, so an address may be freed that was never seen, and one may
+//! come back that was never freed. What is assembled is a trace all the same, and each such call is told to the caller.
 
 use alloc::collections::BTreeMap;
 

@@ -17,6 +17,7 @@ mod object;
 mod team;
 
 mod cache;
+mod disk;
 mod faults;
 mod flags;
 mod flags_short;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         mobility::TESTS,
         heap::TESTS,
         fw_cfg::TESTS,
+        disk::TESTS,
         stress::TESTS,
         statistics::TESTS,
     ])
