@@ -2,7 +2,8 @@
 //!
 //! Run by `cargo test -p quarry-memory --features trace --test trace`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use quarry_memory::hosted::{Hosted, HostedMachine};
@@ -122,6 +123,27 @@ fn what_gives_no_object_is_not_told() {
 }
 
 #[test]
+fn a_free_is_told_before_it_is_made() {
+    let service = recording(1000);
+    let cache = service.kmem_cache_create("told", 40, 0, SlabFlags::NO_MERGE, None).expect("a cache");
+    let (plain, cached) = (service.kmalloc(64, Gfp::KERNEL), service.kmem_cache_alloc(&cache, Gfp::KERNEL));
+    let frees: [&dyn Fn(); 4] = [
+        // SAFETY: a pointer into an object is no object: all of these panic, and free nothing.
+        &|| unsafe { service.kfree(plain.wrapping_add(8)) },
+        // SAFETY: as above.
+        &|| unsafe { service.kfree_bulk(&[plain.wrapping_add(16)]) },
+        // SAFETY: as above.
+        &|| unsafe { service.kmem_cache_free(&cache, cached.wrapping_add(8)) },
+        // SAFETY: as above.
+        &|| unsafe { service.kmem_cache_free_bulk(&cache, &[cached.wrapping_add(16)]) },
+    ];
+    for free in frees {
+        catch_unwind(AssertUnwindSafe(free)).expect_err("it is no object");
+    }
+    assert_eq!(told(service), ["a 0 64 - ", "a 1 40 - ", "f 2", "f 3", "f 4", "f 5"]);
+}
+
+#[test]
 fn the_first_calls_are_kept_and_the_others_counted() {
     let service = recording(5);
     for _ in 0..4 {
@@ -157,18 +179,18 @@ fn calls_of_many_cpus_stand_in_an_order_they_could_have_had() {
             });
         }
     });
-    let mut live = HashMap::new();
+    let mut live = HashSet::new();
     let mut calls = 0;
     let mut last_of_cpu = HashMap::new();
     for call in service.traced_calls() {
         calls += 1;
         match call.action {
-            Action::Allocate { address, .. } => assert_eq!(live.insert(address, ()), None, "{call:?}"),
+            Action::Allocate { address, .. } => assert!(live.insert(address), "{call:?}"),
             Action::Resize { from, to, .. } => {
-                assert!(from == to || live.insert(to, ()).is_none(), "{call:?}");
-                assert!(from == to || live.remove(&from).is_some(), "{call:?}");
+                assert!(from == to || live.insert(to), "{call:?}");
+                assert!(from == to || live.remove(&from), "{call:?}");
             }
-            Action::Free { address } => assert!(live.remove(&address).is_some(), "{call:?}"),
+            Action::Free { address } => assert!(live.remove(&address), "{call:?}"),
         }
         let last = last_of_cpu.insert(call.cpu, call.time);
         assert!(last.is_none_or(|last| last <= call.time), "time goes back on {}", call.cpu);
