@@ -100,6 +100,15 @@ impl Floor {
     }
 }
 
+/// The zones that a request may come from, by the highest of them: DMA memory in a second round, unless it was asked for.
+pub(crate) const fn rounds(highest: ZoneKind) -> &'static [&'static [ZoneKind]] {
+    match highest {
+        ZoneKind::Dma => &[&[ZoneKind::Dma]],
+        ZoneKind::Dma32 => &[&[ZoneKind::Dma32], &[ZoneKind::Dma]],
+        ZoneKind::Normal => &[&[ZoneKind::Normal, ZoneKind::Dma32], &[ZoneKind::Dma]],
+    }
+}
+
 impl Request {
     /// The same on one node alone.
     pub(crate) fn on(&self, node: NodeId) -> Self {
@@ -287,13 +296,7 @@ impl<M: Machine> Service<M> {
     pub(crate) fn walk_zonelist(&self, request: &Request, floor: Floor) -> Option<(Pfn, State)> {
         let Request { gfp, order, placement, .. } = *request;
         let mobility = Mobility::of(gfp);
-        // DMA memory in a second round, unless it was asked for.
-        let rounds: &[&[ZoneKind]] = match placement.highest {
-            ZoneKind::Dma => &[&[ZoneKind::Dma]],
-            ZoneKind::Dma32 => &[&[ZoneKind::Dma32], &[ZoneKind::Dma]],
-            ZoneKind::Normal => &[&[ZoneKind::Normal, ZoneKind::Dma32], &[ZoneKind::Dma]],
-        };
-        for kinds in rounds {
+        for kinds in rounds(placement.highest) {
             for node in self.candidates(placement) {
                 let Some(state) = self.nodes().get(node) else { continue };
                 for &kind in *kinds {
@@ -335,7 +338,7 @@ impl<M: Machine> Service<M> {
     }
 
     /// Counts blocks that came from `from`, as Linux's `zone_statistics` does.
-    fn count_numa(&self, set: &Set, placement: Placement, from: NodeId, blocks: u64) {
+    pub(crate) fn count_numa(&self, set: &Set, placement: Placement, from: NodeId, blocks: u64) {
         let counters = |node| self.nodes().get(node).map(|node: &Node| &node.counters);
         let Some(source) = counters(from) else { return };
         let wanted = self.nodes().local(placement.wanted);

@@ -23,9 +23,13 @@
 //! | `Movable`  | 0     | its owner's cookie   | owner                       | 0          | zone lock              |
 //! | `Moving`   | 0     | its owner's cookie   | owner, whether it was freed | 0          | zone lock              |
 //! | `Slab`     | yes   | partial slabs        | objects out, first free one | object tag | depot lock             |
+//! | `Contig`   | -     | its record           | how many frames it has      | 0          | zone lock              |
+//! | `Captured` | 0     | -                    | for which run               | 0          | zone lock              |
 //! | `Inner`    | -     | -                    | -                           | as head's  | whoever owns the head  |
 //!
 //! `Placed` is a `Page` asked for as movable or reclaimable: it is given back to its zone, never to a CPU's list.
+//!
+//! A `Contig` frame is the first of a contiguous run, which is no block; [`contig`](crate::contig) says what its record is.
 //!
 //! Kind, order and word are those of a block's first frame (its head); the others are `Inner`, and of a large
 //! allocation only the head has a tag. Every frame that is not `Absent` knows its zone. Loads and stores are relaxed:
@@ -172,10 +176,14 @@ pub enum Kind {
     Movable = 8,
     /// A single frame that compaction has in hand: one being emptied, or one being filled.
     Moving = 9,
+    /// First frame of a contiguous run that was handed out.
+    Contig = 10,
+    /// A single frame taken for a contiguous run that is being put together.
+    Captured = 11,
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::Absent,
         Self::Reserved,
         Self::Free,
@@ -186,6 +194,8 @@ impl Kind {
         Self::Placed,
         Self::Movable,
         Self::Moving,
+        Self::Contig,
+        Self::Captured,
     ];
 
     /// Whether it is the head of a block that callers of `alloc_pages` have.

@@ -10,7 +10,8 @@
 //! - a frame is the head of a block on some list of order k exactly when its state is `Free` of order k;
 //! - it is on the list of the mobility its pageblock has; the pageblocks of a block of several have the same;
 //! - two buddies of the same order below the largest are never both on a list (they would have been merged);
-//! - `free_frames` is the sum over all blocks; bit k of an area's `occupied` says that its `lists[k]` is not empty.
+//! - `free_frames` is the sum over all blocks; bit k of an area's `occupied` says that its `lists[k]` is not empty;
+//! - a pageblock is noted as whole exactly when it is inside a block on some list.
 //!
 //! # What a request takes
 //!
@@ -27,7 +28,11 @@
 //! Steps 2, 4 and 5 are Linux's `rmqueue` with and without `ALLOC_NOFRAGMENT`. An operation is at most
 //! [`Order::COUNT`] steps a block, and a claim one look at each frame of a pageblock.
 
+mod run;
+
 use core::sync::atomic::Ordering::Relaxed;
+
+pub(crate) use run::Search;
 
 use crate::frame::{FrameList, Frames, Kind, NIL, Order, Pfn, State, ZoneId, for_each_block};
 use crate::mobility::{Mobility, PAGEBLOCK_ORDER, Pageblocks};
@@ -234,12 +239,18 @@ impl FreeAreas {
         for pageblock in 1..order.frames() / PAGEBLOCK_ORDER.frames() {
             self.pageblocks.set_mobility(block.offset(pageblock * PAGEBLOCK_ORDER.frames()), mobility);
         }
+        if order >= PAGEBLOCK_ORDER {
+            self.pageblocks.set_whole(block, order, true);
+        }
         frames.set_state(block, State::new(Kind::Free, order, self.zone));
         self.areas[mobility as usize].push(frames, block, order);
     }
 
     /// Takes a block off its list; it is `Inner` then.
     fn remove(&mut self, frames: Frames, block: Pfn, order: Order) {
+        if order >= PAGEBLOCK_ORDER {
+            self.pageblocks.set_whole(block, order, false);
+        }
         self.unlink(frames, block, order);
         frames.set_state(block, State::new(Kind::Inner, Order::ZERO, self.zone));
     }
@@ -283,8 +294,12 @@ impl FreeAreas {
                 return broken("two free buddies were not merged");
             }
             let pageblocks = (0..order.frames()).step_by(PAGEBLOCK_ORDER.frames() as usize);
-            if pageblocks.into_iter().any(|at| self.pageblocks.mobility(block.offset(at)) != mobility) {
+            if pageblocks.clone().any(|at| self.pageblocks.mobility(block.offset(at)) != mobility) {
                 return broken("a block is not on the list of its pageblock's mobility");
+            }
+            if pageblocks.into_iter().any(|at| self.pageblocks.is_whole(block.offset(at)) != (order >= PAGEBLOCK_ORDER))
+            {
+                return broken("a pageblock is said to be whole and is not, or is and is not said to be");
             }
             count += 1;
             let link = frames.frame(block).next.load(Relaxed);
@@ -346,7 +361,7 @@ fn buddy(block: Pfn, order: Order) -> Pfn {
 
 #[cfg(test)]
 mod tests {
-    use core::sync::atomic::{AtomicU8, AtomicU16};
+    use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU64};
     use std::boxed::Box;
     use std::vec::Vec;
 
@@ -367,8 +382,10 @@ mod tests {
             states: leak((0..entries).map(|_| AtomicU16::new(0))),
             frames: leak((0..entries).map(|_| Frame::default())),
         });
-        let bytes = (0..Pageblocks::needed(Pfn(entries))).map(|_| AtomicU8::new(0));
-        let table = Pageblocks::new(Box::leak(bytes.collect()));
+        let needed = Pageblocks::needed(Pfn(entries));
+        let bytes = (0..needed).map(|_| AtomicU8::new(0));
+        let words = (0..needed.div_ceil(64)).map(|_| AtomicU64::new(0));
+        let table = Pageblocks::new(Box::leak(bytes.collect()), Box::leak(words.collect()));
         let mut areas = FreeAreas::new(ZONE, table);
         for pageblock in (Order::MAX.frames()..end).step_by(PAGEBLOCK as usize).map(Pfn) {
             table.admit(pageblock);

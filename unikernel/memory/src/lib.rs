@@ -17,6 +17,8 @@
 //! | `slab`, `drain`, `depot`     | slow paths; giving back; what is done under a depot's lock  |
 //! | `depot_stack`                | the free objects that a depot has at hand                   |
 //! | `vmalloc`                    | memory contiguous in addresses only                         |
+//! | [`contig`]                   | `contigmalloc`: memory contiguous in frames, where asked for |
+//! | [`malloc_type`]              | whose memory it is, for those who name their kind           |
 //! | [`movable_pages`], `pin`     | pages behind pin guards, which move                         |
 //! | [`movable`]                  | pages that an owner of the caller's lets be moved           |
 //! | [`page`], `allocate`         | `alloc_pages`: per-CPU page lists; zonelists                |
@@ -31,6 +33,7 @@
 //! | [`zone`], `free_area`        | watermarks; buddy free areas                                |
 //! | `told`, `trace`              | what is told of every call: nothing, or a trace (feature `trace`) |
 //! | [`mobility`]                 | what can be moved, of every pageblock                       |
+//! | `run`                        | where a run of frames may lie                               |
 //! | [`frame`]                    | frame numbers and sixteen bytes of metadata each            |
 //! | [`machine`]                  | what the service asks of its host                           |
 
@@ -44,6 +47,7 @@ mod attention;
 mod bulk;
 mod class;
 pub mod compaction;
+pub mod contig;
 mod depot;
 mod depot_stack;
 mod detached;
@@ -65,6 +69,7 @@ pub mod kmalloc;
 pub mod kmem_cache;
 mod lock;
 pub mod machine;
+pub mod malloc_type;
 pub mod mempool;
 pub mod mobility;
 pub mod movable;
@@ -78,6 +83,7 @@ pub mod policy;
 pub mod reclaim;
 mod registry;
 mod reserve;
+mod run;
 mod service;
 mod set;
 pub mod shrinker;
@@ -98,12 +104,14 @@ pub mod zone;
 
 pub use bulk::Sheaf;
 pub use class::MAX_SLAB_SIZE;
+pub use contig::{ContigBlock, ContigError, ContigFreeError, ContigRequest, MallocFlags};
 pub use fault::{FaultAttributes, FaultError};
 pub use frame::{FRAME_BYTES, Order, Pfn};
 pub use gfp::Gfp;
 pub use kmalloc::{MAX_SIZE, ZERO_SIZE_PTR};
 pub use kmem_cache::{CacheError, KmemCache, ObjectsRemain, SlabFlags};
 pub use machine::Machine;
+pub use malloc_type::{M_DEVBUF, M_TEMP, MallocType, MallocTypeUse};
 pub use mempool::{Mempool, MempoolError};
 pub use mobility::Mobility;
 pub use movable_pages::{MovablePage, MovablePages};

@@ -12,8 +12,13 @@
 //! carved from a node at start. Its mobility is written under the lock of the zone the pageblock is in. A
 //! pageblock in which two zones meet, because a node ends inside, is *shared*: unmovable for ever, so that neither
 //! zone's lock has to guard the other's lists. That a pageblock is filled is noted under the growth lock.
+//!
+//! A bit map beside it says which pageblocks are *whole*: inside a single free block. It is written under the lock of
+//! the pageblock's zone, and zones may share a word. Who reads it without that lock (relaxed) takes it for a hint: it is
+//! how a run of many pageblocks is found without a look at any frame.
 
-use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use core::ops::Range;
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use quarry_topology::NodeId;
 
@@ -83,9 +88,14 @@ impl Mobility {
     }
 }
 
-/// The mobility of every pageblock; a handle to the one table of a service.
+/// What is known of every pageblock; a handle to the one table of a service.
 #[derive(Clone, Copy)]
-pub(crate) struct Pageblocks(&'static [AtomicU8]);
+pub(crate) struct Pageblocks {
+    bytes: &'static [AtomicU8],
+    whole: &'static [AtomicU64],
+}
+
+const PAGEBLOCK: u32 = PAGEBLOCK_ORDER.frames();
 
 /// Bits of a pageblock's byte. All zero before any of its frames was filled.
 const MOBILITY: u8 = 0b11;
@@ -93,14 +103,14 @@ const FILLED: u8 = 1 << 2;
 const SHARED: u8 = 1 << 3;
 
 impl Pageblocks {
-    /// Pageblocks that hold the frames below `end`; as many bytes the table needs.
+    /// Pageblocks that hold the frames below `end`: as many bytes the table needs, and a word for each 64 of them.
     pub(crate) const fn needed(end: Pfn) -> usize {
-        end.0.div_ceil(PAGEBLOCK_ORDER.frames()) as usize
+        end.0.div_ceil(PAGEBLOCK) as usize
     }
 
-    /// The table, of as many zeroed bytes as [`Self::needed`] says.
-    pub(crate) const fn new(table: &'static [AtomicU8]) -> Self {
-        Self(table)
+    /// The table, of as many zeroed bytes as [`Self::needed`] says, and zeroed words.
+    pub(crate) const fn new(bytes: &'static [AtomicU8], whole: &'static [AtomicU64]) -> Self {
+        Self { bytes, whole }
     }
 
     /// A fresh pageblock's first frames were filled: it is movable, for whatever comes first may claim a whole one.
@@ -142,9 +152,49 @@ impl Pageblocks {
         self.byte(frame).store(FILLED | mobility as u8, Relaxed);
     }
 
+    /// Notes that the pageblocks of a block, of at least the pageblocks' order, are whole, or are not any more.
+    pub(crate) fn set_whole(self, block: Pfn, order: Order, whole: bool) {
+        let first = block.index() >> PAGEBLOCK_ORDER.get();
+        // A block is aligned to its size, so all its bits are of one word.
+        let bits = ((1 << (order.frames() / PAGEBLOCK)) - 1) << (first % 64);
+        let word = &self.whole[first / 64];
+        if whole {
+            word.fetch_or(bits, Relaxed)
+        } else {
+            word.fetch_and(!bits, Relaxed)
+        };
+    }
+
+    /// Whether a pageblock is whole.
+    pub(crate) fn is_whole(self, frame: Pfn) -> bool {
+        let index = frame.index() >> PAGEBLOCK_ORDER.get();
+        self.whole[index / 64].load(Relaxed) >> (index % 64) & 1 != 0
+    }
+
+    /// The first of at least `wanted` whole pageblocks side by side, among those that have frames in `range`.
+    pub(crate) fn find_whole(self, range: Range<Pfn>, wanted: u32) -> Option<Pfn> {
+        let end = (range.end.0.div_ceil(PAGEBLOCK) as usize).min(self.bytes.len());
+        let mut at = range.start.index() >> PAGEBLOCK_ORDER.get();
+        let mut start = at;
+        while at < end {
+            let bits = self.whole[at / 64].load(Relaxed) >> (at % 64);
+            let ones = bits.trailing_ones();
+            at += ones as usize;
+            if at - start >= wanted as usize {
+                return (start + wanted as usize <= end).then(|| Pfn((start as u32) * PAGEBLOCK));
+            }
+            if !at.is_multiple_of(64) || ones == 0 {
+                // A pageblock that is not; with it all the others up to the next one that is, or the end of the word.
+                at += ((bits >> ones).trailing_zeros() as usize).clamp(1, 64 - at % 64);
+                start = at;
+            }
+        }
+        None
+    }
+
     #[inline]
     fn byte(self, frame: Pfn) -> &'static AtomicU8 {
-        &self.0[frame.index() >> PAGEBLOCK_ORDER.get()]
+        &self.bytes[frame.index() >> PAGEBLOCK_ORDER.get()]
     }
 }
 
@@ -180,5 +230,50 @@ impl<M: Machine> Service<M> {
     pub fn mobility_of(&self, frame: Pfn) -> Option<Mobility> {
         let zone = self.manages(frame).then(|| crate::frame::Frames::of(self.machine()).state(frame).zone())?;
         Some(self.nodes().zone(zone)?.pageblocks().mobility(frame))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::boxed::Box;
+    use std::vec;
+    use std::vec::Vec;
+
+    fn table(whole: &[bool]) -> Pageblocks {
+        let bytes = (0..whole.len()).map(|_| AtomicU8::new(0)).collect::<Box<[_]>>();
+        let words = (0..whole.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect::<Box<[_]>>();
+        let table = Pageblocks::new(Box::leak(bytes), Box::leak(words));
+        for (number, _) in whole.iter().enumerate().filter(|(_, whole)| **whole) {
+            table.set_whole(Pfn(number as u32 * PAGEBLOCK), PAGEBLOCK_ORDER, true);
+        }
+        table
+    }
+
+    proptest! {
+        #[test]
+        fn whole_pageblocks_side_by_side_are_found_where_they_are(
+            lengths in prop::collection::vec((0usize..140, 0usize..140), 1..6),
+            (start, end, wanted) in (0u32..500, 0u32..900, 1u32..150),
+        ) {
+            let runs = lengths.into_iter().flat_map(|(no, yes)| [vec![false; no], vec![true; yes]]);
+            let whole: Vec<bool> = runs.flatten().collect();
+            let is_run = |first: &u32| {
+                let run = *first as usize..(first + wanted) as usize;
+                run.end <= end as usize && whole.get(run).is_some_and(|run| run.iter().all(|&whole| whole))
+            };
+            let expected = (start..900).find(is_run).map(|first| Pfn(first * PAGEBLOCK));
+            prop_assert_eq!(table(&whole).find_whole(Pfn(start * PAGEBLOCK)..Pfn(end * PAGEBLOCK), wanted), expected);
+        }
+    }
+
+    #[test]
+    fn the_pageblocks_of_a_block_are_whole_together() {
+        let table = table(&[false; 130]);
+        table.set_whole(Pfn(128 * PAGEBLOCK), Order::MAX, true);
+        assert!(table.is_whole(Pfn(128 * PAGEBLOCK)) && table.is_whole(Pfn(130 * PAGEBLOCK - 1)));
+        table.set_whole(Pfn(128 * PAGEBLOCK), Order::MAX, false);
+        assert_eq!(table.find_whole(Pfn(0)..Pfn(130 * PAGEBLOCK), 1), None);
     }
 }

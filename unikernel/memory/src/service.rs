@@ -27,6 +27,7 @@ use crate::gfp::{Gfp, Impossible};
 use crate::growth::{Growth, for_each_zone};
 use crate::lock::Lock;
 use crate::machine::Machine;
+use crate::malloc_type::MallocTypes;
 use crate::mempool::PoolQueues;
 use crate::mobility::Pageblocks;
 use crate::node::{Node, Nodes};
@@ -91,7 +92,7 @@ pub struct Service<M: Machine> {
     owners: Lock<Owners>,
     /// Frames that hold headers and page tables of the mapping window.
     mapping_frames: AtomicU64,
-    /// Frames of large kmalloc allocations.
+    /// Frames of large kmalloc allocations and of contiguous runs.
     large_frames: AtomicU64,
     /// Frames that hold sets.
     set_frames: AtomicU64,
@@ -112,6 +113,9 @@ pub struct Service<M: Machine> {
     #[cfg(feature = "trace")]
     tracer: crate::trace::Tracer,
     vm: VmState<M>,
+    malloc_types: MallocTypes,
+    /// Contiguous runs that were put together, or tried to.
+    run_attempts: AtomicU32,
 }
 
 impl<M: Machine> Service<M> {
@@ -146,6 +150,8 @@ impl<M: Machine> Service<M> {
             #[cfg(feature = "trace")]
             tracer: crate::trace::Tracer::new(),
             vm: VmState::new(),
+            malloc_types: MallocTypes::new(),
+            run_attempts: AtomicU32::new(0),
         }
     }
 
@@ -430,6 +436,19 @@ impl<M: Machine> Service<M> {
         &self.large_frames
     }
 
+    pub(crate) fn type_table(&self) -> &MallocTypes {
+        &self.malloc_types
+    }
+
+    /// A number that no other attempt to put a run together has, until they have all been used.
+    pub(crate) fn next_run_attempt(&self) -> u32 {
+        self.run_attempts.fetch_add(1, Relaxed)
+    }
+
+    pub(crate) fn growth(&self) -> &Lock<Growth> {
+        &self.growth
+    }
+
     pub(crate) fn window(&self) -> &Lock<Window> {
         &self.window
     }
@@ -536,15 +555,23 @@ impl<M: Machine> Service<M> {
         mut nodes: impl Iterator<Item = NodeId>,
         growth: &mut Growth,
     ) -> Option<((Pfn, NodeId), u32, Pageblocks)> {
-        let bytes = Pageblocks::needed(growth.end());
+        let pageblocks = Pageblocks::needed(growth.end());
+        let words = pageblocks.div_ceil(64);
+        let bytes = words * size_of::<AtomicU64>() + pageblocks;
         let frames = bytes.div_ceil(FRAME_BYTES) as u32;
         let (first, node) = nodes.find_map(|node| Some((growth.carve(node, frames)?, node)))?;
-        let table = self.page_address(first).cast::<AtomicU8>();
+        let table = self.page_address(first);
         // SAFETY: the frames were carved out of free RAM just now, and hold that many bytes.
         unsafe { table.write_bytes(0, bytes) };
-        // SAFETY: initialised above, for zero is a value of an `AtomicU8`; the frames are never given back.
-        let table = unsafe { core::slice::from_raw_parts(table, bytes) };
-        Some(((first, node), frames, Pageblocks::new(table)))
+        // SAFETY: initialised above, for zero is a value of an `AtomicU64` and of an `AtomicU8`; a page is aligned for
+        // both, and the frames are never given back. The words come first, the bytes behind them.
+        let (words, bytes) = unsafe {
+            (
+                core::slice::from_raw_parts(table.cast::<AtomicU64>(), words),
+                core::slice::from_raw_parts(table.cast::<AtomicU64>().add(words).cast::<AtomicU8>(), pageblocks),
+            )
+        };
+        Some(((first, node), frames, Pageblocks::new(bytes, words)))
     }
 
     fn zone_of(&self, node: NodeId, kind: ZoneKind) -> &Zone {

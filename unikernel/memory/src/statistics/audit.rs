@@ -33,6 +33,7 @@ impl<M: Machine> Service<M> {
     pub fn count_page_frames(&self) -> u64 {
         let mut frames = 0;
         self.for_each_head(Kind::is_in_use, |_, state| frames += u64::from(state.order().frames()));
+        self.for_each_head(|kind| kind == Kind::Contig, |head, _| frames += u64::from(self.run_frames(head)));
         frames
     }
 

@@ -15,6 +15,7 @@
 //! | [`Numastat`]     | the command `numastat`                                 |
 //! | [`NodeNumastat`] | `/sys/devices/system/node/nodeN/numastat`              |
 //! | [`Hardware`]     | the command `numactl -H`                               |
+//! | [`Malloctypes`]  | FreeBSD's command `vmstat -m`                          |
 //!
 //! # Theory
 //!
@@ -31,6 +32,7 @@ mod audit;
 mod buddyinfo;
 mod hardware;
 mod locks;
+mod malloctypes;
 mod meminfo;
 mod numastat;
 mod pagetypeinfo;
@@ -50,6 +52,7 @@ pub use crate::kept::PoolBytes;
 pub use buddyinfo::Buddyinfo;
 pub use hardware::Hardware;
 pub use locks::LockCounts;
+pub use malloctypes::Malloctypes;
 pub use meminfo::Meminfo;
 pub use numastat::{NodeNumastat, NumaStatistics, Numastat};
 pub use pagetypeinfo::Pagetypeinfo;
@@ -86,7 +89,7 @@ pub struct Statistics {
     pub slab_free: u64,
     /// Parts of slabs too small for an object.
     pub slab_waste: u64,
-    /// Large kmalloc allocations, whole blocks.
+    /// Large kmalloc allocations, whole blocks, and contiguous runs, whole pages.
     pub large: u64,
     /// Objects, large allocations and page blocks that memory pools keep back: nobody uses them, and nobody but the
     /// pools' users can have them. Not in the rows of what is in use. [`Service::pool_bytes`] parts them.

@@ -1,0 +1,349 @@
+//! Making room for a run: giving back, moving pages out of the way, reclaiming. See the head of [`contig`](super).
+//!
+//! # Theory
+//!
+//! A *candidate* is a place for the run all of whose frames are free or movable. First its free frames are taken, so that
+//! nothing that moves gets into it; then its pages are moved out, a batch at a time, to wherever a movable page may come
+//! from: another zone, another node. A frame that was taken or emptied is `Captured`, and its word says for which
+//! attempt, so that others who put a run together take it for an obstacle, and a candidate that is given up gives back
+//! what is its own and nothing else. A page that cannot be moved ends its candidate; the next begins behind it.
+//!
+//! The states of a page that moves, and why no free can get lost, are told in [`movable`](crate::movable). Zones' locks
+//! are held one at a time, for [`STEPS_A_LOCK`] frames at most. In the child of a fork, frames that another thread had
+//! captured are lost.
+
+use core::ops::Range;
+use core::sync::atomic::Ordering::Relaxed;
+
+use crate::allocate::{Floor, Placement, Request};
+use crate::events::Event;
+use crate::frame::{Frames, Kind, Order, Pfn, State};
+use crate::free_area::FreeAreas;
+use crate::gfp::Gfp;
+use crate::machine::Machine;
+use crate::mobility::PAGEBLOCK_ORDER;
+use crate::owner::{Ownership, was_freed};
+use crate::policy::NodeMask;
+use crate::run::RunDemand;
+use crate::service::Service;
+use crate::shrinker::LIGHTEST;
+use crate::zone::{Zone, ZoneKind};
+
+use super::find::{Run, part_in};
+
+/// Frames looked at in a critical section.
+const STEPS_A_LOCK: u32 = 512;
+
+/// Pages in hand at a time.
+const BATCH: usize = 32;
+
+/// Why a candidate could not be emptied.
+enum Stuck {
+    /// That frame cannot be had.
+    At(Pfn),
+    /// There is nowhere to move a page to.
+    NoRoom,
+}
+
+/// A place for a run that is being emptied.
+struct Candidate<'s> {
+    zone: &'s Zone,
+    start: Pfn,
+    end: Pfn,
+    /// What its captured frames are marked with.
+    attempt: u32,
+}
+
+impl<M: Machine> Service<M> {
+    /// Makes room for a run that was not found, and takes it. May sleep; holds no lock.
+    pub(super) fn make_room_for(&self, demand: &RunDemand, request: &Request, floor: Floor) -> Option<Run<'_>> {
+        self.events().count(Event::DirectReclaim);
+        self.drain_everything();
+        let take = || self.find_run(demand, request, floor).or_else(|| self.empty_a_place(demand, request, floor));
+        let mut found = take();
+        for priority in (0..=LIGHTEST).rev() {
+            if found.is_some() {
+                break;
+            }
+            let freed = {
+                let _scope = self.memalloc_noreclaim();
+                let nodes = request.placement.nodes;
+                self.shrink(request.gfp, nodes, priority, Event::ScannedDirectly, &|| false)
+            };
+            if freed > 0 {
+                self.drain_everything();
+                found = take();
+            }
+        }
+        found
+    }
+
+    /// Has all CPUs give back what they cache, and depots what they keep.
+    fn drain_everything(&self) {
+        let _scope = self.memalloc_noreclaim();
+        self.drain_local();
+        self.close_all_caches();
+        self.events().count(Event::DrainCall);
+        M::drain_others(self);
+        self.shrink_depots();
+        self.drain_local();
+    }
+
+    /// Moves pages out of the first place for a run where that can be done, and takes it.
+    fn empty_a_place(&self, demand: &RunDemand, request: &Request, floor: Floor) -> Option<Run<'_>> {
+        let run = self.zones_for(request.placement).find_map(|zone| {
+            let span = zone.span();
+            let demand = part_in(zone, &demand.within(span.start, span.end))?;
+            self.events().count(Event::CompactStall);
+            let head = self.empty_a_place_in(zone, &demand, request, floor);
+            self.events().count(if head.is_some() { Event::CompactSuccess } else { Event::CompactFail });
+            head.map(|head| Run { zone, head, unfilled: false })
+        })?;
+        self.count_run(request.placement, run.zone.id().node());
+        Some(run)
+    }
+
+    fn empty_a_place_in(&self, zone: &Zone, demand: &RunDemand, request: &Request, floor: Floor) -> Option<Pfn> {
+        let mut from = demand.low;
+        loop {
+            let (start, free) = self.next_candidate(zone, demand, from)?;
+            if !request.allows(zone, floor, free) {
+                return None;
+            }
+            let attempt = self.next_run_attempt();
+            let candidate = Candidate { zone, start, end: demand.behind(start), attempt };
+            match self.empty(&candidate, floor) {
+                Ok(()) => {
+                    self.release_captured(&candidate, |_, _, _| ());
+                    let stolen = zone.locked(self.machine(), |frames, areas| {
+                        areas.make_unmovable(frames, candidate.start, candidate.end)
+                    });
+                    self.events().note_stolen(stolen);
+                    return Some(start);
+                }
+                Err(stuck) => {
+                    self.release_captured(&candidate, |frames, areas, frame| areas.give(frames, frame, Order::ZERO));
+                    self.frames_freed();
+                    let Stuck::At(frame) = stuck else { return None };
+                    from = frame.offset(1);
+                }
+            }
+        }
+    }
+
+    /// The next place whose frames all seem to be free or movable, and how many of them are free. Takes no lock.
+    fn next_candidate(&self, zone: &Zone, demand: &RunDemand, from: Pfn) -> Option<(Pfn, u32)> {
+        let frames = Frames::of(self.machine());
+        let mut start = demand.first_start(from)?;
+        // Where the first of its frames is, should it be inside a free block.
+        let mut next = self.seeming_block(zone, start).map_or(start, |(_, behind)| behind);
+        let mut free = next.0 - start.0;
+        while next < demand.behind(start) {
+            let state = frames.state(next);
+            match state.kind() {
+                Kind::Free if state.zone() == zone.id() => {
+                    free += state.order().frames();
+                    next = next.offset(state.order().frames());
+                }
+                Kind::Movable if state.zone() == zone.id() => next = next.offset(1),
+                _ if self.was_stale(zone, next) => {}
+                _ => {
+                    let filled = zone.pageblocks().is_filled(next);
+                    let behind = if filled { next } else { Pfn(next.0 | (PAGEBLOCK_ORDER.frames() - 1)) };
+                    start = demand.first_start(behind.offset(1))?;
+                    next = self.seeming_block(zone, start).map_or(start, |(_, behind)| behind);
+                    free = next.0 - start.0;
+                }
+            }
+        }
+        Some((start, free.min(demand.frames)))
+    }
+
+    /// The free block that a frame seems to be in, and the frame behind it.
+    fn seeming_block(&self, zone: &Zone, frame: Pfn) -> Option<(Pfn, Pfn)> {
+        let frames = Frames::of(self.machine());
+        Order::all().find_map(|order| {
+            let head = frame.block(order);
+            let state = frames.state(head);
+            let behind = head.offset(state.order().frames());
+            (state.kind() == Kind::Free && state.zone() == zone.id() && behind > frame).then_some((head, behind))
+        })
+    }
+
+    /// Captures all of a candidate.
+    fn empty(&self, candidate: &Candidate<'_>, floor: Floor) -> Result<(), Stuck> {
+        let mut next = candidate.start;
+        while next < candidate.end {
+            next = candidate.zone.locked(self.machine(), |frames, areas| candidate.capture_free(frames, areas, next));
+        }
+        let mut next = candidate.start;
+        while next < candidate.end {
+            let mut batch = Batch::new();
+            let (reached, mut result) = candidate
+                .zone
+                .locked(self.machine(), |frames, areas| candidate.take_in_hand(frames, areas, next, &mut batch));
+            self.events().add(Event::CompactMigrateScanned, u64::from(reached.0 - next.0));
+            self.events().add(Event::CompactIsolated, batch.len as u64);
+            for (from, page) in batch.pages() {
+                // All that were taken in hand are seen to, whatever came of the ones before.
+                let moved = self.move_out(candidate, from, page, floor, result.is_ok());
+                result = result.and(moved);
+            }
+            result?;
+            next = reached;
+        }
+        Ok(())
+    }
+
+    /// Moves a page that is in hand, if that is still wanted; it is captured then, else as it was.
+    fn move_out(
+        &self,
+        candidate: &Candidate<'_>,
+        from: Pfn,
+        page: Ownership,
+        floor: Floor,
+        wanted: bool,
+    ) -> Result<(), Stuck> {
+        let target = if wanted { self.target(candidate.zone, floor) } else { None };
+        let frames = Frames::of(self.machine());
+        let moved = target.is_some_and(|to| {
+            // Nobody knows the frame yet; the owner learns of it next.
+            page.give(frames, to, Kind::Moving);
+            self.ask_to_move(page, from, to)
+        });
+        if let Some(to) = target {
+            self.zone_of_frame(to).locked(self.machine(), |frames, areas| {
+                if moved && !was_freed(frames, to) {
+                    frames.set_state(to, frames.state(to).with_kind(Kind::Movable));
+                } else {
+                    areas.give(frames, to, Order::ZERO);
+                }
+            });
+            self.events().count(if moved { Event::MigrateSuccess } else { Event::MigrateFail });
+        }
+        let captured = candidate.zone.locked(self.machine(), |frames, _| {
+            let captured = moved || was_freed(frames, from);
+            if captured {
+                candidate.mark(frames, from);
+            } else {
+                frames.set_state(from, frames.state(from).with_kind(Kind::Movable));
+            }
+            captured
+        });
+        match target {
+            _ if captured => Ok(()),
+            None if wanted => Err(Stuck::NoRoom),
+            _ => Err(Stuck::At(from)),
+        }
+    }
+
+    /// A frame for a page that was in a zone, as any movable page would get it.
+    fn target(&self, zone: &Zone, floor: Floor) -> Option<Pfn> {
+        let wanted = zone.id().node();
+        let placement = Placement { wanted, nodes: NodeMask::ALL, highest: ZoneKind::Normal, interleaved: false };
+        let request = Request { gfp: Gfp::NOWAIT | Gfp::MOVABLE, order: Order::ZERO, placement, cache: None };
+        self.walk_zonelist(&request, floor).map(|(frame, _)| frame)
+    }
+
+    /// Makes every captured frame of a candidate `Inner`, and has `each` see to it.
+    fn release_captured(&self, candidate: &Candidate<'_>, mut each: impl FnMut(Frames, &mut FreeAreas, Pfn)) {
+        let mut next = candidate.start;
+        while next < candidate.end {
+            let stop = next.offset(STEPS_A_LOCK).min(candidate.end);
+            candidate.zone.locked(self.machine(), |frames, areas| {
+                for frame in (next.0..stop.0).map(Pfn) {
+                    if candidate.has(frames, frame) {
+                        frames.set_state(frame, State::new(Kind::Inner, Order::ZERO, candidate.zone.id()));
+                        each(frames, areas, frame);
+                    }
+                }
+            });
+            next = stop;
+        }
+    }
+}
+
+impl Candidate<'_> {
+    /// Captures the free frames among some; returns the first not looked at.
+    fn capture_free(&self, frames: Frames, areas: &mut FreeAreas, from: Pfn) -> Pfn {
+        let stop = from.offset(STEPS_A_LOCK).min(self.end);
+        let mut next = from;
+        while next < stop {
+            next = self.capture_block(frames, areas, next..stop).unwrap_or(next.offset(1));
+        }
+        next
+    }
+
+    /// Captures a free frame, and what is free of its block in a range; returns the frame behind.
+    fn capture_block(&self, frames: Frames, areas: &mut FreeAreas, range: Range<Pfn>) -> Option<Pfn> {
+        let (block, order) = areas.block_of(frames, range.start)?;
+        let behind = block.offset(order.frames()).min(range.end);
+        areas.take_run(frames, range.start, behind);
+        (range.start.0..behind.0).for_each(|frame| self.mark(frames, Pfn(frame)));
+        Some(behind)
+    }
+
+    /// Takes movable pages in hand, and captures what came free meanwhile; returns the first frame not looked at, and
+    /// whether nothing was in the way.
+    fn take_in_hand(
+        &self,
+        frames: Frames,
+        areas: &mut FreeAreas,
+        from: Pfn,
+        batch: &mut Batch,
+    ) -> (Pfn, Result<(), Stuck>) {
+        let stop = from.offset(STEPS_A_LOCK).min(self.end);
+        let mut next = from;
+        while next < stop && batch.len < BATCH {
+            let state = frames.state(next);
+            match state.kind() {
+                Kind::Captured if self.has(frames, next) => {}
+                Kind::Movable if state.zone() == self.zone.id() => {
+                    batch.push(next, Ownership::of(frames, next));
+                    frames.set_state(next, state.with_kind(Kind::Moving));
+                }
+                _ => match self.capture_block(frames, areas, next..stop) {
+                    Some(behind) => {
+                        next = behind;
+                        continue;
+                    }
+                    None => return (next, Err(Stuck::At(next))),
+                },
+            }
+            next = next.offset(1);
+        }
+        (next, Ok(()))
+    }
+
+    fn mark(&self, frames: Frames, frame: Pfn) {
+        frames.frame(frame).word.store(self.attempt, Relaxed);
+        frames.set_state(frame, State::new(Kind::Captured, Order::ZERO, self.zone.id()));
+    }
+
+    /// Whether a frame was captured for this candidate.
+    fn has(&self, frames: Frames, frame: Pfn) -> bool {
+        frames.state(frame).kind() == Kind::Captured && frames.frame(frame).word.load(Relaxed) == self.attempt
+    }
+}
+
+/// Up to [`BATCH`] pages in hand.
+struct Batch {
+    pages: [Option<(Pfn, Ownership)>; BATCH],
+    len: usize,
+}
+
+impl Batch {
+    const fn new() -> Self {
+        Self { pages: [None; BATCH], len: 0 }
+    }
+
+    /// Adds a page; there must be room.
+    fn push(&mut self, frame: Pfn, page: Ownership) {
+        self.pages[self.len] = Some((frame, page));
+        self.len += 1;
+    }
+
+    fn pages(&self) -> impl Iterator<Item = (Pfn, Ownership)> {
+        self.pages.iter().flatten().copied()
+    }
+}
