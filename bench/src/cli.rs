@@ -240,6 +240,8 @@ pub(crate) enum Shown {
     Meminfo,
     /// Counters, as /proc/vmstat.
     Vmstat,
+    /// Contiguous memory by malloc type, as `vmstat -m`.
+    Malloctypes,
     /// Where pages came from, as `numastat`.
     Numastat,
     /// Nodes, as `numactl -H`.

@@ -7,7 +7,7 @@ use core::fmt::Write;
 use quarry_record::{Report, ReportSubject};
 use quarry_unikernel::memory::service;
 use quarry_unikernel::memory_service::statistics::{
-    self, Buddyinfo, Hardware, Meminfo, Numastat, Pagetypeinfo, Rows, Slabinfo, Vmstat, Zoneinfo,
+    self, Buddyinfo, Hardware, Malloctypes, Meminfo, Numastat, Pagetypeinfo, Rows, Slabinfo, Vmstat, Zoneinfo,
 };
 use quarry_unikernel::topology;
 
@@ -20,7 +20,7 @@ const SPARE_BYTES: usize = 1024;
 pub fn reports() -> Vec<Report> {
     let service = service();
     let hardware = Hardware { service, topology: topology() };
-    let all: [&dyn statistics::Report; 9] = [
+    let all: [&dyn statistics::Report; 10] = [
         &Rows(service),
         &Slabinfo(service),
         &Buddyinfo(service),
@@ -28,6 +28,7 @@ pub fn reports() -> Vec<Report> {
         &Zoneinfo(service),
         &Meminfo(service),
         &Vmstat(service),
+        &Malloctypes(service),
         &Numastat(service),
         &hardware,
     ];

@@ -48,6 +48,7 @@ pub static COMMANDS: &[Description] = &[
     show("zoneinfo", "zones, as /proc/zoneinfo", Report::Zoneinfo),
     show("meminfo", "all memory, as /proc/meminfo", Report::Meminfo),
     show("vmstat", "counters, as /proc/vmstat", Report::Vmstat),
+    show("malloctypes", "contiguous memory by malloc type, as `vmstat -m`", Report::Malloctypes),
     show("numastat", "where pages came from, as `numastat`", Report::Numastat),
     command("workloads", "", "what can be measured", Kind::Workloads),
     command("allocators", "", "over what it can be measured", Kind::Allocators),
@@ -120,6 +121,8 @@ pub enum Report {
     Meminfo,
     /// Counters.
     Vmstat,
+    /// Contiguous memory by malloc type.
+    Malloctypes,
     /// Where pages came from.
     Numastat,
 }

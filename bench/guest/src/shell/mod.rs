@@ -17,7 +17,7 @@ use quarry_shell::{COMMANDS, Command, Description, Editor, Input, Report, Script
 use quarry_suite::{Limit, Options, Platform, Stress, Workload, stress};
 use quarry_unikernel::memory::service;
 use quarry_unikernel::memory_service::statistics::{
-    Buddyinfo, Hardware, Meminfo, Numastat, Pagetypeinfo, Rows, Slabinfo, Vmstat, Zoneinfo,
+    Buddyinfo, Hardware, Malloctypes, Meminfo, Numastat, Pagetypeinfo, Rows, Slabinfo, Vmstat, Zoneinfo,
 };
 use quarry_unikernel::{console, cpus, print, println, topology};
 
@@ -171,6 +171,7 @@ fn show(report: Report) -> Result<(), String> {
         Report::Zoneinfo => print!("{}", Zoneinfo(service)),
         Report::Meminfo => print!("{}", Meminfo(service)),
         Report::Vmstat => print!("{}", Vmstat(service)),
+        Report::Malloctypes => print!("{}", Malloctypes(service)),
         Report::Numastat => print!("{}", Numastat(service)),
     }
     Ok(())
