@@ -17,6 +17,7 @@ mod object;
 mod team;
 
 mod cache;
+mod contig;
 mod disk;
 mod faults;
 mod flags;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         vmalloc::TESTS,
         mempool::TESTS,
         mobility::TESTS,
+        contig::TESTS,
         heap::TESTS,
         fw_cfg::TESTS,
         disk::TESTS,
