@@ -1,6 +1,7 @@
 //! Contiguous memory: the manual's example, blocks larger than any other call gives, buffers that CPUs share as a device
 //! would, and what a request costs however large the machine is.
 
+use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::slice;
@@ -9,9 +10,9 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use quarry_unikernel::memory::{Guest, service};
 use quarry_unikernel::memory_service::{
     ContigBlock, ContigError, ContigRequest, CpuId, Gfp, M_DEVBUF, MallocFlags, MallocType, MovablePage, MovablePages,
-    NodeMask,
+    NodeMask, Order,
 };
-use quarry_unikernel::{TrapFrame, cpus, thread, topology};
+use quarry_unikernel::{TrapFrame, cpus, option, println, thread, time, topology};
 
 use crate::harness::Outcome;
 use crate::interrupts::{raise_and_wait, register};
@@ -51,7 +52,7 @@ fn the_manuals_example_is_served() -> Outcome {
 fn large_blocks_are_one_piece_of_ram() -> Outcome {
     for mebibytes in [5_usize, 17, 64] {
         let block = obtain(&ContigRequest { alignment: 1 << 21, ..ContigRequest::new(mebibytes << 20) })
-            .map_err(|error| alloc::format!("{mebibytes} MiB: {error}"))?;
+            .map_err(|error| format!("{mebibytes} MiB: {error}"))?;
         check_equal!(block.physical() % (1 << 21), 0, "what is over of {:#x}", block.physical());
         // A word in each page: what one address changes, no other sees.
         for page in 0..block.size() / 4096 {
@@ -135,7 +136,7 @@ impl Ring {
 }
 
 fn cpus_share_buffers_by_physical_address() -> Outcome {
-    let ring = Arc::new(Ring::new().map_err(|error| alloc::format!("{error}"))?);
+    let ring = Arc::new(Ring::new().map_err(|error| format!("{error}"))?);
     let cpus = cpus::online().count();
     let shared = Arc::clone(&ring);
     check_on_every_cpu(move |cpu| {
@@ -160,7 +161,7 @@ fn every_cpu_gets_runs_of_its_own_from_the_nodes_it_names() -> Outcome {
             let block = match obtain(&request) {
                 Ok(block) => block,
                 Err(_) if round % 2 == 1 && !topology().has_memory(node) => continue,
-                Err(error) => return Err(alloc::format!("{request:?}: {error}")),
+                Err(error) => return Err(format!("{request:?}: {error}")),
             };
             if round % 2 == 1 {
                 let frame = service().virt_to_page(block.as_ptr()).ok_or("it is no memory")?;
@@ -199,13 +200,63 @@ fn pages_move_out_of_the_way() -> Outcome {
     let place = pages[pages.len() / 2].pin().frame().physical() & !((1 << 21) - 1);
     let there = ContigRequest { low: place, high: place + (1 << 21) - 1, ..ContigRequest::new(1 << 21) };
     check!(obtain(&ContigRequest { flags: MallocFlags::NOWAIT, ..there }).is_err(), "nothing was in the way");
-    let block = obtain(&there).map_err(|error| alloc::format!("{place:#x}: {error}"))?;
+    let block = obtain(&there).map_err(|error| format!("{place:#x}: {error}"))?;
     check_equal!(block.physical(), place, "the place");
     let is_whole = |(page, number): (&MovablePage<Guest>, u64)| page.pin()[..8] == number.to_le_bytes();
     check!(pages.iter().zip(0..).all(is_whole), "a page that moved lost what was in it");
     let range = place..place + (1 << 21);
     check!(!pages.iter().any(|page| range.contains(&page.pin().frame().physical())), "a page is in the run");
     Ok(())
+}
+
+/// Two mebibytes and a gigabyte, in memory never filled and in memory filled and free.
+///
+/// The bound is in instructions, which is what the clock counts with `--icount`: where it does not, only the memory is
+/// looked at.
+fn a_request_takes_less_than_a_millisecond_of_instructions() -> Outcome {
+    let fill = || {
+        // Twice as much as is asked for, or what there is.
+        let blocks = (0..512).map_while(|_| service().alloc_pages(Gfp::NOWAIT | Gfp::NOWARN, Order::MAX));
+        let blocks: Vec<_> = blocks.collect();
+        for block in blocks {
+            service().__free_pages(block, Order::MAX);
+        }
+    };
+    let counted = option("icount") == Some("1");
+    for state in ["as it was", "filled"] {
+        for (what, bytes) in [("1 GiB", 1 << 30), ("2 MiB", 1 << 21)] {
+            if total_memory() < 4 * bytes as u64 {
+                continue;
+            }
+            let (mut allocations, mut frees) = (Vec::with_capacity(4), Vec::with_capacity(4));
+            for _ in 0..4 {
+                let start = time::ticks();
+                let block = obtain(&at_once(bytes)).map_err(|error| format!("{what}: {error}"))?;
+                let allocated = time::ticks();
+                // SAFETY: the first and the last word of the block, which is this test's and as large as that.
+                unsafe {
+                    block.as_ptr().cast::<usize>().write(bytes);
+                    block.as_ptr().add(bytes - 8).cast::<usize>().write(bytes);
+                }
+                let before = time::ticks();
+                drop(block);
+                frees.push(time::ticks() - before);
+                allocations.push(allocated - start);
+            }
+            if counted {
+                println!("instructions for {what} of memory {state}: {allocations:?} to allocate, {frees:?} to free");
+                let most = allocations.iter().chain(&frees).max();
+                check!(most.is_some_and(|&most| most < 1_000_000), "{what}: {allocations:?}, freed: {frees:?}");
+            }
+        }
+        fill();
+    }
+    Ok(())
+}
+
+/// Bytes of RAM the guest has.
+fn total_memory() -> u64 {
+    topology().nodes().map(|node| topology().memory_bytes(node)).sum()
 }
 
 static IN_HANDLER: AtomicUsize = AtomicUsize::new(0);
@@ -244,4 +295,5 @@ tests!("contig":
     every_cpu_gets_runs_of_its_own_from_the_nodes_it_names,
     pages_move_out_of_the_way,
     handlers_get_what_is_free_at_once,
+    a_request_takes_less_than_a_millisecond_of_instructions,
 );
