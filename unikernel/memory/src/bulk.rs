@@ -140,8 +140,8 @@ impl<M: Machine> Service<M> {
             });
             if found.is_none() {
                 self.hand_out_objects(cache, Gfp::empty(), &objects[..filled]);
-                // SAFETY: the objects were taken above, and nobody else has them.
-                unsafe { self.cache_free_bulk(cache, &objects[..filled]) };
+                // Nobody has seen them, so nobody is told.
+                self.free_bulk_slow(cache, &objects[..filled]);
                 return 0;
             }
         }
@@ -174,15 +174,6 @@ impl<M: Machine> Service<M> {
     /// before it have then been freed.
     pub unsafe fn kmem_cache_free_bulk(&self, cache: &KmemCache, objects: &[*mut u8]) {
         self.taking_back_all(objects);
-        // SAFETY: the caller's promise.
-        unsafe { self.cache_free_bulk(cache, objects) };
-    }
-
-    /// # Safety
-    ///
-    /// As [`Self::kmem_cache_free_bulk`].
-    #[inline(always)]
-    unsafe fn cache_free_bulk(&self, cache: &KmemCache, objects: &[*mut u8]) {
         // SAFETY: as in `kmem_cache_alloc_bulk`.
         let set = unsafe { &*self.machine().set() };
         // SAFETY: as above.
