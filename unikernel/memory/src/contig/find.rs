@@ -74,16 +74,21 @@ impl<M: Machine> Service<M> {
         }
         let pageblocks = zone.pageblocks();
         while from < demand.end {
-            if is_long {
+            let result = if is_long {
                 let whole = pageblocks.find_whole(from..demand.end, (demand.frames + 1) / PAGEBLOCK - 1)?;
-                from = from.max(Pfn(whole.0.saturating_sub(PAGEBLOCK - 1)));
-            } else if !pageblocks.is_filled(from) {
+                self.take_found(zone, &demand, |frames, areas| {
+                    let from = from.max(areas.free_from(frames, whole, PAGEBLOCK));
+                    areas.find_run_from(frames, &demand, from, 1)
+                })
+            } else if pageblocks.is_filled(from) {
+                self.take_found(zone, &demand, |frames, areas| {
+                    areas.find_run_from(frames, &demand, from, STARTS_A_LOCK)
+                })
+            } else {
                 from = from.block(PAGEBLOCK_ORDER).offset(PAGEBLOCK);
                 continue;
-            }
-            let starts = if is_long { 1 } else { STARTS_A_LOCK };
-            let search = |frames: Frames, areas: &FreeAreas| areas.find_run_from(frames, &demand, from, starts);
-            match self.take_found(zone, &demand, search) {
+            };
+            match result {
                 Search::Found(start) => return Some(start),
                 Search::None => return None,
                 Search::Undecided(next) => {

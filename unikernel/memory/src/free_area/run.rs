@@ -126,7 +126,7 @@ impl FreeAreas {
 
     /// The lowest frame from which on all is free up to a free block, and not much further down than a run that needs
     /// some of the block.
-    fn free_from(&self, frames: Frames, block: Pfn, run: u32) -> Pfn {
+    pub(crate) fn free_from(&self, frames: Frames, block: Pfn, run: u32) -> Pfn {
         let mut first = block;
         while block.0 - first.0 < run && first.0 > 0 {
             let Some((before, _)) = self.block_of(frames, Pfn(first.0 - 1)) else { break };
