@@ -20,7 +20,8 @@ pub const MAX_OWNERS: usize = 32;
 pub trait PageOwner: Sync {
     /// Moves the page that `cookie` names out of frame `from` into frame `to`, if it can: checks that `from` is still
     /// where that page is, and that nobody is using it; copies it ([`Service::copy_frame`]); uses `to` from then on.
-    /// Returns whether it did. `from` is not the owner's any more then, else `to` is not.
+    /// Returns whether it did. `from` is not the owner's any more then, else `to` is not. `to` may be of another zone or
+    /// another node: whoever cannot do with that refuses.
     ///
     /// Called in a thread, without locks of the service. Must not allocate or wait for memory: the caller may be the
     /// one who makes it free.

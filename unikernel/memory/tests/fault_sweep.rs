@@ -7,7 +7,10 @@ use quarry_memory::events::Event;
 use quarry_memory::fault::FaultAttributes;
 use quarry_memory::hosted::{Hosted, HostedMachine};
 use quarry_memory::mempool::Mempool;
-use quarry_memory::{Cache, CpuId, Gfp, KmemCache, NodeId, Order, PerCpu, Service, SlabFlags, Topology};
+use quarry_memory::{
+    Cache, CpuId, Gfp, KmemCache, M_DEVBUF, MallocFlags, MovablePage, NodeId, NodeMask, Order, PerCpu, Service,
+    SlabFlags, Topology,
+};
 
 type TestService = Service<HostedMachine>;
 
@@ -19,6 +22,7 @@ enum Held {
     PerCpu(PerCpu),
     Pool(Mempool<'static>),
     Cache(KmemCache),
+    Contig(*mut u8, usize),
 }
 
 /// A use of the service: `None` when it could not get what it wanted.
@@ -34,6 +38,8 @@ fn give_back(service: &TestService, held: Vec<Held>) {
             Held::Mapped(memory) => unsafe { service.kvfree(memory) },
             Held::PerCpu(percpu) => service.free_percpu(percpu),
             Held::Cache(cache) => service.kmem_cache_destroy(cache).expect("no object is in use"),
+            // SAFETY: as above.
+            Held::Contig(run, size) => unsafe { service.contigfree(run, size, &M_DEVBUF) },
             Held::Pool(pool) => service.mempool_destroy(pool).expect("no element is out"),
         }
     }
@@ -109,6 +115,21 @@ fn mapped_memory(service: &TestService, held: &mut Vec<Held>) -> Option<()> {
     for size in [1, 20_000, 200_000] {
         keep(held, service.vmalloc(size, Gfp::KERNEL), Held::Mapped)?;
         keep(held, service.kvmalloc(size, Gfp::KERNEL), Held::Mapped)?;
+    }
+    Some(())
+}
+
+fn contiguous_memory(service: &TestService, held: &mut Vec<Held>) -> Option<()> {
+    for size in [1_usize, 4096, 20_000, 2 << 20, 5 << 20, 20 << 20] {
+        for flags in [MallocFlags::NOWAIT, MallocFlags::WAITOK | MallocFlags::ZERO] {
+            let alignment = size.next_power_of_two().min(1 << 20);
+            let run = NonNull::new(service.contigmalloc(size, &M_DEVBUF, flags, 0, u64::MAX, alignment, 0))?;
+            held.push(Held::Contig(run.as_ptr(), size));
+        }
+        let node = NodeMask::only(NodeId(1));
+        let flags = MallocFlags::empty();
+        let run = service.contigmalloc_domainset(size, &M_DEVBUF, node, flags, 0, u64::MAX, 1, 0);
+        held.push(Held::Contig(NonNull::new(run)?.as_ptr(), size));
     }
     Some(())
 }
@@ -269,6 +290,52 @@ fn a_sweep_through_the_page_layer() {
 #[test]
 fn a_sweep_through_mapped_memory() {
     sweep_both(mapped_memory, 1, 50);
+}
+
+#[test]
+fn a_sweep_through_contiguous_memory() {
+    sweep_both(contiguous_memory, 0, 18);
+}
+
+#[test]
+fn pages_that_move_out_of_the_way_of_a_run_keep_their_contents_whichever_allocation_fails() {
+    for failing in (1..=10).chain((20..1000).step_by(61)) {
+        pages_move_out_of_the_way_while_one_allocation_fails(failing);
+    }
+}
+
+fn pages_move_out_of_the_way_while_one_allocation_fails(failing: u32) {
+    let topology = Topology::builder().node(32 << 20, 1).build().expect("a machine");
+    let hosted = Hosted::leak(topology).expect("there is address space");
+    let service = hosted.service();
+    let set = service.movable_pages(1 << 13).expect("there is memory");
+    let all: Vec<_> = std::iter::from_fn(|| set.alloc(Gfp::NOWAIT | Gfp::NOWARN)).collect();
+    let mut pages: Vec<_> = all.into_iter().step_by(2).collect();
+    for (page, number) in pages.iter_mut().zip(0..) {
+        page.pin_mut()[..4].copy_from_slice(&i32::to_le_bytes(number));
+    }
+    let before = service.statistics().in_use();
+    service.fail_page_alloc(Some(FaultAttributes { verbose: false, ..FaultAttributes::nth(failing) }));
+    let request = || service.contigmalloc(1 << 20, &M_DEVBUF, MallocFlags::WAITOK, 0, u64::MAX, 1, 0);
+    let runs: Vec<_> = (0..8).map(|_| request()).collect();
+    service.fail_page_alloc(None);
+    assert_eq!(service.event_count(Event::FaultInjected), 1, "the {failing}th fails");
+    // A run that was asked for, or the room for one of its pages elsewhere: then there may be another place for it.
+    let failed = runs.iter().filter(|run| run.is_null()).count();
+    assert!(failed == 1 || failing > 1 && failed == 0, "the {failing}th fails, and {failed} runs");
+    for run in runs.into_iter().filter(|run| !run.is_null()) {
+        // SAFETY: freed once.
+        unsafe { service.contigfree(run, 1 << 20, &M_DEVBUF) };
+    }
+    let whole = |(page, number): (&MovablePage<_>, i32)| page.pin()[..4] == number.to_le_bytes();
+    assert!(pages.iter().zip(0..).all(whole), "a page lost its contents when the {failing}th failed");
+    let rows = service.statistics();
+    assert!(rows.adds_up() && rows.in_use() == before, "{rows:#?}");
+    service.validate().unwrap_or_else(|broken| panic!("{broken}"));
+    drop(pages);
+    hosted.leave();
+    // SAFETY: nobody uses the instance any more.
+    unsafe { hosted.retire() };
 }
 
 #[test]

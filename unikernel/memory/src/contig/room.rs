@@ -242,6 +242,9 @@ impl<M: Machine> Service<M> {
         let wanted = zone.id().node();
         let placement = Placement { wanted, nodes: NodeMask::ALL, highest: ZoneKind::Normal, interleaved: false };
         let request = Request { gfp: Gfp::NOWAIT | Gfp::MOVABLE, order: Order::ZERO, placement, cache: None };
+        if self.page_fault_injected(request.gfp, request.order) {
+            return None;
+        }
         self.walk_zonelist(&request, floor).map(|(frame, _)| frame)
     }
 
@@ -345,5 +348,34 @@ impl Batch {
 
     fn pages(&self) -> impl Iterator<Item = (Pfn, Ownership)> {
         self.pages.iter().flatten().copied()
+    }
+}
+
+#[cfg(all(test, feature = "hosted"))]
+mod tests {
+    use quarry_topology::{NodeId, Topology};
+
+    use super::*;
+    use crate::hosted::Hosted;
+
+    #[test]
+    fn what_was_captured_for_one_run_is_an_obstacle_to_another() {
+        let topology = Topology::builder().node(64 << 20, 1).build().expect("a machine");
+        let service = Hosted::leak(topology).expect("there is address space").service();
+        let page = service.alloc_pages(Gfp::KERNEL, Order::MAX).expect("memory is free");
+        service.__free_pages(page, Order::MAX);
+        let zone = service.nodes().get(NodeId(0)).expect("the node has memory").zone(ZoneKind::Dma32);
+        let (start, end) = (page.offset(100), page.offset(900));
+        let [one, other] = [1, 2].map(|attempt| Candidate { zone, start, end, attempt });
+        let free = zone.free_frames();
+        assert!(service.empty(&one, Floor::Min).is_ok());
+        assert_eq!(free - zone.free_frames(), 800);
+        assert!(matches!(service.empty(&other, Floor::Min), Err(Stuck::At(frame)) if frame == start));
+        let mut released = 0;
+        service.release_captured(&other, |_, _, _| released += 1);
+        assert_eq!(released, 0, "nothing of it is the other's");
+        service.release_captured(&one, |frames, areas, frame| areas.give(frames, frame, Order::ZERO));
+        assert_eq!(zone.free_frames(), free);
+        service.validate().unwrap_or_else(|broken| panic!("{broken}"));
     }
 }
