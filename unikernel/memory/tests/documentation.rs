@@ -1,10 +1,11 @@
-//! docs/kmalloc.md and docs/vm.md keep their word: every test it names exists, every row names one, and no call and no flag is missing.
+//! docs/kmalloc.md, docs/contig.md and docs/vm.md keep their word: every test they name exists, every row names one, and
+//! no call and no flag is missing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use bitflags::Flags;
-use quarry_memory::{Gfp, SlabFlags};
+use quarry_memory::{Gfp, MallocFlags, SlabFlags};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -25,7 +26,8 @@ fn names(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The pages of tables, and how many tests and rows each has at least.
-const PAGES: [(&str, usize, usize); 2] = [("docs/kmalloc.md", 100, 60), ("docs/vm.md", 30, 25)];
+const PAGES: [(&str, usize, usize); 3] =
+    [("docs/kmalloc.md", 100, 60), ("docs/contig.md", 40, 25), ("docs/vm.md", 30, 25)];
 
 /// The test that a name of the page means; `None` for other names.
 fn test_of(name: &str) -> Option<(String, &str)> {
@@ -107,6 +109,28 @@ fn every_flag_is_on_the_page_under_linuxs_names() {
     for flag in SlabFlags::FLAGS {
         let name = format!("SLAB_{}", flag.name());
         assert!(has(&name), "{name} is not in docs/kmalloc.md");
+    }
+}
+
+#[test]
+fn every_call_every_argument_and_every_flag_of_contiguous_memory_is_on_its_page() {
+    let page = text("docs/contig.md");
+    let rows = page.lines().filter(|line| line.starts_with("| `"));
+    let first: Vec<_> = rows.filter_map(|row| row.split(" | ").next()).map(str::to_string).collect();
+    let documented: Vec<_> = first.iter().flat_map(|column| names(column)).collect();
+    let source = text("unikernel/memory/src/contig.rs");
+    let calls = source.lines().filter_map(|line| {
+        let (_, rest) = line.strip_prefix("    pub ")?.split_once("fn ")?;
+        rest.split(['(', '<']).next()
+    });
+    // Accessors of blocks are not calls of the family.
+    let calls: Vec<_> =
+        calls.filter(|call| !["new", "as_ptr", "physical", "size", "into_raw"].contains(call)).collect();
+    assert!(calls.len() >= 5, "{calls:?}");
+    let flags = MallocFlags::FLAGS.iter().map(|flag| format!("M_{}", flag.name())).filter(|name| name != "M_");
+    let arguments = ["size", "type", "low", "high", "alignment", "boundary", "nodes"].map(str::to_string);
+    for name in calls.into_iter().map(str::to_string).chain(flags).chain(arguments) {
+        assert!(documented.contains(&name.as_str()), "{name} is not in docs/contig.md");
     }
 }
 
