@@ -59,6 +59,13 @@ pub(crate) struct Placement {
     pub(crate) interleaved: bool,
 }
 
+impl Placement {
+    /// Anywhere, the nearest to a node first, in zones that need not be low.
+    pub(crate) const fn near(wanted: NodeId) -> Self {
+        Self { wanted, nodes: NodeMask::ALL, highest: ZoneKind::Normal, interleaved: false }
+    }
+}
+
 /// How far a zone may be emptied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Floor {
@@ -194,7 +201,7 @@ impl<M: Machine> Service<M> {
             gfp if gfp.contains(Gfp::DMA32) => ZoneKind::Dma32,
             _ => ZoneKind::Normal,
         };
-        let anywhere = |wanted| Placement { wanted, nodes: NodeMask::ALL, highest, interleaved: false };
+        let anywhere = |wanted| Placement { highest, ..Placement::near(wanted) };
         let local = self.nodes().local(named.unwrap_or(set.node));
         let unknown = |node: NodeId| node.index() >= self.nodes().count();
         if named.is_some_and(|node| unknown(node) || gfp.contains(Gfp::THISNODE) && node != local) {

@@ -213,7 +213,26 @@ impl SlabView {
     }
 }
 
+impl SlabView {
+    /// Makes a block a slab all of whose objects are handed out, but marked as free still: they are `take`'s, the lowest
+    /// address last.
+    pub(crate) fn hand_out_whole(self, slab: Pfn, mut take: impl FnMut(*mut u8)) {
+        for index in 0..self.geometry.objects {
+            let object = self.object(slab, index);
+            // SAFETY: the slab's frames are the caller's alone and no object of it has been handed out.
+            unsafe { self.mark(object) };
+            take(object);
+        }
+        self.set_word(slab, self.geometry.objects, NO_OBJECT);
+    }
+}
+
 impl DepotState {
+    /// Notes slabs all of whose objects are [handed out](SlabView::hand_out_whole).
+    pub(crate) fn add_whole_slabs(&mut self, slabs: u32) {
+        self.slabs += slabs;
+    }
+
     /// Takes up to `wanted` objects off the stack, then out of slabs.
     #[inline]
     pub(crate) fn take(&mut self, view: SlabView, wanted: u32, mut take: impl FnMut(*mut u8)) -> u32 {

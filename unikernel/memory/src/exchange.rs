@@ -10,8 +10,10 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use quarry_topology::NodeId;
 
+use crate::allocate::{Placement, Request};
 use crate::class::{GEOMETRY, tag, tag_cache, tag_node};
 use crate::depot::mark_at;
+use crate::frame::{Kind, State};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::registry::CacheShape;
@@ -58,9 +60,63 @@ impl<M: Machine> Service<M> {
         Some(object)
     }
 
-    /// Frees an object into the full magazine of its cache, all of which goes to the local depot's stack: the usual case,
-    /// and nothing else looked at. Says whether it did; not where the stack has no room, while anybody waits, and for
-    /// what is no object of the cache in use.
+    /// One object for an empty magazine whose depot has [nothing](Self::object_from_depot), and the magazine filled by
+    /// half, with slabs made of blocks of the CPU's page list: the usual case where more and more is allocated, and nothing
+    /// else looked at. `None` where the list stays empty, where a slab has more objects than a magazine, and in the cases
+    /// above. For classes of kmalloc alone: what else a new slab needs is not done.
+    #[inline(never)]
+    pub(crate) fn object_of_new_slabs(&self, cache: &CacheShape, gfp: Gfp) -> Option<*mut u8> {
+        if gfp.contains(Gfp::HARDWALL) {
+            return None;
+        }
+        // SAFETY: as in `object_from_depot`.
+        let set = unsafe { &*self.machine().set() };
+        let (magazine, geometry) = (set.magazine_of(cache), &cache.geometry);
+        let (capacity, objects) = (u32::from(magazine.capacity.get()), geometry.objects);
+        let closed = magazine.limit.load(Relaxed) == 0 || self.waiters().attention().is_raised();
+        if closed || magazine.generation.get() != cache.generation || objects > capacity {
+            return None;
+        }
+        let depot = self.depot(set.zone.node(), cache.id)?;
+        let (view, list) = (self.slab_view(cache), &set.pages[geometry.order.index()]);
+        let state = State::new(Kind::Slab, geometry.order, set.zone);
+        let placement = Placement::near(set.node);
+        let request = Request { gfp, order: geometry.order, placement, cache: Some(cache.id) };
+        let (mut count, mut slabs) = (magazine.count.load(Relaxed), 0);
+        while count < (capacity / 2).max(1) && count + objects <= capacity {
+            let listed = list.pop().or_else(|| Some(self.alloc_from_lists(set, &request)?.0));
+            let Some(slab) = listed else { break };
+            for frame in 0..geometry.order.frames() {
+                view.frames.set_tag(slab.offset(frame), magazine.tag.get() as u16);
+            }
+            view.frames.set_state(slab, state);
+            view.hand_out_whole(slab, |object| {
+                magazine.slots[count as usize].store(object, Relaxed);
+                count += 1;
+            });
+            slabs += 1;
+        }
+        if slabs == 0 {
+            return None;
+        }
+        {
+            let mut depot = depot.lock(self.machine());
+            depot.add_whole_slabs(slabs);
+            // Under the lock; see `give_objects`.
+            magazine.count.store(count, Relaxed);
+        }
+        bump(&set.counters.refills);
+        self.claim_frames(slabs << geometry.order.get());
+        set.add_net((slabs * objects * geometry.size) as usize);
+        let object = magazine.pop()?;
+        // SAFETY: as in `object_from_depot`.
+        unsafe { mark_at(object, 0).write(0) };
+        Some(object)
+    }
+
+    /// Frees an object into the full magazine of its cache, all of which goes to the local depot, its stack if that has
+    /// room: the usual case, and nothing else looked at. Says whether it did; not while anybody waits, and for what is no
+    /// object of the cache in use.
     #[inline]
     pub(crate) fn free_through_depot(&self, cache: &CacheShape, object: *mut u8) -> bool {
         // SAFETY: as in `object_from_depot`.
@@ -83,20 +139,26 @@ impl<M: Machine> Service<M> {
             return false;
         }
         let Some(depot) = self.depot(set.zone.node(), cache.id) else { return false };
-        {
+        let stacked = {
             let mut depot = depot.lock(self.machine());
-            if !depot.stack(magazine.objects()) {
-                return false;
+            let stacked = depot.stack(magazine.objects());
+            if stacked {
+                // Under the lock; see `give_objects`.
+                magazine.clear();
             }
-            // Under the lock; see `give_objects`.
-            magazine.clear();
+            stacked
+        };
+        if !stacked {
+            self.give_objects(cache, magazine.tag.get() as u16, magazine.objects(), || magazine.clear());
         }
         // SAFETY: as for the read; the caller gives the object up.
         unsafe { place.write(set.mark) };
         magazine.push(object);
         bump(&set.counters.drains);
         set.add_net((count as usize * cache.geometry.size as usize).wrapping_neg());
-        self.objects_freed(cache.id);
+        if stacked {
+            self.objects_freed(cache.id);
+        }
         true
     }
 

@@ -94,7 +94,8 @@ impl<M: Machine> Service<M> {
             return ZERO_SIZE_PTR;
         }
         let class = key_cache(key);
-        match self.object_from_depot(&CacheShape::kmalloc(class), gfp) {
+        let shape = CacheShape::kmalloc(class);
+        match self.object_from_depot(&shape, gfp).or_else(|| self.object_of_new_slabs(&shape, gfp)) {
             Some(object) => object,
             None => self.object_slow(&CacheView::kmalloc(class), None, gfp),
         }

@@ -174,10 +174,13 @@ fn a_double_free_is_caught_wherever_the_object_is() {
         // SAFETY: each object is freed twice on purpose; the second time nothing happens but the error.
         unsafe {
             let object = service.kmalloc(size, Gfp::KERNEL);
+            // Of the same slab, which is not given back then.
+            let beside = service.kmalloc(size, Gfp::KERNEL);
             service.kfree(object);
             assert_eq!(service.try_kfree(object), Err(FreeError::DoubleFree(object.addr())), "in a magazine");
             service.drain_local();
             assert_eq!(service.try_kfree(object), Err(FreeError::DoubleFree(object.addr())), "in a depot");
+            service.kfree(beside);
             let keeper = service.kmalloc(size, Gfp::KERNEL);
             service.drain_local();
             service.shrink_depots();
