@@ -26,6 +26,8 @@ pub(crate) struct Deadlines {
     pub(crate) boot: Duration,
     /// From one record to the next.
     pub(crate) record: Duration,
+    /// The same, of a guest that has announced results.
+    pub(crate) measured: Duration,
     /// From the first record to the last.
     pub(crate) work: Duration,
     /// So much more for each result the first record announces.
@@ -125,8 +127,9 @@ struct Clock {
     last_record: Instant,
     /// When the first record came.
     booted: Option<Instant>,
-    /// How long all work may take, now that it is known how much there is.
+    /// How long all work may take, and the way to the next record, now that it is known what there is to do.
     work: Duration,
+    silence: Duration,
     /// Set once the guest has nothing more to say; then only the end is waited for.
     leaving: Option<Instant>,
 }
@@ -134,13 +137,15 @@ struct Clock {
 impl Clock {
     fn new(deadlines: Deadlines) -> Self {
         let now = Instant::now();
-        Self { deadlines, started: now, last_record: now, booted: None, work: deadlines.work, leaving: None }
+        let (work, silence) = (deadlines.work, deadlines.record);
+        Self { deadlines, started: now, last_record: now, booted: None, work, silence, leaving: None }
     }
 
     fn record(&mut self, session: &Session) {
         self.last_record = Instant::now();
         self.booted.get_or_insert(self.last_record);
         let rows = session.run.as_ref().map_or(0, |run| u32::try_from(run.rows).unwrap_or(u32::MAX));
+        self.silence = if rows > 0 { self.deadlines.measured } else { self.deadlines.record };
         self.work = self.deadlines.work.saturating_add(self.deadlines.result.saturating_mul(rows));
         if session.phase() == Phase::Ended {
             self.leave();
@@ -155,7 +160,7 @@ impl Clock {
         match (self.leaving, self.booted) {
             (Some(leaving), _) => leaving + GRACE,
             (None, None) => self.started + self.deadlines.boot,
-            (None, Some(booted)) => (self.last_record + self.deadlines.record).min(booted + self.work),
+            (None, Some(booted)) => (self.last_record + self.silence).min(booted + self.work),
         }
     }
 
@@ -165,10 +170,10 @@ impl Clock {
         match (self.leaving, self.booted) {
             (Some(_), _) => Failure::Lingered,
             (None, None) => Failure::BootDeadline { limit: self.deadlines.boot },
-            (None, Some(booted)) if booted + self.work <= self.last_record + self.deadlines.record => {
+            (None, Some(booted)) if booted + self.work <= self.last_record + self.silence => {
                 Failure::WorkDeadline { limit: self.work, test }
             }
-            (None, Some(_)) => Failure::RecordDeadline { limit: self.deadlines.record, test },
+            (None, Some(_)) => Failure::RecordDeadline { limit: self.silence, test },
         }
     }
 }
@@ -232,7 +237,7 @@ mod tests {
 
     fn clock() -> Clock {
         let hour = Duration::from_hours(1);
-        Clock::new(Deadlines { boot: hour, record: 2 * hour, work: 3 * hour, result: hour })
+        Clock::new(Deadlines { boot: hour, record: 2 * hour, measured: 5 * hour, work: 3 * hour, result: hour })
     }
 
     #[test]
@@ -265,9 +270,13 @@ mod tests {
     }
 
     #[test]
-    fn who_announces_more_results_may_work_for_longer() {
+    fn who_announces_results_may_work_and_be_silent_for_longer() {
         let mut clock = clock();
         clock.record(&session(100, false));
+        assert_eq!(clock.deadline(), clock.last_record + clock.deadlines.measured);
+        assert!(
+            matches!(clock.missed(&Session::default()), Failure::RecordDeadline { limit, .. } if limit == clock.deadlines.measured)
+        );
         assert_eq!(clock.work, Duration::from_hours(3 + 100));
     }
 

@@ -25,6 +25,11 @@ const COUNTING_MEMORY: Size = Size::mib(512);
 /// Most CPUs of a guest: of a PC's local APICs without x2APIC, which TCG does not have.
 const MOST_CPUS_UNDER_TCG: u32 = 255;
 
+/// Most time from one record to the next; and of a guest that measures, for one sample of a slow allocator, or the blocks
+/// it begins with, may take minutes on a busy computer.
+const RECORD: Duration = Duration::from_mins(2);
+const RECORD_OF_RESULTS: Duration = Duration::from_mins(10);
+
 /// Most time for a guest's work, and for each result it announces.
 const WORK: Duration = Duration::from_hours(1);
 const WORK_FOR_A_RESULT: Duration = Duration::from_mins(1);
@@ -234,9 +239,9 @@ pub(crate) struct HostOptions {
     /// Most time until the guest is up.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     boot_timeout: Duration,
-    /// Most time from one record of the guest to its next.
-    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
-    record_timeout: Duration,
+    /// Most time from one record of the guest to its next [default: 120, and 600 where results are announced].
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    record_timeout: Option<Duration>,
     /// Most time for all of the guest's work [default: 3600, and 60 more for each result it announces].
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
@@ -253,14 +258,15 @@ pub(crate) struct HostOptions {
 impl HostOptions {
     /// After how many seconds without a record a guest that measures is to say that it lives.
     pub(crate) fn sign_of_life(&self) -> u64 {
-        (self.record_timeout.as_secs() / 8).max(1)
+        (self.record_timeout.unwrap_or(RECORD).as_secs() / 8).max(1)
     }
 
     /// The deadlines asked for; `quiet` is how long the guest works without a record by design.
     pub(crate) fn deadlines(&self, quiet: Duration) -> Deadlines {
-        let record = self.record_timeout.saturating_add(quiet);
+        let (record, measured) = self.record_timeout.map_or((RECORD, RECORD_OF_RESULTS), |limit| (limit, limit));
+        let (record, measured) = (record.saturating_add(quiet), measured.saturating_add(quiet));
         let (work, result) = self.timeout.map_or((WORK, WORK_FOR_A_RESULT), |limit| (limit, Duration::ZERO));
-        Deadlines { boot: self.boot_timeout, record, work: work.saturating_add(quiet), result }
+        Deadlines { boot: self.boot_timeout, record, measured, work: work.saturating_add(quiet), result }
     }
 }
 
