@@ -9,6 +9,7 @@
 //! | module                       | what it is                                                  |
 //! |------------------------------|-------------------------------------------------------------|
 //! | [`vm`]                       | objects whose pages a pager can write back; `vm_page_alloc` |
+//! | [`bio`]                      | block I/O: bios, sets that never run dry, stacked drivers   |
 //! | `typed`                      | caches of values of one type                                |
 //! | [`mempool`], `reserve`, `elements` | allocations that cannot fail where they may wait      |
 //! | [`kmalloc`], [`kmem_cache`], `bulk` | the interface: `kmalloc`, `kmem_cache_alloc`, their families |
@@ -44,6 +45,7 @@ extern crate std;
 
 mod allocate;
 mod attention;
+pub mod bio;
 mod bulk;
 mod class;
 pub mod compaction;

@@ -13,7 +13,7 @@
 //! can be shared by reference.
 
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use quarry_topology::{MAX_NODES, NodeId};
 
@@ -33,6 +33,8 @@ pub struct Task {
     pub(crate) policy_kind: AtomicU8,
     pub(crate) policy_nodes: AtomicU64,
     pub(crate) interleave_next: AtomicU8,
+    /// What the thread's outermost submission of a bio has still to do; null outside of one. See [`bio`](crate::bio).
+    pub(crate) pending_bios: AtomicPtr<()>,
     /// How often the thread was woken; the host's, which chooses the orderings.
     pub signal: AtomicU32,
 }
@@ -46,6 +48,7 @@ impl Task {
             policy_kind: AtomicU8::new(0),
             policy_nodes: AtomicU64::new(0),
             interleave_next: AtomicU8::new(0),
+            pending_bios: AtomicPtr::new(core::ptr::null_mut()),
             signal: AtomicU32::new(0),
         }
     }

@@ -1,0 +1,10 @@
+//! Block I/O: bios, the sets they come from, and drivers that stand on others.
+
+#[path = "../support/cases.rs"]
+mod cases;
+mod documentation;
+mod faults;
+mod handles;
+mod sets;
+mod stacks;
+mod support;
