@@ -35,6 +35,7 @@ mod statistics;
 mod stress;
 mod threads;
 mod time;
+mod vm;
 mod vmalloc;
 
 use quarry_unikernel::ExitCode;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         faults::TESTS,
         cache::TESTS,
         vmalloc::TESTS,
+        vm::TESTS,
         mempool::TESTS,
         mobility::TESTS,
         contig::TESTS,

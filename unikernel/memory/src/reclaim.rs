@@ -367,6 +367,15 @@ impl<M: Machine> Service<M> {
         }
     }
 
+    /// As [`Self::wake_balancers`], for a node whose thread was left alone after it had failed often: there is something
+    /// now that it alone can do.
+    pub(crate) fn wake_balancer_again(&self, node: NodeId) {
+        self.balancers().0[node.index()].failures.store(0, Relaxed);
+        let placement =
+            Placement { wanted: node, nodes: NodeMask::only(node), highest: ZoneKind::Normal, interleaved: false };
+        self.wake_balancers(placement);
+    }
+
     /// Waits until a node fell to its low watermark. What a host's balancing thread of that node calls before each
     /// [`Self::balance`], for ever; Linux's `kswapd`.
     pub fn wait_for_imbalance(&self, node: NodeId) {
@@ -397,6 +406,7 @@ impl<M: Machine> Service<M> {
             self.frames_freed();
         }
         let reached = self.is_balanced(node);
+        self.launder_ahead(node);
         if reached {
             balancer.failures.store(0, Relaxed);
             self.events().count(Event::BalancerDone);

@@ -13,21 +13,20 @@
 //!
 //! Each round looks at a bounded number of pages. A page whose object somebody has locked is passed over and becomes the
 //! newest: so is a busy one. While pagers have more than [`MOST_LAUNDERING`] pages of a node, it asks for no more, and a round
-//! that ends with some outstanding waits a little for them.
+//! that ends with some outstanding waits a little for them. When the node is balanced the daemon goes on until an eighth of
+//! its object pages is cached.
 
 use core::sync::atomic::Ordering::Relaxed;
 use core::time::Duration;
 
 use quarry_topology::NodeId;
 
-use crate::allocate::{Placement, Request};
+use crate::allocate::Request;
 use crate::events::Event;
 use crate::frame::Pfn;
 use crate::machine::Machine;
-use crate::policy::NodeMask;
 use crate::service::Service;
 use crate::shrinker::{LIGHTEST, ShrinkControl, Shrinker};
-use crate::zone::ZoneKind;
 
 use super::object::{Core, Pages};
 use super::pager::{MAX_CLUSTER, PageOut};
@@ -40,6 +39,9 @@ const BATCH: usize = 32;
 /// Least and most pages a round looks at.
 const LEAST_SCANNED: u32 = 64;
 const MOST_SCANNED: u32 = 1024;
+
+/// Rounds that launder ahead.
+const MOST_AHEAD: u32 = 8;
 
 /// Pages of a node that pagers may have at once.
 const MOST_LAUNDERING: u32 = 256;
@@ -134,6 +136,20 @@ impl<M: Machine> Service<M> {
             self.free_cached(node, most);
         }
         cached > 0 || self.event_count(Event::VmLaundered) != before
+    }
+
+    /// Launders on until an eighth of the node's object pages is cached, or nothing more can be done: what is cached keeps its
+    /// contents, and whoever wants memory next need not wait for a pager. (The watermarks are near each other: between
+    /// them there is too little for a thread that runs only when others wait.)
+    pub(crate) fn launder_ahead(&self, node: NodeId) {
+        let vm = self.vm().node(node);
+        for _ in 0..MOST_AHEAD {
+            let wanted = (vm.pages.load(Relaxed) / 8).min(u64::from(MOST_SCANNED));
+            if u64::from(vm.count(Queue::Cache)) >= wanted || !self.launder(node, 0) {
+                return;
+            }
+            self.frames_freed();
+        }
     }
 
     /// Has the oldest active pages become inactive, until there are as many of these.
@@ -256,9 +272,8 @@ impl<M: Machine> Shrinker for VmState<M> {
             freed += service.free_cached(node, wanted - freed);
         }
         if freed == 0 && vm.count(Queue::Inactive) + vm.count(Queue::Active) > 0 {
-            let nodes = NodeMask::only(node);
-            let highest = ZoneKind::Normal;
-            service.wake_balancers(Placement { wanted: node, nodes, highest, interleaved: false });
+            // It may have failed often before there were any pages.
+            service.wake_balancer_again(node);
             // What pagers write is progress: it will be free.
             freed = vm.laundering.load(Relaxed).min(1);
         }

@@ -214,7 +214,8 @@ impl<'o, M: Machine> BusyPage<'o, M> {
 
     fn wait_for_pager(&self) {
         let index = self.index();
-        loop {
+        // Mostly the pager is done already, and the object's lock much in demand.
+        while self.page.has(flag::PAGING) {
             let pages = self.lock();
             if !self.page.has(flag::PAGING) {
                 return;

@@ -3,7 +3,7 @@
 //! Used by the other modules of [`vm`](super), whose head tells who may change what under which lock.
 
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, Ordering::Relaxed};
 
 use crate::frame::Pfn;
 
@@ -48,7 +48,8 @@ pub(super) mod flag {
 
 /// An object page. Its memory is a [`Store`](super::store::Store)'s, and stays a descriptor for good.
 ///
-/// All fields are relaxed: the locks order them.
+/// All fields are relaxed, for the locks order them; but the flags, which who waits for a pager looks at without a lock: their
+/// Release and Acquire order what the pager wrote.
 #[repr(C)]
 pub(crate) struct Descriptor {
     /// Towards older pages of the queue; or the next ghost; or the link of the store.
@@ -79,13 +80,13 @@ impl Descriptor {
     }
 
     pub(super) fn has(&self, flags: u32) -> bool {
-        self.flags.load(Relaxed) & flags != 0
+        self.flags.load(Ordering::Acquire) & flags != 0
     }
 
     /// Clears and sets flags: under the object's lock, or by whose the page is.
     pub(super) fn change(&self, set: u32, clear: u32) {
         let mut flags = self.flags.load(Relaxed);
-        while let Err(now) = self.flags.compare_exchange_weak(flags, flags & !clear | set, Relaxed, Relaxed) {
+        while let Err(now) = self.flags.compare_exchange_weak(flags, flags & !clear | set, Ordering::Release, Relaxed) {
             flags = now;
         }
     }
