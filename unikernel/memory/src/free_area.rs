@@ -138,19 +138,24 @@ impl FreeAreas {
     }
 
     /// Gives a block back, merging it with its free buddies.
-    pub(crate) fn give(&mut self, frames: Frames, mut block: Pfn, mut order: Order) {
+    pub(crate) fn give(&mut self, frames: Frames, given: Pfn, given_order: Order) {
+        let (mut block, mut order) = (given, given_order);
         self.free_frames += order.frames();
         while order < Order::MAX {
             let neighbour = buddy(block, order);
             if frames.state(neighbour) != State::new(Kind::Free, order, self.zone) {
                 break;
             }
-            self.remove(frames, neighbour, order);
+            self.take_off(frames, neighbour, order);
             frames.set_state(block, State::new(Kind::Inner, Order::ZERO, self.zone));
             block = Pfn(block.0 & neighbour.0);
             order = Order::new(order.get() + 1).expect("below the largest order");
         }
-        self.insert(frames, block, order);
+        self.link(frames, block, order);
+        if order >= PAGEBLOCK_ORDER {
+            // The pageblocks of its buddies were whole before.
+            self.pageblocks.set_whole(given.block(PAGEBLOCK_ORDER), given_order.max(PAGEBLOCK_ORDER), true);
+        }
     }
 
     /// Whether there is a free block of at least that order, of any mobility.
@@ -161,10 +166,14 @@ impl FreeAreas {
     /// Takes the first `wanted` frames of a free block, at most all, each `Inner`; returns how many.
     pub(crate) fn take_part(&mut self, frames: Frames, block: Pfn, order: Order, wanted: u32) -> u32 {
         let taken = wanted.min(order.frames());
-        self.remove(frames, block, order);
+        self.take_off(frames, block, order);
         self.free_frames -= taken;
+        if order >= PAGEBLOCK_ORDER {
+            let touched = if taken > PAGEBLOCK_ORDER.frames() { order } else { PAGEBLOCK_ORDER };
+            self.pageblocks.set_whole(block, touched, false);
+        }
         for_each_block(block.offset(taken), block.offset(order.frames()), |rest, order| {
-            self.insert(frames, rest, order);
+            self.link(frames, rest, order);
         });
         taken
     }
@@ -233,24 +242,34 @@ impl FreeAreas {
         true
     }
 
-    /// Puts a block on the list where it belongs. A block of several pageblocks makes them alike.
+    /// Puts a block on the list where it belongs, and notes its pageblocks.
     fn insert(&mut self, frames: Frames, block: Pfn, order: Order) {
+        if order >= PAGEBLOCK_ORDER {
+            self.pageblocks.set_whole(block, order, true);
+        }
+        self.link(frames, block, order);
+    }
+
+    /// Takes a block off its list, and notes its pageblocks; it is `Inner` then.
+    fn remove(&mut self, frames: Frames, block: Pfn, order: Order) {
+        if order >= PAGEBLOCK_ORDER {
+            self.pageblocks.set_whole(block, order, false);
+        }
+        self.take_off(frames, block, order);
+    }
+
+    /// [`Self::insert`] for those who note pageblocks. A block of several makes them alike.
+    fn link(&mut self, frames: Frames, block: Pfn, order: Order) {
         let mobility = self.pageblocks.mobility(block);
         for pageblock in 1..order.frames() / PAGEBLOCK_ORDER.frames() {
             self.pageblocks.set_mobility(block.offset(pageblock * PAGEBLOCK_ORDER.frames()), mobility);
-        }
-        if order >= PAGEBLOCK_ORDER {
-            self.pageblocks.set_whole(block, order, true);
         }
         frames.set_state(block, State::new(Kind::Free, order, self.zone));
         self.areas[mobility as usize].push(frames, block, order);
     }
 
-    /// Takes a block off its list; it is `Inner` then.
-    fn remove(&mut self, frames: Frames, block: Pfn, order: Order) {
-        if order >= PAGEBLOCK_ORDER {
-            self.pageblocks.set_whole(block, order, false);
-        }
+    /// [`Self::remove`] for those who note pageblocks.
+    fn take_off(&mut self, frames: Frames, block: Pfn, order: Order) {
         self.unlink(frames, block, order);
         frames.set_state(block, State::new(Kind::Inner, Order::ZERO, self.zone));
     }
