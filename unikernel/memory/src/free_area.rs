@@ -146,7 +146,7 @@ impl FreeAreas {
             if frames.state(neighbour) != State::new(Kind::Free, order, self.zone) {
                 break;
             }
-            self.take_off(frames, neighbour, order);
+            self.take_off(frames, neighbour, order, self.pageblocks.mobility(neighbour));
             frames.set_state(block, State::new(Kind::Inner, Order::ZERO, self.zone));
             block = Pfn(block.0 & neighbour.0);
             order = Order::new(order.get() + 1).expect("below the largest order");
@@ -166,14 +166,16 @@ impl FreeAreas {
     /// Takes the first `wanted` frames of a free block, at most all, each `Inner`; returns how many.
     pub(crate) fn take_part(&mut self, frames: Frames, block: Pfn, order: Order, wanted: u32) -> u32 {
         let taken = wanted.min(order.frames());
-        self.take_off(frames, block, order);
+        // All its pageblocks are alike.
+        let mobility = self.pageblocks.mobility(block);
+        self.take_off(frames, block, order, mobility);
         self.free_frames -= taken;
         if order >= PAGEBLOCK_ORDER {
             let touched = if taken > PAGEBLOCK_ORDER.frames() { order } else { PAGEBLOCK_ORDER };
             self.pageblocks.set_whole(block, touched, false);
         }
         for_each_block(block.offset(taken), block.offset(order.frames()), |rest, order| {
-            self.link(frames, rest, order);
+            self.link_alike(frames, rest, order, mobility);
         });
         taken
     }
@@ -234,7 +236,7 @@ impl FreeAreas {
         }
         for_each_head(frames, pageblock, |block, state| {
             if state.kind() == Kind::Free {
-                self.unlink(frames, block, state.order());
+                self.unlink(frames, block, state.order(), self.pageblocks.mobility(block));
                 self.areas[mobility as usize].push(frames, block, state.order());
             }
         });
@@ -255,27 +257,35 @@ impl FreeAreas {
         if order >= PAGEBLOCK_ORDER {
             self.pageblocks.set_whole(block, order, false);
         }
-        self.take_off(frames, block, order);
+        self.take_off(frames, block, order, self.pageblocks.mobility(block));
     }
 
     /// [`Self::insert`] for those who note pageblocks. A block of several makes them alike.
+    #[inline(always)]
     fn link(&mut self, frames: Frames, block: Pfn, order: Order) {
         let mobility = self.pageblocks.mobility(block);
         for pageblock in 1..order.frames() / PAGEBLOCK_ORDER.frames() {
             self.pageblocks.set_mobility(block.offset(pageblock * PAGEBLOCK_ORDER.frames()), mobility);
         }
+        self.link_alike(frames, block, order, mobility);
+    }
+
+    /// [`Self::link`] of a block whose pageblocks are of that mobility.
+    #[inline(always)]
+    fn link_alike(&mut self, frames: Frames, block: Pfn, order: Order, mobility: Mobility) {
         frames.set_state(block, State::new(Kind::Free, order, self.zone));
         self.areas[mobility as usize].push(frames, block, order);
     }
 
     /// [`Self::remove`] for those who note pageblocks.
-    fn take_off(&mut self, frames: Frames, block: Pfn, order: Order) {
-        self.unlink(frames, block, order);
+    #[inline(always)]
+    fn take_off(&mut self, frames: Frames, block: Pfn, order: Order, mobility: Mobility) {
+        self.unlink(frames, block, order, mobility);
         frames.set_state(block, State::new(Kind::Inner, Order::ZERO, self.zone));
     }
 
-    fn unlink(&mut self, frames: Frames, block: Pfn, order: Order) {
-        let area = &mut self.areas[self.pageblocks.mobility(block) as usize];
+    fn unlink(&mut self, frames: Frames, block: Pfn, order: Order, mobility: Mobility) {
+        let area = &mut self.areas[mobility as usize];
         area.lists[order.index()].remove(frames, block);
         area.counts[order.index()] -= 1;
         if area.counts[order.index()] == 0 {

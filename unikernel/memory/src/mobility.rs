@@ -153,10 +153,12 @@ impl Pageblocks {
     }
 
     /// Notes that the pageblocks of a block, of at least the pageblocks' order, are whole, or are not any more.
+    #[inline]
     pub(crate) fn set_whole(self, block: Pfn, order: Order, whole: bool) {
+        const { assert!(Order::MAX.get() == PAGEBLOCK_ORDER.get() + 1, "a block has one pageblock or two") };
         let first = block.index() >> PAGEBLOCK_ORDER.get();
         // A block is aligned to its size, so all its bits are of one word.
-        let bits = ((1 << (order.frames() / PAGEBLOCK)) - 1) << (first % 64);
+        let bits = (1 | u64::from(order > PAGEBLOCK_ORDER) << 1) << (first % 64);
         let word = &self.whole[first / 64];
         if whole {
             word.fetch_or(bits, Relaxed)
