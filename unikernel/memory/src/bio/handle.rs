@@ -63,6 +63,22 @@ impl<M: Machine> Bio<M> {
         ManuallyDrop::new(self).header
     }
 
+    /// Gives the handle up for a pointer, for devices that keep one word for a request.
+    #[must_use = "a bio whose pointer is lost never completes"]
+    pub fn into_pointer(self) -> NonNull<()> {
+        self.into_raw().cast()
+    }
+
+    /// The handle that was given up for this pointer.
+    ///
+    /// # Safety
+    ///
+    /// The pointer is from [`Self::into_pointer`], and is made a handle once.
+    pub const unsafe fn from_pointer(pointer: NonNull<()>) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { Self::from_raw(pointer.cast()) }
+    }
+
     fn header(&self) -> &Header<M> {
         // SAFETY: the handle is one of the references.
         unsafe { self.header.as_ref() }

@@ -10,7 +10,8 @@
 //! | `set`      | sets, allocation, the rescuer                                    |
 //! | `submit`   | submission without recursion; waiting                            |
 //! | `device`   | what a driver is                                                 |
-//! | `stacked`, `linear`, `stripe` | drivers that stand on others                  |
+//! | `stacked`, `linear`, `stripe`, `partition` | drivers that stand on others     |
+//! | `pager`    | keeps pages of VM objects on a device                            |
 //! | `ram_disk` | a disk in memory                                                 |
 //! | `header`, `vector`, `outstanding` | a bio in memory, its pieces of memory, its counts |
 //!
@@ -33,6 +34,8 @@ mod handle;
 mod header;
 mod linear;
 mod outstanding;
+mod pager;
+mod partition;
 mod ram_disk;
 mod set;
 mod stacked;
@@ -45,6 +48,8 @@ use core::fmt;
 pub use device::BlockDevice;
 pub use handle::{Bio, BioIsShared, BioList, BioReference};
 pub use linear::Linear;
+pub use pager::{DiskPager, DiskPagerError, PAGE_SECTORS};
+pub use partition::Partition;
 pub use ram_disk::RamDisk;
 pub use set::{BioSet, BioSetError, BioStorage, BiosOut, BiosetFlags, Rescuer};
 pub use stacked::{MAX_MEMBERS, Splitting, StackError};

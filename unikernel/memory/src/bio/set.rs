@@ -20,7 +20,7 @@
 //! it is 0. Its rescuer says under the lock that it has ended, and touches nothing of the set after that lock.
 
 use core::fmt;
-use core::mem::MaybeUninit;
+use core::mem::{ManuallyDrop, MaybeUninit};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, Ordering::Relaxed};
 
@@ -190,7 +190,7 @@ impl<M: Machine> BioSet<M> {
 }
 
 /// What a host's thread runs for a set, so that drivers can allocate several of its bios at a time.
-#[must_use = "a set whose rescuer nobody runs waits for it at its end: have a thread run it"]
+#[must_use = "a set whose rescuer nobody runs is without one: have a thread run it"]
 pub struct Rescuer<M: Machine> {
     state: NonNull<SetState<M>>,
 }
@@ -201,8 +201,10 @@ unsafe impl<M: Machine> Send for Rescuer<M> {}
 impl<M: Machine> Rescuer<M> {
     /// Submits the bios of the set that its users cannot, until the set ends.
     pub fn run(self) {
+        // Once it has ended the state may be gone.
+        let rescuer = ManuallyDrop::new(self);
         // SAFETY: the state lives until this has said that it has ended.
-        let state = unsafe { self.state.as_ref() };
+        let state = unsafe { rescuer.state.as_ref() };
         let service = state.service;
         let machine = service.machine();
         state.rescue.lock(machine).rescuer = machine.task();
@@ -215,8 +217,7 @@ impl<M: Machine> Rescuer<M> {
             let next = || state.rescue.lock(machine).bios.pop();
             while let Some(bio) = next() {
                 service.submit_bio(bio);
-                // SAFETY: a set lives while its rescuer runs.
-                unsafe { self.state.as_ref() }.rescued.fetch_add(1, Relaxed);
+                state.rescued.fetch_add(1, Relaxed);
             }
             let mut rescue = state.rescue.lock(machine);
             // SAFETY: who waits for the end does so until it has had the lock after `ended` is set.
@@ -226,6 +227,14 @@ impl<M: Machine> Rescuer<M> {
                 return;
             }
         }
+    }
+}
+
+impl<M: Machine> Drop for Rescuer<M> {
+    /// The set is without a rescuer again, and can end.
+    fn drop(&mut self) {
+        // SAFETY: a set does not end before a rescuer that was taken.
+        unsafe { self.state.as_ref() }.has_rescuer.store(false, Relaxed);
     }
 }
 
