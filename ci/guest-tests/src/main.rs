@@ -16,6 +16,7 @@ mod hoard;
 mod object;
 mod team;
 
+mod bio;
 mod cache;
 mod contig;
 mod disk;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         heap::TESTS,
         fw_cfg::TESTS,
         disk::TESTS,
+        bio::TESTS,
         stress::TESTS,
         statistics::TESTS,
     ])

@@ -24,6 +24,7 @@
 //! From the request on until the function has returned there is a [`Pending`](crate::thread::io::Pending), so that a
 //! machine whose threads all wait for memory that a write would free is not taken for dead.
 
+pub mod bio;
 mod setup;
 mod virtio;
 
