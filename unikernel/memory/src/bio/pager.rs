@@ -201,12 +201,16 @@ impl Parked {
     fn complete<M: Machine>(self, result: Result<(), BioError>) {
         let result = result.map_err(|_| PagerError);
         match self {
-            // SAFETY: the words are a request of this type, and this is the one time it is made of them.
             Self::In(words) => {
-                unsafe { core::mem::transmute_copy::<_, PageIn<M>>(&words) }.complete(result.map(|()| PagedIn::Filled))
+                // SAFETY: the words are a request of this type, and this is the one time it is made of them.
+                let request: PageIn<M> = unsafe { core::mem::transmute_copy(&words) };
+                request.complete(result.map(|()| PagedIn::Filled));
             }
-            // SAFETY: as above.
-            Self::Out(words) => unsafe { core::mem::transmute_copy::<_, PageOut<M>>(&words) }.complete(result),
+            Self::Out(words) => {
+                // SAFETY: as above.
+                let request: PageOut<M> = unsafe { core::mem::transmute_copy(&words) };
+                request.complete(result);
+            }
         }
     }
 }

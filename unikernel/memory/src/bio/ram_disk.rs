@@ -22,6 +22,8 @@ pub struct RamDisk<M: Machine> {
 
 struct State<M: Machine> {
     contents: *mut u8,
+    /// Whether they are of kvmalloc.
+    is_allocated: bool,
     /// Whether bios wait for [`RamDisk::serve`].
     holds: bool,
     waiting: BioList<M>,
@@ -36,8 +38,17 @@ impl<M: Machine> RamDisk<M> {
     /// A disk of so many sectors, all zero. `None` when there is no memory.
     pub fn new(service: &'static Service<M>, sectors: u64) -> Option<Self> {
         let contents = service.kvmalloc((sectors * u64::from(SECTOR_BYTES)) as usize, Gfp::KERNEL | Gfp::ZERO);
-        let state = State { contents, holds: false, waiting: BioList::new(), broken: 0..0, flushes: 0 };
-        (!contents.is_null()).then(|| Self { service, sectors, state: Lock::new(state) })
+        (!contents.is_null()).then(|| Self::of(service, sectors, contents, true))
+    }
+
+    /// A disk of the whole sectors of memory that is not the service's, with what is in them.
+    pub fn over(service: &'static Service<M>, contents: &'static mut [u8]) -> Self {
+        Self::of(service, contents.len() as u64 / u64::from(SECTOR_BYTES), contents.as_mut_ptr(), false)
+    }
+
+    fn of(service: &'static Service<M>, sectors: u64, contents: *mut u8, is_allocated: bool) -> Self {
+        let state = State { contents, is_allocated, holds: false, waiting: BioList::new(), broken: 0..0, flushes: 0 };
+        Self { service, sectors, state: Lock::new(state) }
     }
 
     /// Has bios wait for [`Self::serve`] from now on, or completes those that wait and every one at once.
@@ -76,11 +87,15 @@ impl<M: Machine> RamDisk<M> {
         self.state.lock(self.service.machine()).flushes
     }
 
-    /// Gives its memory back.
+    /// Gives its memory back, if it is the service's.
     pub fn end(self) {
-        let contents = self.state.lock(self.service.machine()).contents;
-        // SAFETY: it came from kvmalloc, and goes with the disk.
-        unsafe { self.service.kvfree(contents) };
+        let state = self.state.lock(self.service.machine());
+        let (contents, is_allocated) = (state.contents, state.is_allocated);
+        drop(state);
+        if is_allocated {
+            // SAFETY: it came from kvmalloc, and goes with the disk.
+            unsafe { self.service.kvfree(contents) };
+        }
     }
 
     fn finish(&self, bio: Bio<M>) {

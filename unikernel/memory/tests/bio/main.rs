@@ -5,6 +5,7 @@ mod cases;
 mod documentation;
 mod faults;
 mod handles;
+mod pager;
 mod sets;
 mod stacks;
 mod support;
