@@ -39,7 +39,8 @@ struct Stack {
     stripe: Device,
     set: BioSet<Guest>,
     pager: &'static DiskPager<Guest>,
-    pages: u64,
+    /// Pages that the pager has room for.
+    room: u64,
 }
 
 fn leak<T>(value: T) -> &'static T {
@@ -68,10 +69,10 @@ fn build() -> Result<Option<Stack>, String> {
     let members = [linear([0, 2])?, linear([3, 1])?];
     let stripe = Stripe::new(service(), set_of_stripe, &members, CHUNK, Splitting::AllAtOnce);
     let stripe: Device = leak(stripe.map_err(|(error, _)| error.to_string())?);
-    let pages = (disk.sectors() - 4 * eighth) / PAGE_SECTORS;
-    let pager = DiskPager::new(service(), disk, 4 * eighth, pages, 8).map_err(|error| error.to_string())?;
+    let room = (disk.sectors() - 4 * eighth) / PAGE_SECTORS;
+    let pager = DiskPager::new(service(), disk, 4 * eighth, room, 8).map_err(|error| error.to_string())?;
     let set = bioset_init("test", 8, 0, BiosetFlags::NEED_BVECS).map_err(|error| error.to_string())?;
-    Ok(Some(Stack { disk, stripe, set, pager: leak(pager), pages }))
+    Ok(Some(Stack { disk, stripe, set, pager: leak(pager), room }))
 }
 
 /// The devices; `None` on a machine without a disk.
@@ -219,7 +220,7 @@ fn pages_of_an_object_go_to_the_disk_and_come_back() -> Outcome {
     /// 16 MiB.
     const PAGES: u64 = 4096;
     let Some(stack) = stack()? else { return Ok(()) };
-    check!(PAGES <= stack.pages, "the disk is too small: {} pages", stack.pages);
+    check!(PAGES <= stack.room, "the disk is too small: {} pages", stack.room);
     let count = |event| service().event_count(event);
     let (laundered, paged_in) = (count(Event::VmLaundered), count(Event::VmPagedIn));
     let object = Arc::new(service().vm_object(Some(stack.pager)).map_err(|error| error.to_string())?);
@@ -254,7 +255,7 @@ fn pages_of_an_object_go_to_the_disk_and_come_back() -> Outcome {
         check!(has_label(page, index + PAGES), "page {index} is not as it was written the second time");
         Ok(())
     })?;
-    check_equal!(object.fault(stack.pages).err().is_some(), true, "a page beyond the pager's end fails");
+    check_equal!(object.fault(stack.room).err().is_some(), true, "a page beyond the pager's end fails");
     Ok(())
 }
 

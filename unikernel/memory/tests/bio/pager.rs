@@ -170,7 +170,7 @@ fn stack(hosted: &'static Hosted, pages: u64) -> (Vec<&'static TestDisk>, Device
     let service = hosted.service();
     let contents = || vec![0xa5; (pages * 4096 / 4) as usize + 64 * SECTOR].leak();
     let disk = || -> &'static TestDisk { Box::leak(Box::new(RamDisk::over(service, contents()))) };
-    let disks = Vec::from_iter(std::iter::repeat_with(disk).take(4));
+    let disks: Vec<_> = std::iter::repeat_with(disk).take(4).collect();
     let linear = |disks: &[&'static TestDisk]| -> Device {
         let parts = set(service, 2, BiosetFlags::empty());
         let members: Vec<Device> = disks.iter().map(|disk| *disk as Device).collect();
@@ -204,15 +204,17 @@ impl Drop for EndOfService<'_> {
 
 /// Four times as much data as memory, on four threads.
 fn four_times_ram(ram: u64, disks_hold: bool) {
-    let pages = 4 * ram / 4096;
+    let count = 4 * ram / 4096;
     let topology = Topology::builder().node(ram / 2, 2).node(ram / 2, 2).build().expect("a machine");
     let hosted = Hosted::leak(topology).expect("there is address space");
     let service = hosted.service();
     hosted.start_balancers();
     assert!(hosted.run_on(CpuId(0)));
-    let (disks, device) = stack(hosted, pages);
-    disks.iter().for_each(|disk| disk.hold(disks_hold));
-    let pager = pager(service, device, pages);
+    let (disks, device) = stack(hosted, count);
+    for disk in &disks {
+        disk.hold(disks_hold);
+    }
+    let pager = pager(service, device, count);
     let kept = End::new(service.vm_object(Some(pager.get())).expect("memory is free"));
     let object = kept.get();
     let on_each_thread = |work: &(dyn Fn(&mut [u8; 4096], u64) + Sync)| {
@@ -220,7 +222,7 @@ fn four_times_ram(ram: u64, disks_hold: bool) {
             for cpu in 0..4u16 {
                 scope.spawn(move || {
                     assert!(hosted.run_on(CpuId(cpu)));
-                    for index in (0..pages).skip(cpu.into()).step_by(4) {
+                    for index in (0..count).skip(cpu.into()).step_by(4) {
                         let page = object.fault_with(index, Gfp::KERNEL | Gfp::NOFAIL);
                         work(&mut page.expect("it must not fail"), index);
                     }
@@ -238,9 +240,9 @@ fn four_times_ram(ram: u64, disks_hold: bool) {
         on_each_thread(&|page, index| label(page, index));
         on_each_thread(&|page, index| {
             assert!(has_label(page, index), "page {index}");
-            label(page, index + pages);
+            label(page, index + count);
         });
-        on_each_thread(&|page, index| assert!(has_label(page, index + pages), "page {index}, written anew"));
+        on_each_thread(&|page, index| assert!(has_label(page, index + count), "page {index}, written anew"));
         // While the disks are served, for pages may be on their way.
         // SAFETY: the threads that used it have ended.
         drop(unsafe { kept.end() });
