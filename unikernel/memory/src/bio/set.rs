@@ -185,7 +185,7 @@ impl<M: Machine> BioSet<M> {
     /// The rescuer, for a thread to run; `None` for a set made without, and the second time.
     pub fn rescuer(&self) -> Option<Rescuer<M>> {
         let wanted = self.get().flags.contains(BiosetFlags::NEED_RESCUER);
-        (wanted && !self.get().has_rescuer.swap(true, Relaxed)).then_some(Rescuer { state: self.state })
+        (wanted && !self.get().has_rescuer.swap(true, Relaxed)).then(|| Rescuer { state: self.state })
     }
 }
 
