@@ -15,7 +15,9 @@
 //! *Attention.* While anybody waits all limits of all CPUs' caches are 0: what is freed goes to zones and slabs at once,
 //! where it can be handed over. CPUs that idle are drained by a call ([`Machine::drain_others`]); those that work give
 //! back what they have when they switch threads (the host looks at [`Service::is_short`]). One that does neither keeps
-//! what it has, which is bounded and a row of the statistics.
+//! what it has, which is bounded and a row of the statistics. A call interrupts every CPU and waits for it (milliseconds
+//! under a hypervisor that shares CPUs), so reclaim makes one only when the last is [`CALL_INTERVAL`] ago; but on behalf
+//! of a request that would else go on in vain, or has one round only, there is one at least.
 //!
 //! *Balancing.* A node whose zones fell to the low watermark is balanced by a thread of its own until they are at the
 //! high one. A node that could not be helped [`MAX_ROUNDS`] times is left alone until a reclaim makes progress.
@@ -28,7 +30,7 @@
 
 use core::fmt;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, Ordering::Relaxed};
 use core::time::Duration;
 
 use quarry_topology::{MAX_NODES, NodeId};
@@ -55,6 +57,9 @@ const COSTLY_ORDER: u32 = 3;
 
 /// The longest sleep between two rounds.
 const LONGEST_SLEEP: Duration = Duration::from_millis(8);
+
+/// Least time between two calls of other CPUs that nobody needs more than others.
+const CALL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How hard a request tries before it fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +116,26 @@ pub(crate) struct Balancer {
     wanted: AtomicBool,
     /// How often in a row it could not reach the high watermark.
     failures: AtomicU32,
+}
+
+/// When other CPUs were called in last, in nanoseconds of [`Machine::now`], rounded up; 0 is never.
+pub(crate) struct LastCall(AtomicU64);
+
+impl LastCall {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// Whether it is time for a call, which then is noted: the last is long ago, or was before `needed`.
+    fn is_due(&self, now: Duration, needed: Option<Duration>) -> bool {
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let (last, now) = (self.0.load(Relaxed), nanoseconds(now).max(1));
+        let is_due = last == 0
+            || now.saturating_sub(last) >= nanoseconds(CALL_INTERVAL)
+            || needed.is_some_and(|needed| last < nanoseconds(needed));
+        // Of those who come at once, one calls.
+        is_due && self.0.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
+    }
 }
 
 /// The balancing threads of all nodes.
@@ -178,8 +203,10 @@ impl<M: Machine> Service<M> {
         look: &mut impl FnMut(Option<(Pfn, State)>) -> Option<T>,
     ) -> Option<T> {
         let (mut round, mut in_vain) = (0, 0);
+        let began = self.machine().now();
         while in_vain < patience.rounds() && round < patience.most_rounds(request.order) {
-            let progress = self.reclaim(request, round, patience, waiter);
+            let needs_call = in_vain > 0 || patience == Patience::OneRound;
+            let progress = self.reclaim(request, round, patience, waiter, needs_call.then_some(began));
             in_vain = if progress && patience.goes_on() { 0 } else { in_vain + 1 };
             round += 1;
             self.serve_waiters_in_turn();
@@ -212,16 +239,23 @@ impl<M: Machine> Service<M> {
         None
     }
 
-    /// One round of direct reclaim on behalf of a request, until it is given a block; whether it brought anything.
-    fn reclaim(&self, request: &Request, round: u32, patience: Patience, waiter: &Waiter) -> bool {
+    /// One round of direct reclaim on behalf of a request, until it is given a block; whether it brought anything. Other
+    /// CPUs are called at the latest when they were not since `needed`.
+    fn reclaim(
+        &self,
+        request: &Request,
+        round: u32,
+        patience: Patience,
+        waiter: &Waiter,
+        needed: Option<Duration>,
+    ) -> bool {
         let _scope = self.memalloc_noreclaim();
         let nodes = request.placement.nodes;
         let before = self.available_on(request.placement);
         self.drain_local();
         if patience != Patience::OneLightRound {
             self.close_all_caches();
-            self.events().count(Event::DrainCall);
-            M::drain_others(self);
+            self.call_others_in(needed);
         }
         self.shrink_depots();
         if waiter.is_given() {
@@ -255,6 +289,14 @@ impl<M: Machine> Service<M> {
             request.allows(zone, floor, request.order.frames())
                 && self.compact_zone(zone, request.order) == Compacted::Success
         })
+    }
+
+    /// Has other CPUs give back what they cache, if that is due.
+    fn call_others_in(&self, needed: Option<Duration>) {
+        if self.last_call().is_due(self.machine().now(), needed) {
+            self.events().count(Event::DrainCall);
+            M::drain_others(self);
+        }
     }
 
     /// Sets every limit of every set to 0: what is freed from now on is not cached.
@@ -395,7 +437,7 @@ impl<M: Machine> Service<M> {
             }
             self.drain_local();
             if priority < LIGHTEST {
-                M::drain_others(self);
+                self.call_others_in(None);
             }
             self.shrink_depots();
             let is_done = || self.is_balanced(node);

@@ -33,7 +33,7 @@ use crate::mobility::Pageblocks;
 use crate::node::{Node, Nodes};
 use crate::owner::Owners;
 use crate::page::list_capacity;
-use crate::reclaim::Balancers;
+use crate::reclaim::{Balancers, LastCall};
 use crate::registry::Registry;
 use crate::set::{EMPTY, SLOTS, Set};
 use crate::shrinker::Shrinkers;
@@ -107,6 +107,7 @@ pub struct Service<M: Machine> {
     waiters: Waiters,
     shrinkers: Shrinkers,
     balancers: Balancers,
+    last_call: LastCall,
     /// Impossible combinations of flags that were reported.
     reported_flags: AtomicU32,
     injectors: Injectors,
@@ -145,6 +146,7 @@ impl<M: Machine> Service<M> {
             waiters: Waiters::new(),
             shrinkers: Shrinkers::new(),
             balancers: Balancers::new(),
+            last_call: LastCall::new(),
             reported_flags: AtomicU32::new(0),
             injectors: Injectors::new(),
             #[cfg(feature = "trace")]
@@ -346,6 +348,10 @@ impl<M: Machine> Service<M> {
 
     pub(crate) fn balancers(&self) -> &Balancers {
         &self.balancers
+    }
+
+    pub(crate) fn last_call(&self) -> &LastCall {
+        &self.last_call
     }
 
     /// The flags as they are followed. An impossible combination is reported, once, with who asked for it.

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
+use std::time::Instant;
 
 use quarry_memory::events::Event;
 use quarry_memory::hosted::{Hosted, HostedMachine};
@@ -240,4 +241,23 @@ fn four_times_ram_goes_through_a_pager_and_comes_back() {
 #[test]
 fn four_times_ram_goes_through_a_pager_that_completes_later() {
     four_times_ram([MemoryPager::leak_asynchronous(), MemoryPager::leak_asynchronous()]);
+}
+
+#[test]
+fn other_cpus_are_seldom_called_however_often_faults_reclaim() {
+    let service = machine(16, 1).service();
+    let began = Instant::now();
+    let object = service.vm_object(Some(MemoryPager::leak())).expect("there is memory");
+    for index in 0..4 * 16 * MIB / 4096 {
+        drop(object.fault(index).expect("clean pages make room"));
+        // Not used again: each is one that the next who reclaims may free.
+        object.lock().page(index).expect("nobody else reclaims").deactivate();
+    }
+    let most = 1 + began.elapsed().as_millis() as u64 / 10;
+    let stalls = service.event_count(Event::DirectReclaim);
+    assert!(stalls > 100, "{stalls} faults reclaimed");
+    let calls = service.event_count(Event::DrainCall);
+    assert!(calls <= most, "{calls} calls in {stalls} reclaims, where time allows {most}");
+    drop(object);
+    assert_all_returned(service);
 }
