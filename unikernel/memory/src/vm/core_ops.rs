@@ -236,6 +236,19 @@ impl<M: Machine> PageOwner for VmState<M> {
         let page = core::ptr::with_exposed_provenance::<Descriptor>(cookie as usize);
         // SAFETY: a cookie is the address of a descriptor, and what was one stays one.
         let page = unsafe { &*page };
+        // As in `look_at_oldest`.
+        let interrupts = machine.disable_interrupts();
+        let is_moved = self.move_undisturbed(page, from, to);
+        machine.restore_interrupts(interrupts);
+        is_moved
+    }
+}
+
+impl<M: Machine> VmState<M> {
+    /// Moves a page unless it is held, or its object locked.
+    fn move_undisturbed(&self, page: &Descriptor, from: Pfn, to: Pfn) -> bool {
+        let service = self.service();
+        let machine = service.machine();
         let queues = self.node_of(machine, from).queues.lock(machine);
         let Some(core) = Self::object_of(page).filter(|_| page.frame() == from) else { return false };
         let Some(_pages) = core.lock.try_lock(machine) else { return false };

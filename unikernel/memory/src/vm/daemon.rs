@@ -197,6 +197,14 @@ impl<M: Machine> Service<M> {
 
     /// Looks at the page that is inactive longest; `None` when there is none.
     fn look_at_oldest(&self, vm: &NodeVm, dirty: Dirty) -> Option<Looked<M>> {
+        // The first lock taken is the first given back, and must not let handlers in while the other is held.
+        let interrupts = self.machine().disable_interrupts();
+        let looked = self.look_at_oldest_undisturbed(vm, dirty);
+        self.machine().restore_interrupts(interrupts);
+        looked
+    }
+
+    fn look_at_oldest_undisturbed(&self, vm: &NodeVm, dirty: Dirty) -> Option<Looked<M>> {
         let mut queues = vm.queues.lock(self.machine());
         // SAFETY: descriptors stay such for good.
         let page: &'static Descriptor = unsafe { queues.oldest(Queue::Inactive)?.as_ref() };
