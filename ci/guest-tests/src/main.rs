@@ -37,6 +37,7 @@ mod stress;
 mod threads;
 mod time;
 mod vm;
+mod vm_four_times;
 mod vmalloc;
 
 use quarry_unikernel::ExitCode;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         cache::TESTS,
         vmalloc::TESTS,
         vm::TESTS,
+        vm_four_times::TESTS,
         mempool::TESTS,
         mobility::TESTS,
         contig::TESTS,
