@@ -27,6 +27,21 @@
 //! another, and fits it out anew. See [`registry`](crate::registry).
 //!
 //! Sets are never freed while the service lives, so a pointer to one found on the list of sets stays good.
+//!
+//! # What lost
+//!
+//! Measured, and slower: in instructions of the guest's loops of 64 bytes, or in nanoseconds of a process.
+//!
+//! | instead of                                       | was tried                                   | took           |
+//! |--------------------------------------------------|---------------------------------------------|----------------|
+//! | a full magazine giving all it has                | the half put in first                       | a free in batches 51, now 42 |
+//! | the node low in the tag, a mark of 32 bits in memory | the node high, a mark of 64 in a register | a pair inlined 42, now 36 |
+//! | remote magazines with a geometry of their own    | the geometry from the table of classes      | a remote free 88, now 57 |
+//! | bulk frees compared with the geometry in memory, by fours | the geometry in registers, one by one | bulk of 16 32, now 28.5 |
+//! | magazines filled with whole new slabs            | a slab a time through the depot             | 1 KiB 174, now 58 |
+//! | a branch where a process's pointer is out of range | a conditional move, five instructions fewer | a pair called 3.77 ns, with the branch 3.62 |
+//!
+//! The last says what a pair in a process waits for: the count goes through memory twice, not the number of instructions.
 
 use core::cell::Cell;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering::Relaxed};
