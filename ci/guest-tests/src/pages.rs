@@ -1,11 +1,13 @@
 //! The page layer: blocks of pages of every order, from the right node and zone, counted, exhausted and back again.
 
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use quarry_unikernel::memory::service;
+use quarry_unikernel::memory_service::events::Event;
 use quarry_unikernel::memory_service::zone::ZoneKind;
 use quarry_unikernel::memory_service::{Gfp, NodeId, Order, PageError, Pfn};
-use quarry_unikernel::topology;
+use quarry_unikernel::{option, println, thread, time, topology};
 
 use crate::harness::Outcome;
 use crate::hoard::{Hoard, nodes_with_memory, smallest_node};
@@ -231,9 +233,80 @@ fn objects_can_exhaust_a_node_and_come_back() -> Outcome {
     })
 }
 
+/// Whether the node that serves this CPU has so much free memory, above 16 MiB, that idle CPUs keep zeroed pages of it.
+fn keeps_zeroed_pages(node: NodeId) -> bool {
+    let highest = service().zones().filter(|zone| zone.node == node && zone.managed > 0).last();
+    highest.is_some_and(|zone| {
+        let kept = zone.watermarks.high + zone.lowmem_reserve[ZoneKind::Normal as usize];
+        zone.kind != ZoneKind::Dma && zone.present >= 1 << 13 && zone.available() > kept + 256
+    })
+}
+
+fn idle_cpus_zero_the_pages_that_requests_then_get() -> Outcome {
+    let node = service().page_to_node(Block::new(Gfp::KERNEL, Order::ZERO).ok_or("no memory")?.first);
+    if !node.is_some_and(keeps_zeroed_pages) {
+        return Ok(());
+    }
+    let events = |event| service().event_count(event);
+    // Nobody has zeroed what is dirty now.
+    let mut dirty: Vec<_> = (0..256).map_while(|_| Block::new(QUIET, Order::ZERO)).collect();
+    for block in &mut dirty {
+        block.words().fill(u64::MAX);
+    }
+    service().shrink_depots();
+    drop(dirty);
+    service().drain_local();
+    let zeroed = events(Event::ZeroedIdle);
+    let end = time::uptime() + Duration::from_secs(10);
+    loop {
+        let hits = events(Event::ZeroedHit);
+        let mut block = Block::new(Gfp::KERNEL | Gfp::ZERO, Order::ZERO).ok_or("no memory")?;
+        check!(block.words().iter().all(|&word| word == 0), "{} is not zero", block.first);
+        if events(Event::ZeroedHit) > hits {
+            break;
+        }
+        check!(time::uptime() < end, "no idle CPU has a page ready");
+        // This CPU idles meanwhile.
+        thread::sleep(Duration::from_millis(1));
+    }
+    check!(events(Event::ZeroedIdle) > zeroed, "a page was ready that nobody zeroed");
+    tell_what_a_hit_saves()
+}
+
+/// Instructions of a pair of one page, where the clock counts them: zeroed by an idle CPU before, zeroed when asked for, and
+/// not zeroed.
+fn tell_what_a_hit_saves() -> Outcome {
+    if option("icount") != Some("1") {
+        return Ok(());
+    }
+    let pairs = |gfp: Gfp| {
+        let hits = service().event_count(Event::ZeroedHit);
+        let mut pairs = Vec::with_capacity(6);
+        for _ in 0..6 {
+            let start = time::ticks();
+            let block = service().alloc_pages(gfp, Order::ZERO).ok_or("no memory")?;
+            service().__free_pages(block, Order::ZERO);
+            pairs.push(time::ticks() - start);
+        }
+        pairs.sort_unstable();
+        Ok::<_, &str>((pairs[3], service().event_count(Event::ZeroedHit) - hits))
+    };
+    thread::sleep(Duration::from_millis(1));
+    let (hit, hits) = pairs(Gfp::KERNEL | Gfp::ZERO)?;
+    check_equal!(hits, 6, "requests that hit");
+    service().shrink_depots();
+    let (miss, hits) = pairs(Gfp::KERNEL | Gfp::ZERO)?;
+    check_equal!(hits, 0, "requests that hit nothing");
+    let (plain, _) = pairs(Gfp::KERNEL)?;
+    println!("instructions for a page: {hit} zeroed before, {miss} zeroed at the call, {plain} not zeroed");
+    check!(hit < miss, "a page zeroed before takes {hit} instructions, one zeroed at the call {miss}");
+    Ok(())
+}
+
 tests! { "pages":
     blocks_of_every_order_are_aligned_and_usable,
     zeroed_blocks_are_zero,
+    idle_cpus_zero_the_pages_that_requests_then_get,
     blocks_come_from_the_node_asked_for,
     low_blocks_are_low,
     the_last_reference_frees,

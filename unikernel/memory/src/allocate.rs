@@ -148,9 +148,36 @@ impl<M: Machine> Service<M> {
             return None;
         }
         let request = Request { gfp, order, placement, cache: None };
-        let listed = self.alloc_from_lists(set, &request);
+        if gfp.contains(Gfp::ZERO) {
+            self.alloc_zeroed(set, &request, task)
+        } else {
+            self.alloc_placed(set, &request, task)
+        }
+    }
+
+    /// A block of zeroes: from the stock of those that are, or zeroed here.
+    #[inline(never)]
+    #[track_caller]
+    fn alloc_zeroed(&self, set: &Set, request: &Request, task: &Task) -> Option<Pfn> {
+        if let Some((block, state)) = self.take_zeroed(set, request) {
+            self.note_frames(set, 1);
+            return Some(self.hand_out(block, state));
+        }
+        let block = self.alloc_placed(set, request, task)?;
+        // SAFETY: the block is this caller's alone since it left the free lists, and the direct map covers all of it.
+        unsafe { self.page_address(block).write_bytes(0, request.order.bytes()) };
+        Some(block)
+    }
+
+    /// A block with whatever contents, from a CPU's list or a zone, made free if need be. Inlined twice, so that a request
+    /// without `__GFP_ZERO` pays nothing for those with it.
+    #[inline(always)]
+    #[track_caller]
+    fn alloc_placed(&self, set: &Set, request: &Request, task: &Task) -> Option<Pfn> {
+        let Request { gfp, order, placement, .. } = *request;
+        let listed = self.alloc_from_lists(set, request);
         let block =
-            listed.or_else(|| self.alloc_from_zones(&request, task)).or_else(|| self.persist(&request, |block| block));
+            listed.or_else(|| self.alloc_from_zones(request, task)).or_else(|| self.persist(request, |block| block));
         let Some((block, state)) = block else {
             self.note_failure(gfp);
             self.report_page_failure(placement.wanted, gfp, order);
@@ -159,13 +186,7 @@ impl<M: Machine> Service<M> {
         if listed.is_none() {
             self.note_frames(set, order.frames() as usize);
         }
-        self.hand_out(block, state);
-        if gfp.contains(Gfp::ZERO) {
-            // SAFETY: the block is this caller's alone since it left the free lists, and the direct map covers all of
-            // it.
-            unsafe { self.page_address(block).write_bytes(0, order.bytes()) };
-        }
-        Some(block)
+        Some(self.hand_out(block, state))
     }
 
     /// A block that no list has, from the zone of the CPU's lists, where memory is plenty and the flags want nothing
@@ -290,8 +311,9 @@ impl<M: Machine> Service<M> {
         self.waiters().has_any() && self.may_persist(gfp, task)
     }
 
-    /// Notes that no zone is above its low watermark, and frees some of what is cached.
+    /// Notes that no zone is above its low watermark, gives zeroed pages back, and frees some of what is cached.
     pub(crate) fn note_shortage(&self, request: &Request) {
+        self.return_zeroed_for(request);
         self.free_cached_for(request);
         self.events().count(Event::SlowAllocation);
         if request.gfp.contains(Gfp::KSWAPD_RECLAIM) {

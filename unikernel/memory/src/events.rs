@@ -78,6 +78,12 @@ events! {
     MigrateSuccess = "pgmigrate_success",
     /// Pages that could not be moved.
     MigrateFail = "pgmigrate_fail",
+    /// A request for a zeroed page got one that an idle CPU had zeroed.
+    ZeroedHit = "zeroed_hit",
+    /// A request for a zeroed page found none, and zeroed one itself.
+    ZeroedMiss = "zeroed_miss",
+    /// Pages that idle CPUs zeroed.
+    ZeroedIdle = "zeroed_idle",
     /// Object pages that a pager was asked for.
     VmPagedIn = "vm_paged_in",
     /// Object pages that a pager has written.

@@ -17,7 +17,7 @@
 //! | `Absent`   | -     | -                    | -                           | 0          | never (zeroed memory)  |
 //! | `Reserved` | -     | -                    | -                           | 0          | growth lock            |
 //! | `Free`     | yes   | free list            | -                           | 0          | zone lock              |
-//! | `Listed`   | yes   | -                    | -                           | 0          | the set that lists it  |
+//! | `Listed`   | yes   | -                    | -                           | 0          | the set that lists it; the stock's lock |
 //! | `Page`     | yes   | its owner's          | reference count             | 0 or LARGE | its owner              |
 //! | `Placed`   | yes   | its owner's          | reference count             | 0 or LARGE | its owner              |
 //! | `Movable`  | 0     | its owner's cookie   | owner                       | 0          | zone lock              |
@@ -162,7 +162,7 @@ pub enum Kind {
     Reserved = 1,
     /// Head of a free block of the buddy.
     Free = 2,
-    /// Head of a block on a CPU's page list.
+    /// Head of a block on a CPU's page list, or a page of a stock of zeroed ones.
     Listed = 3,
     /// Head of a block the page layer has handed out.
     Page = 4,

@@ -32,6 +32,7 @@
 //! | `kept`                       | how much memory pools keep back                             |
 //! | [`task`], [`policy`], [`events`] | a thread's scopes and memory policy; what vmstat counts |
 //! | [`zone`], `free_area`        | watermarks; buddy free areas                                |
+//! | `zeroed`                     | pages that idle CPUs have zeroed                            |
 //! | `told`, `trace`              | what is told of every call: nothing, or a trace (feature `trace`) |
 //! | [`mobility`]                 | what can be moved, of every pageblock                       |
 //! | `run`                        | where a run of frames may lie                               |
@@ -102,6 +103,7 @@ pub mod vm;
 mod vmalloc;
 mod waiters;
 mod walks;
+mod zeroed;
 pub mod zone;
 
 pub use bulk::Sheaf;

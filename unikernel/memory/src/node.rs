@@ -14,6 +14,7 @@ use crate::depot::Depot;
 use crate::frame::ZoneId;
 use crate::mobility::Pageblocks;
 use crate::registry::DepotTable;
+use crate::zeroed::Stock;
 use crate::zone::{Zone, ZoneKind};
 
 /// The service's state on one node.
@@ -24,6 +25,7 @@ pub(crate) struct Node {
     pub(crate) depots: [Depot; CACHES],
     pub(crate) dynamic_depots: DepotTable,
     pub(crate) counters: NumaCounters,
+    pub(crate) zeroed: Stock,
 }
 
 /// Page blocks by whether they came from where they were wanted; Linux's `numastat`. Counted at slow paths, in blocks.
@@ -56,6 +58,7 @@ impl Node {
             depots: [const { Depot::new() }; CACHES],
             dynamic_depots: DepotTable::new(),
             counters: NumaCounters::default(),
+            zeroed: Stock::new(),
         }
     }
 

@@ -312,9 +312,11 @@ impl<M: Machine> Service<M> {
         self.drain_set(unsafe { &*self.machine.set() });
     }
 
-    /// Gives what depots keep in reserve (stacked objects, empty slabs) back to the page layer.
+    /// Gives what depots keep in reserve (stacked objects, empty slabs) back to the page layer, and zeroed pages to the
+    /// zones.
     pub fn shrink_depots(&self) {
         self.drain_depots();
+        self.return_all_zeroed();
     }
 
     /// The host.
@@ -526,6 +528,7 @@ impl<M: Machine> Service<M> {
         each(self.window.tickets());
         each(self.owners.tickets());
         each(self.growth.tickets());
+        nodes().for_each(|node| each(node.zeroed.tickets()));
         nodes().flat_map(|node| &node.zones).for_each(|zone| each(zone.tickets()));
         self.pool_queues.for_each_lock(&mut each);
         self.injectors.for_each_lock(&mut each);

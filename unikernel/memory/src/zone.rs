@@ -5,7 +5,7 @@
 //! # Theory
 //!
 //! What is free, and how it is kept, is [`FreeAreas`]'; the zone puts a lock around it. Lock order: depot, growth,
-//! zone; a zone's holder takes no other lock. `free_hint` repeats the number of free frames for readers without the lock
+//! stock of zeroed pages, zone; a zone's holder takes no other lock. `free_hint` repeats the number of free frames for readers without the lock
 //! (watermark checks, statistics): relaxed, exact whenever no CPU is inside the zone. `span` widens under the lock.
 
 use core::fmt;

@@ -54,6 +54,38 @@ fn a_block_that_a_cpu_was_giving_back_is_not_twice_in_the_child() {
 }
 
 #[test]
+fn a_page_that_is_being_zeroed_or_given_back_is_in_the_child_at_most_once() {
+    let topology = Topology::builder().node(64 << 20, 2).build().expect("a machine");
+    let hosted = Hosted::leak(topology).expect("there is address space");
+    let stop = AtomicBool::new(false);
+    let both_have_sets = Barrier::new(2);
+    thread::scope(|scope| {
+        let (stop, both_have_sets) = (&stop, &both_have_sets);
+        scope.spawn(move || {
+            assert!(hosted.run_on(CpuId(1)));
+            both_have_sets.wait();
+            while !stop.load(Ordering::Relaxed) {
+                while hosted.service().zero_idle() {}
+                hosted.service().shrink_depots();
+            }
+        });
+        assert!(hosted.run_on(CpuId(0)));
+        both_have_sets.wait();
+        let failed = (0..30).find_map(|_| {
+            child::in_a_fork(|| {
+                let mut seen = HashSet::new();
+                let once = hosted.service().statistics().adds_up();
+                let zeroed = || hosted.service().alloc_pages(Gfp::NOWAIT | Gfp::NOWARN | Gfp::ZERO, Order::ZERO);
+                std::iter::from_fn(zeroed).all(|page| seen.insert(page)) && once && seen.len() > 10_000
+            })
+            .err()
+        });
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(failed, None, "the status of a child that failed");
+    });
+}
+
+#[test]
 fn objects_are_whole_in_the_child() {
     const BUSY: u16 = 2;
     let topology = Topology::builder().node(64 << 20, BUSY as usize + 1).build().expect("a machine");

@@ -56,6 +56,8 @@ fn busy() -> &'static Hosted {
         assert!(!service.kmalloc_node(64, Gfp::KERNEL, NodeId(1)).is_null());
         assert!(!service.kmalloc(64, Gfp::KERNEL | Gfp::DMA).is_null());
         assert!(service.alloc_pages(Gfp::KERNEL, Order::new(5).expect("it exists")).is_some());
+        // What an idle CPU does.
+        assert!(service.zero_idle());
     }
     hosted
 }

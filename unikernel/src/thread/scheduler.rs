@@ -28,7 +28,7 @@ pub(crate) struct Scheduler {
     idle: Cell<*const Thread>,
     /// Threads to be woken at a time, the soonest first, linked.
     sleepers: Cell<*const Thread>,
-    /// Whether the CPU has nothing to run and halts: it touches nothing of its own then but in handlers.
+    /// Whether the CPU has nothing to run, and halts or zeroes pages: it changes nothing of its own then but in handlers.
     idles: AtomicBool,
     /// A thread that has ended and whose stack is still in use until the next thread runs.
     ended: Cell<*const Thread>,
@@ -292,24 +292,30 @@ fn may_wait() -> &'static Scheduler {
     scheduler
 }
 
-/// Runs ready threads for ever, and halts while there are none. Called once on each CPU, at the end of its start.
+/// Runs ready threads for ever; while there are none, zeroes a page at a time for the memory service, and halts once that
+/// has enough. Called once on each CPU, at the end of its start.
 pub(crate) fn idle() -> ! {
     let scheduler = &cpu_local::current().scheduler;
+    let mut may_zero = true;
     loop {
         arch::disable_interrupts();
         let next = scheduler.ready.lock().pop();
-        match next {
-            None => {
-                // Release: pairs with the Acquire in `is_idle`.
-                scheduler.idles.store(true, Ordering::Release);
-                arch::enable_interrupts_and_halt();
-                scheduler.idles.store(false, Ordering::Relaxed);
-            }
-            Some(next) => {
-                arch::enable_interrupts();
-                scheduler.switch_to(next);
-            }
+        if let Some(next) = next {
+            arch::enable_interrupts();
+            scheduler.switch_to(next);
+            may_zero = true;
+            continue;
         }
+        // Release: pairs with the Acquire in `is_idle`. True also while a page is zeroed: that uses nothing of the CPU's.
+        scheduler.idles.store(true, Ordering::Release);
+        if may_zero {
+            arch::enable_interrupts();
+            may_zero = service().zero_idle();
+        } else {
+            arch::enable_interrupts_and_halt();
+            may_zero = true;
+        }
+        scheduler.idles.store(false, Ordering::Relaxed);
     }
 }
 

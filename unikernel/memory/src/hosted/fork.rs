@@ -1,6 +1,6 @@
 //! What a fork needs: every lock taken before it, released in the parent, made anew in the child.
 //!
-//! Lock order: starts, pools, then for each instance depots, window, growth, zones (the order of the service). An
+//! Lock order: starts, pools, then for each instance depots, window, growth, stocks of zeroed pages, zones (the order of the service). An
 //! instance has more locks after its start than before, so a fork waits for starts and starts wait for forks.
 
 use std::sync::Once;

@@ -72,6 +72,8 @@ pub struct Statistics {
     pub deferred: u64,
     /// On the CPUs' page lists.
     pub per_cpu_lists: u64,
+    /// Free pages that idle CPUs have zeroed, or are zeroing.
+    pub zeroed: u64,
     /// Page blocks callers of the page layer have.
     pub pages_in_use: u64,
     /// Pages of VM objects, without those that are cached.
@@ -109,11 +111,12 @@ pub struct Rows<'s, M: Machine>(pub &'s Service<M>);
 
 impl Statistics {
     /// The rows by name, in the order of the fields, without the total.
-    pub fn rows(&self) -> [(&'static str, u64); 15] {
+    pub fn rows(&self) -> [(&'static str, u64); 16] {
         [
             ("free", self.free),
             ("deferred", self.deferred),
             ("per_cpu_lists", self.per_cpu_lists),
+            ("zeroed", self.zeroed),
             ("pages_in_use", self.pages_in_use),
             ("object_pages", self.object_pages),
             ("object_cache", self.object_cache),
@@ -186,7 +189,10 @@ impl<M: Machine> Service<M> {
     pub fn statistics(&self) -> Statistics {
         let look = || (self.slow_paths(), self.rows());
         let (before, after) = (look(), look());
-        Statistics { approximate: after.1.approximate || before != after, ..after.1 }
+        // What idle CPUs zero moves between two rows that are read as one.
+        let without_zeroing = |rows: Statistics| Statistics { free: rows.free + rows.zeroed, zeroed: 0, ..rows };
+        let differ = before.0 != after.0 || without_zeroing(before.1) != without_zeroing(after.1);
+        Statistics { approximate: after.1.approximate || differ, ..after.1 }
     }
 
     fn rows(&self) -> Statistics {
@@ -211,8 +217,11 @@ impl<M: Machine> Service<M> {
         let frames_out = frames_out.wrapping_add(detached.0);
         rows.pages_in_use = rows.without(frames_out.wrapping_mul(FRAME_BYTES), kept.pages);
         for (_, node) in self.nodes().with_memory() {
+            node.zeroed.at_rest(self.machine(), |zeroed| {
+                rows.zeroed += bytes(zeroed.into());
+                rows.free += node.zones.iter().map(|zone| bytes(zone.free_frames().into())).sum::<u64>();
+            });
             for zone in &node.zones {
-                rows.free += bytes(u64::from(zone.free_frames()));
                 rows.deferred += bytes(u64::from(zone.deferred.load(Relaxed)));
                 rows.total += bytes(u64::from(zone.present.load(Relaxed)));
                 rows.reserved += bytes(u64::from(zone.present.load(Relaxed) - zone.managed.load(Relaxed)));

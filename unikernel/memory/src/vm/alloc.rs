@@ -280,7 +280,7 @@ impl<M: Machine> Service<M> {
         if raised { AllocClass::System } else { class }
     }
 
-    /// A frame, as far down as the class may go, and whether it is zeroed. It is noted nowhere yet.
+    /// A frame, as far down as the class may go, and whether it is zeroed: rather so with `zeroed`. It is noted nowhere yet.
     pub(super) fn frame_of_class(&self, class: AllocClass, mobility: Gfp, zeroed: bool) -> Option<(Pfn, bool)> {
         // SAFETY: `attached_set` returns a set as `Machine::set` does: valid and this context's alone.
         let set = unsafe { &*self.attached_set() };
@@ -289,8 +289,10 @@ impl<M: Machine> Service<M> {
             return None;
         }
         let placement = self.place(set, None, gfp, self.machine().task())?;
-        let _ = zeroed;
         let request = Request { gfp, order: Order::ZERO, placement, cache: None };
+        if zeroed && let Some((block, state)) = self.take_zeroed(set, &request) {
+            return Some((self.hand_out(block, state), true));
+        }
         let found = self.walk_zonelist(&request, Floor::Low).or_else(|| {
             self.note_shortage(&request);
             self.walk_zonelist(&request, class.floor())

@@ -61,6 +61,39 @@ fn each_class_stops_exactly_at_its_reserve() {
 }
 
 #[test]
+fn with_zero_a_page_that_an_idle_cpu_has_zeroed_is_preferred() {
+    let hosted = machine(64, 1);
+    let service = hosted.service();
+    let frames = hoard(service, Gfp::NOWAIT);
+    for &frame in &frames {
+        // SAFETY: the frame is this test's.
+        unsafe { service.page_address(frame).write_bytes(0xa5, 4096) };
+    }
+    free(service, frames);
+    service.drain_local();
+    let object = service.vm_object(None).expect("there is memory");
+    let is_zeroed = |index, request: PageRequest| {
+        let mut locked = object.lock();
+        let page = service.vm_page_alloc(Some(&mut locked), index, request).expect("memory is free");
+        page.is_zeroed()
+    };
+    assert!(!is_zeroed(0, PageRequest::normal().zero()), "no CPU has idled");
+    while service.zero_idle() {}
+    assert!(!is_zeroed(1, PageRequest::normal().no_busy()), "not asked for");
+    assert!(is_zeroed(2, PageRequest::normal().zero().no_busy()));
+    assert!(service.vm_page_alloc(None, 0, PageRequest::interrupt().zero()).is_some_and(|page| {
+        let zeroed = page.is_zeroed();
+        page.free().expect("nobody holds it");
+        zeroed
+    }));
+    // What the page is said to hold it does hold.
+    assert!(object.fault(2).expect("there is memory").iter().all(|&byte| byte == 0));
+    assert!(object.fault(3).expect("there is memory").iter().all(|&byte| byte == 0));
+    drop(object);
+    assert_all_returned(service);
+}
+
+#[test]
 fn the_last_free_page_is_an_interrupts_whatever_descriptors_it_takes() {
     let hosted = machine(64, 1);
     let service = hosted.service();
