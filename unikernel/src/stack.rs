@@ -4,6 +4,7 @@
 //! the panic says so. A stack given back is kept, mapped, for the next of its size on that CPU: unmapping would have to
 //! stop every CPU, and one list for all would make threads that end on many CPUs at once wait for each other.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -26,7 +27,11 @@ pub(crate) struct Stack {
 static NEXT: AtomicU64 = AtomicU64::new(STACK_WINDOW.start);
 
 /// Start and size of the stacks that were given back, for each CPU.
-static KEPT: [InterruptLock<Vec<(u64, u64)>>; MAX_CPUS] = [const { InterruptLock::new(Vec::new()) }; MAX_CPUS];
+static KEPT: [InterruptLock<Kept>; MAX_CPUS] = [const { InterruptLock::new(None) }; MAX_CPUS];
+
+/// Boxed, for then nothing but zeroes stands for it before it is used, and an image's file need not carry it: ten
+/// kilobytes of pointers that dangle otherwise.
+type Kept = Option<Box<Vec<(u64, u64)>>>;
 
 impl Stack {
     /// A stack of `bytes` (a multiple of 4096) for a CPU, on its `node` or near it; `None` when memory or addresses are
@@ -35,7 +40,9 @@ impl Stack {
         assert!(bytes.is_multiple_of(PAGE_BYTES) && bytes > 0, "stacks are made of pages");
         {
             let mut kept = KEPT[cpu.index()].lock();
-            if let Some(index) = kept.iter().position(|stack| stack.1 == bytes) {
+            if let Some(kept) = &mut *kept
+                && let Some(index) = kept.iter().position(|stack| stack.1 == bytes)
+            {
                 let (start, bytes) = kept.swap_remove(index);
                 return Some(Self { start, bytes, cpu });
             }
@@ -71,6 +78,6 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        KEPT[self.cpu.index()].lock().push((self.start, self.bytes));
+        KEPT[self.cpu.index()].lock().get_or_insert_default().push((self.start, self.bytes));
     }
 }

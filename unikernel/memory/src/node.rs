@@ -14,6 +14,7 @@ use crate::depot::Depot;
 use crate::frame::ZoneId;
 use crate::mobility::Pageblocks;
 use crate::registry::DepotTable;
+use crate::vm::NodeVm;
 use crate::zeroed::Stock;
 use crate::zone::{Zone, ZoneKind};
 
@@ -26,6 +27,7 @@ pub(crate) struct Node {
     pub(crate) dynamic_depots: DepotTable,
     pub(crate) counters: NumaCounters,
     pub(crate) zeroed: Stock,
+    pub(crate) vm: NodeVm,
 }
 
 /// Page blocks by whether they came from where they were wanted; Linux's `numastat`. Counted at slow paths, in blocks.
@@ -59,6 +61,7 @@ impl Node {
             dynamic_depots: DepotTable::new(),
             counters: NumaCounters::default(),
             zeroed: Stock::new(),
+            vm: NodeVm::new(),
         }
     }
 

@@ -473,7 +473,7 @@ impl<M: Machine> Service<M> {
         } else {
             0
         };
-        let cached = u64::from(self.vm().cached(node));
+        let cached = u64::from(self.vm_cached(node));
         sum(crate::zone::Zone::available_frames) + cached - u64::from(spared) >= sum(|zone| zone.watermarks().high)
     }
 }

@@ -518,7 +518,7 @@ impl<M: Machine> Service<M> {
     #[cfg(feature = "hosted")]
     pub(crate) fn for_each_lock(&self, mut each: impl FnMut(&crate::tickets::Tickets)) {
         let nodes = || self.nodes.with_memory().map(|(_, node)| node);
-        self.vm.for_each_lock(&mut each);
+        self.vm.for_each_lock(&self.nodes, &mut each);
         each(self.registry.tickets());
         each(self.shrinkers.tickets());
         each(self.waiters.tickets());

@@ -35,7 +35,7 @@ impl<M: Machine> Meminfo<'_, M> {
             sum.low_watermarks += u64::from(zone.watermarks.low);
             sum.kept += u64::from((zone.watermarks.high + spared).min(zone.managed));
         }
-        (_, sum.cached) = self.0.vm().page_frames();
+        (_, sum.cached) = self.0.vm_page_frames();
         sum.slab = self.0.all_slab_frames();
         sum
     }

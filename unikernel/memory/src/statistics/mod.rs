@@ -203,8 +203,8 @@ impl<M: Machine> Service<M> {
         let mut frames_out = 0usize;
         let mut bytes_out = 0usize;
         let mut metadata = self.set_frames() + self.node_frames() + self.mapping_frames() + self.registry().frames();
-        metadata += self.vm().store_frames();
-        let (object_pages, object_cache) = self.vm().page_frames();
+        metadata += self.vm_store_frames();
+        let (object_pages, object_cache) = self.vm_page_frames();
         rows.object_pages = bytes(object_pages);
         rows.object_cache = bytes(object_cache);
         for set in self.sets() {

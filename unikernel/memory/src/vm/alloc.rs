@@ -312,7 +312,7 @@ impl<M: Machine> Service<M> {
 
     /// Refills the stores of a frame's node that are low, if there is memory.
     fn refill_stores(&self, node: NodeId, class: AllocClass) {
-        let stores = self.vm().node(node);
+        let stores = self.vm_node(node);
         while stores.descriptors.is_low() || stores.inners.is_low() {
             let Some((frame, _)) = self.frame_of_class(class, Gfp::empty(), false) else { return };
             self.fill_store(node, frame);
@@ -334,7 +334,7 @@ impl<M: Machine> Service<M> {
     }
 
     fn stores_from(&self, node: NodeId) -> impl Iterator<Item = &super::NodeVm> {
-        self.nodes().fallback_order(node).map(|node| self.vm().node(node))
+        self.nodes().fallback_order(node).filter_map(|node| Some(&self.nodes().get(node)?.vm))
     }
 }
 
@@ -360,7 +360,7 @@ impl<M: Machine> Core<M> {
             self.service.free_vm_frame(frame);
             return None;
         }
-        self.service.vm().node_of(self.machine(), frame).pages.fetch_add(1, Relaxed);
+        self.service.vm_node_of(frame).pages.fetch_add(1, Relaxed);
         self.service.make_movable(page);
         Some(page)
     }

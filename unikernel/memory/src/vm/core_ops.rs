@@ -50,7 +50,7 @@ impl<M: Machine> Core<M> {
 
     /// The queues that a page is on.
     pub(super) fn lock_queues(&self, page: &Descriptor) -> (&'static NodeVm, Guard<'static, Queues, M>) {
-        let node = self.service.vm().node_of(self.machine(), page.frame());
+        let node = self.service.vm_node_of(page.frame());
         (node, node.queues.lock(self.machine()))
     }
 
@@ -175,13 +175,13 @@ impl<M: Machine> Service<M> {
     pub(super) fn give_back_inner(&self, inner: NonNull<Inner>) {
         let frame = self.frame_of(inner);
         // SAFETY: it came from a store, and the tree has given it up.
-        unsafe { self.vm().node_of(self.machine(), frame).inners.give(self.machine(), inner) };
+        unsafe { self.vm_node_of(frame).inners.give(self.machine(), inner) };
     }
 
     pub(super) fn give_back_descriptor(&self, page: NonNull<Descriptor>) {
         let frame = self.frame_of(page);
         // SAFETY: it came from a store, and is on no list any more; whoever looks at one that is nobody's looks at no link.
-        unsafe { self.vm().node_of(self.machine(), frame).descriptors.give(self.machine(), page) };
+        unsafe { self.vm_node_of(frame).descriptors.give(self.machine(), page) };
     }
 
     fn frame_of<T>(&self, item: NonNull<T>) -> Pfn {
@@ -206,7 +206,7 @@ impl<M: Machine> Service<M> {
 
     /// Cuts a frame that nobody has into what the emptier of a node's stores holds.
     pub(super) fn fill_store(&self, node: quarry_topology::NodeId, frame: Pfn) {
-        let node = self.vm().node(node);
+        let node = self.vm_node(node);
         let store = if node.descriptors.is_low() { &node.descriptors } else { &node.inners };
         node.store_frames.fetch_add(1, Relaxed);
         // SAFETY: the frame is the caller's, who gives it up.
@@ -249,7 +249,7 @@ impl<M: Machine> VmState<M> {
     fn move_undisturbed(&self, page: &Descriptor, from: Pfn, to: Pfn) -> bool {
         let service = self.service();
         let machine = service.machine();
-        let queues = self.node_of(machine, from).queues.lock(machine);
+        let queues = self.service().vm_node_of(from).queues.lock(machine);
         let Some(core) = Self::object_of(page).filter(|_| page.frame() == from) else { return false };
         let Some(_pages) = core.lock.try_lock(machine) else { return false };
         // The page layer may take a cached page while the queues are not locked; no other.

@@ -25,6 +25,7 @@ use crate::allocate::Request;
 use crate::events::Event;
 use crate::frame::Pfn;
 use crate::machine::Machine;
+use crate::node::Node;
 use crate::service::Service;
 use crate::shrinker::{LIGHTEST, ShrinkControl, Shrinker};
 
@@ -68,7 +69,7 @@ impl<M: Machine> Service<M> {
     /// Frees some of the cached pages of the nodes that may serve a request: cached memory is available.
     pub(crate) fn free_cached_for(&self, request: &Request) {
         for node in self.candidates(request.placement) {
-            if self.vm().cached(node) > 0 {
+            if self.vm_cached(node) > 0 {
                 self.free_cached(node, BATCH as u32);
             }
         }
@@ -77,7 +78,7 @@ impl<M: Machine> Service<M> {
     /// Frees up to so many cached pages of a node, the oldest first; returns how many. May be called in any context, also with
     /// objects locked.
     pub(super) fn free_cached(&self, node: NodeId, most: u32) -> u32 {
-        let vm = self.vm().node(node);
+        let vm = self.vm_node(node);
         let mut freed = 0;
         while freed < most && vm.count(Queue::Cache) > 0 {
             let mut frames = [Pfn(0); BATCH];
@@ -119,7 +120,7 @@ impl<M: Machine> Service<M> {
     /// A round of the page daemon of a node: pages become inactive, cached, laundered. Returns whether it brought anything.
     /// Called in a thread that is marked as making memory free, without locks; may sleep.
     pub(crate) fn launder(&self, node: NodeId, priority: u32) -> bool {
-        let vm = self.vm().node(node);
+        let vm = self.vm_node(node);
         let all = vm.count(Queue::Active) + vm.count(Queue::Inactive);
         if all == 0 && vm.laundering.load(Relaxed) == 0 {
             return false;
@@ -142,7 +143,7 @@ impl<M: Machine> Service<M> {
     /// contents, and whoever wants memory next need not wait for a pager. (The watermarks are near each other: between
     /// them there is too little for a thread that runs only when others wait.)
     pub(crate) fn launder_ahead(&self, node: NodeId) {
-        let vm = self.vm().node(node);
+        let vm = self.vm_node(node);
         for _ in 0..MOST_AHEAD {
             let wanted = (vm.pages.load(Relaxed) / 8).min(u64::from(MOST_SCANNED));
             if u64::from(vm.count(Queue::Cache)) >= wanted || !self.launder(node, 0) {
@@ -248,7 +249,7 @@ impl<M: Machine> Core<M> {
             let page = Core::<M>::resident(pages, index).expect("it was there, and the object is locked");
             page.change(flag::BUSY | flag::GUARDED, flag::REFERENCED);
             self.set_queue(page, Queue::None);
-            self.service.vm().node_of(self.machine(), page.frame()).laundering.fetch_add(1, Relaxed);
+            self.service.vm_node_of(page.frame()).laundering.fetch_add(1, Relaxed);
             *slot = Some(page);
         }
         PageOut::new(self, cluster, count)
@@ -263,7 +264,7 @@ impl<M: Machine> Core<M> {
 impl<M: Machine> Shrinker for VmState<M> {
     fn count(&self, control: &ShrinkControl) -> usize {
         let Some(node) = control.node else { return 0 };
-        let node = self.node(node);
+        let Some(Node { vm: node, .. }) = self.service().nodes().get(node) else { return 0 };
         (node.count(Queue::Cache) + node.count(Queue::Inactive) + node.count(Queue::Active) / 2) as usize
     }
 
@@ -271,7 +272,7 @@ impl<M: Machine> Shrinker for VmState<M> {
     fn scan(&self, control: &ShrinkControl, objects: usize) -> Option<usize> {
         let node = control.node?;
         let service = self.service();
-        let vm = self.node(node);
+        let vm = service.vm_node(node);
         let wanted = objects as u32;
         let mut freed = service.free_cached(node, wanted);
         if freed < wanted {

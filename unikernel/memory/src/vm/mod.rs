@@ -62,11 +62,14 @@
 
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use quarry_topology::{MAX_NODES, NodeId};
+use quarry_topology::NodeId;
 
 use crate::frame::{Frames, Pfn};
 use crate::lock::Lock;
 use crate::machine::Machine;
+use crate::node::Node;
+#[cfg(feature = "hosted")]
+use crate::node::Nodes;
 use crate::service::Service;
 
 pub mod alloc;
@@ -109,7 +112,7 @@ pub(crate) struct NodeVm {
 }
 
 impl NodeVm {
-    const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             queues: Lock::new(Queues::new()),
             counts: [const { AtomicU32::new(0) }; 3],
@@ -145,7 +148,6 @@ pub(crate) struct VmState<M: Machine> {
     /// The service this is in; null before the first object.
     service: AtomicPtr<Service<M>>,
     owner: AtomicU32,
-    nodes: [NodeVm; MAX_NODES],
     /// The list of objects changes under both of these, the first and the last of the locks here that a fork takes: so it
     /// stays as it is from when a fork takes the locks until it has given all of them back.
     first: Lock<Objects<M>>,
@@ -157,7 +159,6 @@ impl<M: Machine> VmState<M> {
         Self {
             service: AtomicPtr::new(core::ptr::null_mut()),
             owner: AtomicU32::new(0),
-            nodes: [const { NodeVm::new() }; MAX_NODES],
             first: Lock::new(Objects::new()),
             last: Lock::new(()),
         }
@@ -165,44 +166,51 @@ impl<M: Machine> VmState<M> {
 
     /// Every lock, in lock order.
     #[cfg(feature = "hosted")]
-    pub(crate) fn for_each_lock(&self, each: &mut dyn FnMut(&crate::tickets::Tickets)) {
+    pub(crate) fn for_each_lock(&self, nodes: &Nodes, each: &mut dyn FnMut(&crate::tickets::Tickets)) {
         each(self.first.tickets());
         // SAFETY: `first` is held, or (when all are given back) `last` still is, so the list does not change.
         unsafe { self.for_each_object_lock(each) };
-        for node in &self.nodes {
+        for (_, Node { vm: node, .. }) in nodes.with_memory() {
             each(node.queues.tickets());
         }
-        for node in &self.nodes {
+        for (_, Node { vm: node, .. }) in nodes.with_memory() {
             each(node.descriptors.tickets());
             each(node.inners.tickets());
         }
         each(self.last.tickets());
     }
+}
 
-    fn node(&self, node: NodeId) -> &NodeVm {
-        &self.nodes[node.index()]
+impl<M: Machine> Service<M> {
+    /// The state of a node's objects' pages. It has memory, or no frame would be of it.
+    fn vm_node(&self, node: NodeId) -> &NodeVm {
+        &self.nodes().get(node).expect("a node that has pages has memory").vm
     }
 
-    /// The node's of a frame that the service manages.
-    fn node_of(&self, machine: &M, frame: Pfn) -> &NodeVm {
-        self.node(Frames::of(machine).state(frame).zone().node())
+    /// The same, of the node of a frame that the service manages.
+    fn vm_node_of(&self, frame: Pfn) -> &NodeVm {
+        self.vm_node(Frames::of(self.machine()).state(frame).zone().node())
+    }
+
+    fn vm_nodes(&self) -> impl Iterator<Item = &NodeVm> {
+        self.nodes().with_memory().map(|(_, node)| &node.vm)
     }
 
     /// Frames of the stores of descriptors and trees.
-    pub(crate) fn store_frames(&self) -> u64 {
-        self.nodes.iter().map(|node| node.store_frames.load(Relaxed)).sum()
+    pub(crate) fn vm_store_frames(&self) -> u64 {
+        self.vm_nodes().map(|node| node.store_frames.load(Relaxed)).sum()
     }
 
     /// Frames of objects' pages that are not cached, and of those that are.
-    pub(crate) fn page_frames(&self) -> (u64, u64) {
-        let cached = self.nodes.iter().map(|node| u64::from(node.count(Queue::Cache))).sum::<u64>();
-        let all = self.nodes.iter().map(|node| node.pages.load(Relaxed)).sum::<u64>();
+    pub(crate) fn vm_page_frames(&self) -> (u64, u64) {
+        let cached = self.vm_nodes().map(|node| u64::from(node.count(Queue::Cache))).sum::<u64>();
+        let all = self.vm_nodes().map(|node| node.pages.load(Relaxed)).sum::<u64>();
         (all.saturating_sub(cached), cached)
     }
 
     /// Cached pages of a node: memory that can be had at once.
-    pub(crate) fn cached(&self, node: NodeId) -> u32 {
-        self.node(node).count(Queue::Cache)
+    pub(crate) fn vm_cached(&self, node: NodeId) -> u32 {
+        self.nodes().get(node).map_or(0, |node| node.vm.count(Queue::Cache))
     }
 }
 
@@ -224,7 +232,7 @@ pub struct VmPages {
 impl<M: Machine> Service<M> {
     /// How many object pages a node has, by queue. Each number is of a moment of its own while CPUs work.
     pub fn vm_pages(&self, node: NodeId) -> VmPages {
-        let Some(state) = self.vm().nodes.get(node.index()) else { return VmPages::default() };
+        let Some(Node { vm: state, .. }) = self.nodes().get(node) else { return VmPages::default() };
         VmPages {
             active: state.count(Queue::Active),
             inactive: state.count(Queue::Inactive),

@@ -160,7 +160,7 @@ impl<M: Machine> Service<M> {
     fn start_vm(&'static self) -> Result<(), VmError> {
         let vm = self.vm();
         for (node, _) in self.nodes().with_memory() {
-            while vm.node(node).descriptors.is_low() || vm.node(node).inners.is_low() {
+            while self.vm_node(node).descriptors.is_low() || self.vm_node(node).inners.is_low() {
                 let frame = self.alloc_pages_node(node, Gfp::KERNEL, Order::ZERO).ok_or(VmError::NoMemory)?;
                 self.claim_frames(1);
                 self.fill_store(node, frame);

@@ -207,7 +207,7 @@ impl<M: Machine> PageOut<M> {
                     // Not at once again.
                     Err(PagerError) => core.set_queue(page, Queue::Active),
                 }
-                core.service.vm().node_of(core.machine(), page.frame()).laundering.fetch_sub(1, Relaxed);
+                core.service.vm_node_of(page.frame()).laundering.fetch_sub(1, Relaxed);
                 core.call(&mut pages, page.index.load(Relaxed));
             }
         }
