@@ -21,7 +21,7 @@ use crate::{check, check_equal, tests};
 
 static M_TEST: MallocType = MallocType::new("guesttest", "memory of the guest's tests");
 
-const HANDLER: u8 = 0x65;
+const HANDLER: u8 = 0x69;
 
 type Block = ContigBlock<'static, Guest>;
 

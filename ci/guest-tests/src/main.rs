@@ -16,7 +16,6 @@ mod hoard;
 mod object;
 mod team;
 
-mod bio;
 mod cache;
 mod contig;
 mod disk;
@@ -66,7 +65,6 @@ fn main() -> ExitCode {
         heap::TESTS,
         fw_cfg::TESTS,
         disk::TESTS,
-        bio::TESTS,
         stress::TESTS,
         statistics::TESTS,
     ])
