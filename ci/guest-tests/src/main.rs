@@ -16,6 +16,7 @@ mod hoard;
 mod object;
 mod team;
 
+mod bio;
 mod cache;
 mod contig;
 mod disk;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         heap::TESTS,
         fw_cfg::TESTS,
         disk::TESTS,
+        bio::TESTS,
         stress::TESTS,
         statistics::TESTS,
     ])

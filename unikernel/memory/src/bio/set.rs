@@ -54,7 +54,10 @@ bitflags::bitflags! {
 }
 
 /// A set in memory.
+#[repr(C)]
 pub(super) struct SetState<M: Machine> {
+    /// First, for where an object's first word has padding it holds what was on the stack, and that may be the mark of free
+    /// objects: who looks at every object would take the set for one.
     service: &'static Service<M>,
     name: &'static str,
     flags: BiosetFlags,

@@ -12,8 +12,9 @@ use crate::zone::Broken;
 impl<M: Machine> Service<M> {
     /// Bytes of objects in use, found by looking at every object of every slab: slow, and the witness that
     /// [`Statistics::slab_in_use`](super::Statistics::slab_in_use) tells the truth: that and the
-    /// [objects](super::PoolBytes::objects) in pools' reserves, which look no different. Only while nobody else uses the
-    /// service.
+    /// [objects](super::PoolBytes::objects) in pools' reserves, which look no different. An object in use whose owner has
+    /// the mark of free ones in its first word, as padding can by accident, is not found. Only while nobody else uses
+    /// the service.
     pub fn count_objects_in_use(&self) -> u64 {
         let mut bytes = 0;
         self.for_each_head(Kind::is_slab, |slab, _| {
