@@ -18,20 +18,20 @@ use crate::{check, check_equal, tests};
 
 const ALLOCATING: u8 = 0x65;
 
-const NOFAIL: Gfp = Gfp::KERNEL.union(Gfp::NOFAIL);
+pub(crate) const NOFAIL: Gfp = Gfp::KERNEL.union(Gfp::NOFAIL);
 
 /// All words of a page are its label and their place.
 fn word(label: u64, at: usize) -> u64 {
     label << 16 | at as u64
 }
 
-fn write_label(page: &mut [u8; 4096], label: u64) {
+pub(crate) fn write_label(page: &mut [u8; 4096], label: u64) {
     for (at, bytes) in page.chunks_exact_mut(8).enumerate() {
         bytes.copy_from_slice(&word(label, at).to_le_bytes());
     }
 }
 
-fn has_label(page: &[u8; 4096], label: u64) -> bool {
+pub(crate) fn has_label(page: &[u8; 4096], label: u64) -> bool {
     page.chunks_exact(8).enumerate().all(|(at, bytes)| bytes == word(label, at).to_le_bytes())
 }
 

@@ -15,28 +15,12 @@ use quarry_unikernel::{cpus, interrupts, thread};
 use crate::harness::Outcome;
 use crate::hoard::{Hoard, nodes_with_memory};
 use crate::team::check_on_every_cpu;
+use crate::vm::{NOFAIL, has_label, write_label};
 use crate::{check, check_equal, tests};
 
 /// Pages of the object that is larger than memory, and of the memory left for it: a quarter.
 const PAGES: u64 = 4096;
 const BALLAST: u64 = PAGES / 4;
-
-const NOFAIL: Gfp = Gfp::KERNEL.union(Gfp::NOFAIL);
-
-/// All words of a page are its label and their place.
-fn word(label: u64, at: usize) -> u64 {
-    label << 16 | at as u64
-}
-
-fn write_label(page: &mut [u8; 4096], label: u64) {
-    for (at, bytes) in page.chunks_exact_mut(8).enumerate() {
-        bytes.copy_from_slice(&word(label, at).to_le_bytes());
-    }
-}
-
-fn has_label(page: &[u8; 4096], label: u64) -> bool {
-    page.chunks_exact(8).enumerate().all(|(at, bytes)| bytes == word(label, at).to_le_bytes())
-}
 
 fn label_of(page: &[u8; 4096]) -> Option<u64> {
     let first = page.first_chunk().map(|bytes| u64::from_le_bytes(*bytes) >> 16)?;
