@@ -56,6 +56,7 @@ mod depot_stack;
 mod detached;
 mod drain;
 mod elements;
+mod equip;
 pub mod events;
 mod exchange;
 mod failure;

@@ -17,11 +17,11 @@ use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
 use quarry_topology::{CpuId, MAX_CPUS, NodeId, PhysicalRange, Topology};
 
 use crate::class::Geometry;
-use crate::depot::{cache_share, magazine_capacity, mark_of, scaled_capacity, stack_capacity};
+use crate::depot::{cache_share, magazine_capacity, scaled_capacity, stack_capacity};
 use crate::events::{Event, Events};
 use crate::failure::Reports;
 use crate::fault::Injectors;
-use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn, State};
+use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn};
 use crate::free_area::Demand;
 use crate::gfp::{Gfp, Impossible};
 use crate::growth::{Growth, for_each_zone};
@@ -35,7 +35,7 @@ use crate::owner::Owners;
 use crate::page::list_capacity;
 use crate::reclaim::{Balancers, LastCall};
 use crate::registry::Registry;
-use crate::set::{EMPTY, SLOTS, Set};
+use crate::set::Set;
 use crate::shrinker::Shrinkers;
 use crate::task::Task;
 use crate::vm::VmState;
@@ -260,33 +260,6 @@ impl<M: Machine> Service<M> {
             set.close();
         }
         Some(set)
-    }
-
-    fn equip(&self, set: &mut Set, cpu: CpuId, node: NodeId, interrupt: bool) {
-        let local = self.nodes.local(node);
-        set.attached = true;
-        set.cpu = cpu;
-        set.node = node;
-        set.node_tag = u32::from(crate::class::tag(local.0, 0));
-        set.mark = mark_of(self.secret());
-        set.zone = self.nodes.get(local).expect("the local node has memory").highest_zone().id();
-        for (order, list) in Order::all().zip(&set.pages) {
-            list.handed_out.set(State::new(Kind::Page, order, set.zone).bits().into());
-        }
-        // Handlers allocate little: a quarter of the room keeps little from the others.
-        set.used_slots = if interrupt { SLOTS / 4 } else { SLOTS };
-        for (id, magazine) in set.magazines.iter().enumerate() {
-            magazine.threshold.set(u32::MAX);
-            if let Some(cache) = self.cache(id) {
-                self.fit_out(set, magazine, &cache);
-            }
-        }
-        for remote in &set.remote {
-            remote.vacate();
-        }
-        for place in &set.dynamic {
-            place.store((&raw const EMPTY).cast_mut(), Relaxed);
-        }
     }
 
     /// Objects of that geometry that a magazine with so many slots may hold on this machine.

@@ -22,7 +22,6 @@ pub(crate) struct Outstanding {
 
 impl Outstanding {
     /// Of a bio without children and references, and with no error. (Not a `const fn`: the model's atomics are not.)
-    #[allow(clippy::missing_const_for_fn)]
     pub(crate) fn new() -> Self {
         Self { remaining: AtomicU32::new(1), references: AtomicU32::new(1), error: AtomicU32::new(0) }
     }
