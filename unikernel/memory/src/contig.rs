@@ -348,7 +348,7 @@ impl<M: Machine> Service<M> {
         // SAFETY: `attach` returns a set as `set` does.
         let node = unsafe { &*self.attached_set() }.node;
         let highest = ZoneKind::of(Pfn(demand.end.0 - 1));
-        let placement = Placement { wanted: node, nodes: contig.nodes, highest, interleaved: false };
+        let placement = Placement { nodes: contig.nodes, highest, ..Placement::near(node) };
         let request = Request { gfp, order, placement, cache: None };
         let floor = Floor::of(gfp, task);
         let mut found = self.find_run(demand, &request, Floor::Low);

@@ -32,7 +32,7 @@ mod run;
 
 use core::sync::atomic::Ordering::Relaxed;
 
-pub(crate) use run::Search;
+pub(crate) use run::{Search, seeming_block};
 
 use crate::frame::{FrameList, Frames, Kind, NIL, Order, Pfn, State, ZoneId, for_each_block};
 use crate::mobility::{Mobility, PAGEBLOCK_ORDER, Pageblocks};

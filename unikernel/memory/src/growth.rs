@@ -155,7 +155,8 @@ impl Growth {
                 let (beside, part) = if upper_end {
                     (range.end, Pfn(range.end.0 - length)..range.end)
                 } else {
-                    (Pfn(range.next.0 - 1), range.next..range.next.offset(length))
+                    // Below the first frame there is none: it wraps to one beyond the tables.
+                    (Pfn(range.next.0.wrapping_sub(1)), range.next..range.next.offset(length))
                 };
                 filled |= is_filled(beside) && self.fill(machine, zone, slot, part.start, part.end);
             }

@@ -413,9 +413,7 @@ impl<M: Machine> Service<M> {
     /// now that it alone can do.
     pub(crate) fn wake_balancer_again(&self, node: NodeId) {
         self.balancers().0[node.index()].failures.store(0, Relaxed);
-        let placement =
-            Placement { wanted: node, nodes: NodeMask::only(node), highest: ZoneKind::Normal, interleaved: false };
-        self.wake_balancers(placement);
+        self.wake_balancers(Placement { nodes: NodeMask::only(node), ..Placement::near(node) });
     }
 
     /// Waits until a node fell to its low watermark. What a host's balancing thread of that node calls before each

@@ -117,7 +117,7 @@ impl<M: Machine> Sleeper<M> {
 impl<M: Machine> Service<M> {
     /// Hands a bio to its device. It completes in any case, perhaps before this returns: with an error at once where it
     /// has no device, or reaches beyond its end. In a thread; may sleep, for the device may allocate. Called by a device
-    /// that handles a bio, it only notes it: see the [head](self). Linux's `submit_bio`, `generic_make_request`.
+    /// that handles a bio, it only notes it: see the module head. Linux's `submit_bio`, `generic_make_request`.
     pub fn submit_bio(&self, mut bio: Bio<M>) {
         bio.let_go();
         bio.own_mut().submitted = true;

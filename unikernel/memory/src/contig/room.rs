@@ -18,16 +18,15 @@ use core::sync::atomic::Ordering::Relaxed;
 use crate::allocate::{Floor, Placement, Request};
 use crate::events::Event;
 use crate::frame::{Frames, Kind, Order, Pfn, State};
-use crate::free_area::FreeAreas;
+use crate::free_area::{FreeAreas, seeming_block};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::mobility::PAGEBLOCK_ORDER;
 use crate::owner::{Ownership, was_freed};
-use crate::policy::NodeMask;
 use crate::run::RunDemand;
 use crate::service::Service;
 use crate::shrinker::LIGHTEST;
-use crate::zone::{Zone, ZoneKind};
+use crate::zone::Zone;
 
 use super::find::{Run, part_in};
 
@@ -134,9 +133,13 @@ impl<M: Machine> Service<M> {
     /// The next place whose frames all seem to be free or movable, and how many of them are free. Takes no lock.
     fn next_candidate(&self, zone: &Zone, demand: &RunDemand, from: Pfn) -> Option<(Pfn, u32)> {
         let frames = Frames::of(self.machine());
+        let behind_block = |start| match seeming_block(frames, zone.id(), start) {
+            Some((block, order)) => block.offset(order.frames()),
+            None => start,
+        };
         let mut start = demand.first_start(from)?;
         // Where the first of its frames is, should it be inside a free block.
-        let mut next = self.seeming_block(zone, start).map_or(start, |(_, behind)| behind);
+        let mut next = behind_block(start);
         let mut free = next.0 - start.0;
         while next < demand.behind(start) {
             let state = frames.state(next);
@@ -151,23 +154,12 @@ impl<M: Machine> Service<M> {
                     let filled = zone.pageblocks().is_filled(next);
                     let behind = if filled { next } else { Pfn(next.0 | (PAGEBLOCK_ORDER.frames() - 1)) };
                     start = demand.first_start(behind.offset(1))?;
-                    next = self.seeming_block(zone, start).map_or(start, |(_, behind)| behind);
+                    next = behind_block(start);
                     free = next.0 - start.0;
                 }
             }
         }
         Some((start, free.min(demand.frames)))
-    }
-
-    /// The free block that a frame seems to be in, and the frame behind it.
-    fn seeming_block(&self, zone: &Zone, frame: Pfn) -> Option<(Pfn, Pfn)> {
-        let frames = Frames::of(self.machine());
-        Order::all().find_map(|order| {
-            let head = frame.block(order);
-            let state = frames.state(head);
-            let behind = head.offset(state.order().frames());
-            (state.kind() == Kind::Free && state.zone() == zone.id() && behind > frame).then_some((head, behind))
-        })
     }
 
     /// Captures all of a candidate.
@@ -239,8 +231,7 @@ impl<M: Machine> Service<M> {
 
     /// A frame for a page that was in a zone, as any movable page would get it.
     fn target(&self, zone: &Zone, floor: Floor) -> Option<Pfn> {
-        let wanted = zone.id().node();
-        let placement = Placement { wanted, nodes: NodeMask::ALL, highest: ZoneKind::Normal, interleaved: false };
+        let placement = Placement::near(zone.id().node());
         let request = Request { gfp: Gfp::NOWAIT | Gfp::MOVABLE, order: Order::ZERO, placement, cache: None };
         if self.page_fault_injected(request.gfp, request.order) {
             return None;
@@ -357,6 +348,7 @@ mod tests {
 
     use super::*;
     use crate::hosted::Hosted;
+    use crate::zone::ZoneKind;
 
     #[test]
     fn what_was_captured_for_one_run_is_an_obstacle_to_another() {

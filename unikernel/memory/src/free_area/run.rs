@@ -8,7 +8,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::{FreeAreas, Stolen};
-use crate::frame::{Frames, Kind, NIL, Order, Pfn, for_each_block};
+use crate::frame::{Frames, Kind, NIL, Order, Pfn, ZoneId, for_each_block};
 use crate::mobility::{Mobility, PAGEBLOCK_ORDER};
 use crate::run::RunDemand;
 
@@ -106,12 +106,7 @@ impl FreeAreas {
 
     /// The free block that a frame is in.
     pub(crate) fn block_of(&self, frames: Frames, frame: Pfn) -> Option<(Pfn, Order)> {
-        Order::all().find_map(|order| {
-            let head = frame.block(order);
-            let state = frames.state(head);
-            let is_free = state.kind() == Kind::Free && state.zone() == self.zone;
-            (is_free && head.offset(state.order().frames()) > frame).then_some((head, state.order()))
-        })
+        seeming_block(frames, self.zone, frame)
     }
 
     /// The first frame of a range that is not free.
@@ -142,4 +137,14 @@ impl FreeAreas {
             self.insert(frames, block, order);
         });
     }
+}
+
+/// The free block of a zone that a frame is in, by its state: without the zone's lock, a hint.
+pub(crate) fn seeming_block(frames: Frames, zone: ZoneId, frame: Pfn) -> Option<(Pfn, Order)> {
+    Order::all().find_map(|order| {
+        let head = frame.block(order);
+        let state = frames.state(head);
+        let is_free = state.kind() == Kind::Free && state.zone() == zone;
+        (is_free && head.offset(state.order().frames()) > frame).then_some((head, state.order()))
+    })
 }
