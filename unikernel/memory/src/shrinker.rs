@@ -130,16 +130,21 @@ impl Shrinkers {
 }
 
 impl<M: Machine> Service<M> {
-    /// Has reclaim ask this shrinker when memory is short. May be called in any context.
+    /// Has reclaim ask this shrinker when memory is short. Nodes that nobody could help until now are balanced again. May
+    /// be called in any context.
     ///
     /// # Errors
     ///
     /// [`ShrinkerError::TooMany`].
     pub fn register_shrinker(&self, shrinker: &'static dyn Shrinker) -> Result<ShrinkerId, ShrinkerError> {
-        let mut entries = self.shrinkers().entries.lock(self.machine());
-        let free = entries.iter().position(Option::is_none).ok_or(ShrinkerError::TooMany)?;
-        entries[free] = Some(Entry { shrinker, users: 0, leaving: false });
-        Ok(ShrinkerId(free as u8))
+        let id = {
+            let mut entries = self.shrinkers().entries.lock(self.machine());
+            let free = entries.iter().position(Option::is_none).ok_or(ShrinkerError::TooMany)?;
+            entries[free] = Some(Entry { shrinker, users: 0, leaving: false });
+            ShrinkerId(free as u8)
+        };
+        self.nodes().with_memory().for_each(|(node, _)| self.wake_balancer_again(node));
+        Ok(id)
     }
 
     /// No longer asks a shrinker, and returns when nobody is inside it. Not to be called by the shrinker itself.

@@ -280,11 +280,33 @@ fn balancing_goes_to_the_high_watermark_and_wakes_nobody_without_need() {
 }
 
 #[test]
+fn a_node_that_nobody_could_help_is_balanced_again_for_a_new_shrinker() {
+    let hosted = small_machine();
+    let service = hosted.service();
+    let hoard = hoard(hosted, Gfp::NOWAIT | Gfp::NOWARN);
+    (0..MAX_ROUNDS).for_each(|_| assert!(!service.balance(NodeId(0)), "there is nobody to ask"));
+    let woken = || service.event_count(Event::BalancerWoken);
+    let before = woken();
+    free(hosted, service.alloc_pages(Gfp::NOWAIT | Gfp::NOWARN, Order::ZERO));
+    assert_eq!(woken(), before, "it was given up");
+    let cache: &'static Cache = Box::leak(Box::new(Cache { hosted: Some(hosted), ..Cache::default() }));
+    service.register_shrinker(cache).expect("there is room for a shrinker");
+    assert_eq!(woken(), before + 1);
+    free(hosted, hoard);
+    assert_all_returned(hosted);
+}
+
+#[test]
 fn a_balancing_thread_works_before_anybody_has_to_wait() {
     let hosted = small_machine();
     hosted.start_balancers();
     let cache = Cache::of_everything(hosted);
-    until(|| hosted.service().event_count(Event::BalancerDone) > 0);
+    // It may have been at its wits' end just when the cache was registered: whoever asks next wakes it again.
+    until(|| {
+        let frame = hosted.service().alloc_pages(Gfp::NOWAIT | Gfp::NOWARN, Order::ZERO);
+        free(hosted, frame);
+        hosted.service().event_count(Event::BalancerDone) > 0
+    });
     assert!(cache.given_up.load(SeqCst) > 0);
     assert_eq!(hosted.service().event_count(Event::DirectReclaim), 0);
     free(hosted, std::mem::take(&mut *cache.frames.lock().expect("no holder panics")));
