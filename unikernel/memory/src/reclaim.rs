@@ -20,7 +20,8 @@
 //! of a request that would else go on in vain, or has one round only, there is one at least.
 //!
 //! *Balancing.* A node whose zones fell to the low watermark is balanced by a thread of its own until they are at the
-//! high one. A node that could not be helped [`MAX_ROUNDS`] times is left alone until a reclaim makes progress.
+//! high one. A node that could not be helped [`MAX_ROUNDS`] times is left alone until a reclaim makes progress, or there is
+//! somebody new to ask.
 //!
 //! *Recursion.* Whoever reclaims is marked in its task: what it allocates may use every reserve and never reclaims.
 //!
