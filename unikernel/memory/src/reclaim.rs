@@ -417,6 +417,16 @@ impl<M: Machine> Service<M> {
         self.wake_balancers(Placement { nodes: NodeMask::only(node), ..Placement::near(node) });
     }
 
+    /// Has nodes that were given up balanced again, for there is somebody new to ask.
+    pub(crate) fn balance_those_given_up(&self) {
+        for (node, _) in self.nodes().with_memory() {
+            // One whose thread is in its last vain round starts counting anew.
+            if self.balancers().0[node.index()].failures.swap(0, Relaxed) >= MAX_ROUNDS {
+                self.wake_balancer_again(node);
+            }
+        }
+    }
+
     /// Waits until a node fell to its low watermark. What a host's balancing thread of that node calls before each
     /// [`Self::balance`], for ever; Linux's `kswapd`.
     pub fn wait_for_imbalance(&self, node: NodeId) {

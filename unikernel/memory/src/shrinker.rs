@@ -130,8 +130,8 @@ impl Shrinkers {
 }
 
 impl<M: Machine> Service<M> {
-    /// Has reclaim ask this shrinker when memory is short. Nodes that nobody could help until now are balanced again. May
-    /// be called in any context.
+    /// Has reclaim ask this shrinker when memory is short. Nodes that nobody could help until now are balanced again.
+    /// May be called in any context.
     ///
     /// # Errors
     ///
@@ -143,7 +143,7 @@ impl<M: Machine> Service<M> {
             entries[free] = Some(Entry { shrinker, users: 0, leaving: false });
             ShrinkerId(free as u8)
         };
-        self.nodes().with_memory().for_each(|(node, _)| self.wake_balancer_again(node));
+        self.balance_those_given_up();
         Ok(id)
     }
 
