@@ -193,19 +193,16 @@ impl<M: Machine> PageOut<M> {
             let mut pages = core.lock.lock(core.machine());
             for page in self.descriptors() {
                 page.change(0, flag::BUSY | flag::GUARDED);
-                match result {
-                    Ok(()) => {
-                        page.change(0, flag::DIRTY);
-                        if page.is_wired() {
-                            // It stays on no queue.
-                        } else if page.has(flag::REFERENCED) {
-                            core.set_queue(page, Queue::Active);
-                        } else {
-                            core.cache(page);
-                        }
-                    }
-                    // Not at once again.
-                    Err(PagerError) => core.set_queue(page, Queue::Active),
+                if result.is_ok() {
+                    page.change(0, flag::DIRTY);
+                }
+                if page.is_wired() {
+                    // It was wired meanwhile, and stays on no queue.
+                } else if result.is_err() || page.has(flag::REFERENCED) {
+                    // What could not be written is not to be tried again at once.
+                    core.set_queue(page, Queue::Active);
+                } else {
+                    core.cache(page);
                 }
                 core.service.vm_node_of(page.frame()).laundering.fetch_sub(1, Relaxed);
                 core.call(&mut pages, page.index.load(Relaxed));

@@ -8,5 +8,6 @@ mod daemon;
 mod model;
 mod moving;
 mod pages;
+mod paging;
 mod support;
 mod sweep;
