@@ -32,9 +32,9 @@
 //! # Making room
 //!
 //! A request that may sleep and finds nothing has all CPUs give back what they cache, then has pages moved out of the
-//! way (`room`), then asks shrinkers, harder from round to round, and moves pages again. It does not queue with those who
-//! wait for pages, and sleeps for nothing but what shrinkers and owners of pages sleep for. With `M_NOWAIT` it gives back
-//! what its own CPU caches, no more.
+//! way (`room`), then has pagers write dirty pages of VM objects and asks shrinkers, harder from round to round, and moves
+//! pages again. It does not queue with those who wait for pages, and sleeps for nothing but what pagers, shrinkers and
+//! owners of pages sleep for. With `M_NOWAIT` it gives back what its own CPU caches, no more.
 //!
 //! # Theory
 //!

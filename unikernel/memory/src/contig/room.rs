@@ -12,6 +12,7 @@
 //! are held one at a time, for [`STEPS_A_LOCK`] frames at most. In the child of a fork, frames that another thread had
 //! captured are lost.
 
+use core::iter;
 use core::ops::Range;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -26,12 +27,16 @@ use crate::owner::{Ownership, was_freed};
 use crate::run::RunDemand;
 use crate::service::Service;
 use crate::shrinker::LIGHTEST;
+use crate::vm::MOST_SCANNED;
 use crate::zone::Zone;
 
 use super::find::{Run, part_in};
 
 /// Frames looked at in a critical section.
 const STEPS_A_LOCK: u32 = 512;
+
+/// More rounds where there are object pages: pagers take their time.
+const MORE_ROUNDS: usize = 16;
 
 /// Pages in hand at a time.
 const BATCH: usize = 32;
@@ -60,12 +65,13 @@ impl<M: Machine> Service<M> {
         self.drain_everything();
         let take = || self.find_run(demand, request, floor).or_else(|| self.empty_a_place(demand, request, floor));
         let mut found = take();
-        for priority in (0..=LIGHTEST).rev() {
+        for priority in (0..=LIGHTEST).rev().chain(iter::repeat_n(0, self.rounds_of_laundering(request))) {
             if found.is_some() {
                 break;
             }
             let freed = {
                 let _scope = self.memalloc_noreclaim();
+                self.launder_for(request, priority);
                 let nodes = request.placement.nodes;
                 self.shrink(request.gfp, nodes, priority, Event::ScannedDirectly, &|| false)
             };
@@ -75,6 +81,24 @@ impl<M: Machine> Service<M> {
             }
         }
         found
+    }
+
+    /// Rounds of [`Self::launder`] in which every object page of the nodes was looked at twice and could be written; none
+    /// where there are none, or the request may not do I/O.
+    fn rounds_of_laundering(&self, request: &Request) -> usize {
+        let nodes = self.candidates(request.placement);
+        let most = nodes.map(|node| self.vm_pages(node).all).max().filter(|_| request.gfp.contains(Gfp::IO));
+        let laps = most.unwrap_or(0) * 3 / u64::from(MOST_SCANNED);
+        if most.unwrap_or(0) > 0 { laps as usize + MORE_ROUNDS } else { 0 }
+    }
+
+    /// Has dirty pages of VM objects written, if the request may do I/O. Whoever asks for contiguous memory does not wait in
+    /// a queue while the balancing threads do this, so it does it itself.
+    fn launder_for(&self, request: &Request, priority: u32) {
+        if request.gfp.contains(Gfp::IO) {
+            let nodes = self.candidates(request.placement).filter(|&node| self.nodes().get(node).is_some());
+            nodes.for_each(|node| _ = self.launder(node, priority));
+        }
     }
 
     /// Has all CPUs give back what they cache, and depots what they keep.

@@ -39,7 +39,7 @@ const BATCH: usize = 32;
 
 /// Least and most pages a round looks at.
 const LEAST_SCANNED: u32 = 64;
-const MOST_SCANNED: u32 = 1024;
+pub(crate) const MOST_SCANNED: u32 = 1024;
 
 /// Rounds that launder ahead.
 const MOST_AHEAD: u32 = 8;

@@ -83,6 +83,8 @@ mod queues;
 mod store;
 mod tree;
 
+pub(crate) use daemon::MOST_SCANNED;
+
 pub use alloc::{AllocClass, PageRequest, RequestError};
 pub use fault::{BusyPage, FaultError};
 pub use object::{LockedObject, VmError, VmObject};

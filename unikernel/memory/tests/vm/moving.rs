@@ -6,9 +6,9 @@ use std::thread;
 use quarry_memory::events::Event;
 use quarry_memory::hosted::HostedMachine;
 use quarry_memory::vm::VmObject;
-use quarry_memory::{CpuId, Gfp, Mobility, Order};
+use quarry_memory::{CpuId, Gfp, M_DEVBUF, MallocFlags, Mobility, Order};
 
-use crate::support::{assert_all_returned, has_label, label, machine};
+use crate::support::{MemoryPager, assert_all_returned, has_label, label, machine};
 
 /// An object that fills all memory, of which every other page is left.
 fn aged(object: &VmObject<HostedMachine>) -> u64 {
@@ -140,6 +140,34 @@ fn nothing_is_lost_while_pages_are_used_and_freed_and_moved() {
         done.store(true, SeqCst);
         assert!(outcomes.iter().all(Result::is_ok), "a worker has no reason to panic");
     });
+    drop(object);
+    assert_all_returned(service);
+}
+
+#[test]
+fn a_contiguous_run_that_may_sleep_has_dirty_pages_written_where_they_cannot_be_moved() {
+    let hosted = machine(32, 1);
+    let service = hosted.service();
+    let pager = MemoryPager::leak();
+    let object = service.vm_object(Some(pager)).expect("there is memory");
+    let quiet = Gfp::NOWAIT | Gfp::NOWARN;
+    let mut count = 0;
+    while let Ok(mut page) = object.fault_with(count, quiet) {
+        label(&mut page, count);
+        drop(page);
+        count += 1;
+    }
+    let request = |flags| service.contigmalloc(1 << 20, &M_DEVBUF, flags, 0, u64::MAX, 1, 0);
+    assert!(request(MallocFlags::NOWAIT).is_null(), "all memory is full of dirty pages");
+    assert_eq!(pager.written.load(SeqCst), 0);
+    let run = request(MallocFlags::WAITOK);
+    assert!(!run.is_null(), "of {count} dirty pages enough can be written");
+    assert!(pager.written.load(SeqCst) > 0);
+    // SAFETY: freed once.
+    unsafe { service.contigfree(run, 1 << 20, &M_DEVBUF) };
+    for index in 0..count {
+        assert!(has_label(&object.fault(index).expect("pages can be written"), index), "page {index}");
+    }
     drop(object);
     assert_all_returned(service);
 }
