@@ -1,5 +1,6 @@
 //! Block I/O: bios, the sets they come from, and drivers that stand on others.
 
+mod broken;
 #[path = "../support/cases.rs"]
 mod cases;
 mod documentation;
