@@ -146,7 +146,8 @@ impl<M: Machine> Bio<M> {
     }
 
     /// Adds memory to the end: `length` bytes from `offset` of the block of frames that begins with `page`. Returns how
-    /// many bytes were taken: all, or none when there is no room for another vector, when it is a clone, or has clones.
+    /// many bytes were taken: all, or none when there is no room for another vector, when it is a clone, or has clones or
+    /// references. A length of 0 takes no vector.
     /// Memory that lies right behind the last vector's needs no vector of its own. Linux's `bio_add_page`.
     ///
     /// # Safety
@@ -156,7 +157,9 @@ impl<M: Machine> Bio<M> {
     pub unsafe fn add_page(&mut self, page: Pfn, length: u32, offset: u32) -> u32 {
         let is_alone = self.header().outstanding.is_only_one();
         let own = self.own_mut();
-        if !is_alone || own.vector_home == VectorHome::Source || own.position.bytes.checked_add(length).is_none() {
+        let is_own = is_alone && own.vector_home != VectorHome::Source;
+        // (An empty vector would end the memory for whoever goes through it.)
+        if length == 0 || !is_own || own.position.bytes.checked_add(length).is_none() {
             return 0;
         }
         let address = (u64::from(page.0) << FRAME_SHIFT) + u64::from(offset);
@@ -164,8 +167,11 @@ impl<M: Machine> Bio<M> {
         if let Some(last) = count.checked_sub(1) {
             // SAFETY: the first `count` vectors are initialised, and without clones the holder's alone.
             let last = unsafe { own.vectors.add(last).as_mut() };
-            if last.address + u64::from(last.length) == address {
-                last.length += length;
+            // (What a split took is in the vector still, so that may be longer than the bio.)
+            if last.address + u64::from(last.length) == address
+                && let Some(longer) = last.length.checked_add(length)
+            {
+                last.length = longer;
                 own.position.bytes += length;
                 return length;
             }
@@ -194,8 +200,16 @@ impl<M: Machine> Bio<M> {
     /// Has `function` called with the bio when it and all that were chained to it have completed: once, on whichever CPU
     /// that is, and perhaps in an interrupt handler, so it must not wait. `private` is for it. Linux's `bi_end_io` and
     /// `bi_private`.
+    ///
+    /// # Panics
+    ///
+    /// When the bio is chained to another, which would never complete.
     pub fn set_end_io(&mut self, function: fn(Self), private: *mut ()) {
         let own = self.own_mut();
+        assert!(
+            !matches!(own.completion, Completion::Chain(_)),
+            "bi_end_io of a bio that is chained to another, which would never complete: set it on that one"
+        );
         own.completion = Completion::Call(function);
         own.private = private;
     }

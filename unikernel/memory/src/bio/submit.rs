@@ -148,12 +148,17 @@ impl<M: Machine> Service<M> {
     ///
     /// # Panics
     ///
-    /// Where a device that handles a bio calls it: nothing is submitted until that has returned.
+    /// Where a device that handles a bio calls it: nothing is submitted until that has returned. And when the bio is chained
+    /// to another, which would never complete.
     pub fn submit_and_wait(&'static self, mut bio: Bio<M>) -> (Bio<M>, Result<(), BioError>) {
         let task = self.machine().task();
         assert!(
             Pending::<M>::of(task).is_none(),
             "submit_bio_wait inside make_request would wait for ever: submit the bio with a completion"
+        );
+        assert!(
+            !matches!(bio.own().completion, Completion::Chain(_)),
+            "submit_bio_wait of a bio that is chained to another, which would never complete: wait for that one"
         );
         let sleeper = Sleeper { task, service: self, done: Lock::new(None) };
         bio.own_mut().completion = Completion::Wake(NonNull::from(&sleeper));

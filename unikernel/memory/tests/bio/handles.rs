@@ -36,6 +36,11 @@ fn pages_side_by_side_share_a_vector_and_others_take_one_each() {
     assert_eq!(unsafe { bio.add_page(Pfn(buffer.block.0 + 6), 512, 2048 + 512) }, 512, "but behind the last one");
     // SAFETY: as above.
     assert_eq!(unsafe { bio.add_page(buffer.block, u32::MAX, 0) }, 0, "more bytes than can be counted");
+    bio.reset().expect("nobody else uses it");
+    // SAFETY: as above.
+    assert_eq!(unsafe { bio.add_page(buffer.block, 0, 0) }, 0, "nothing takes no vector");
+    buffer.add_to(&mut bio, 4096, 512);
+    assert_eq!(bio.segments().count(), 1, "and does not hide what comes behind it");
     drop(bio);
     drop(buffer);
     assert_nothing_in_use(service);
@@ -193,6 +198,24 @@ fn a_bio_with_a_completion_is_not_chained() {
     let (mut child, mut parent) = (plain(service), plain(service));
     Ends::default().note(&mut child);
     child.chain_to(&mut parent);
+}
+
+#[test]
+#[should_panic(expected = "chained to another, which would never complete")]
+fn a_chained_bio_gets_no_completion_of_its_own() {
+    let service = service();
+    let (mut child, mut parent) = (plain(service), plain(service));
+    child.chain_to(&mut parent);
+    Ends::default().note(&mut child);
+}
+
+#[test]
+#[should_panic(expected = "wait for that one")]
+fn a_chained_bio_is_not_waited_for_alone() {
+    let service = service();
+    let (mut child, mut parent) = (plain(service), plain(service));
+    child.chain_to(&mut parent);
+    let _ = service.submit_and_wait(child);
 }
 
 proptest! {

@@ -6,6 +6,7 @@ mod cases;
 mod documentation;
 mod faults;
 mod handles;
+mod model;
 mod pager;
 mod sets;
 mod stacks;
