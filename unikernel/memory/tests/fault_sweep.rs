@@ -8,8 +8,8 @@ use quarry_memory::fault::FaultAttributes;
 use quarry_memory::hosted::{Hosted, HostedMachine};
 use quarry_memory::mempool::Mempool;
 use quarry_memory::{
-    Cache, CpuId, Gfp, KmemCache, M_DEVBUF, MallocFlags, MovablePage, NodeId, NodeMask, Order, PerCpu, Service,
-    SlabFlags, Topology,
+    Cache, ContigRequest, CpuId, Gfp, KmemCache, M_DEVBUF, MallocFlags, MovablePage, NodeId, NodeMask, Order, PerCpu,
+    Service, SlabFlags, Topology,
 };
 
 type TestService = Service<HostedMachine>;
@@ -130,6 +130,45 @@ fn contiguous_memory(service: &TestService, held: &mut Vec<Held>) -> Option<()> 
         let flags = MallocFlags::empty();
         let run = service.contigmalloc_domainset(size, &M_DEVBUF, node, flags, 0, u64::MAX, 1, 0);
         held.push(Held::Contig(NonNull::new(run)?.as_ptr(), size));
+    }
+    Some(())
+}
+
+/// Runs of each flag from each set of nodes, in a range, across no boundary.
+fn contiguous_memory_of_nodes(service: &TestService, held: &mut Vec<Held>) -> Option<()> {
+    for size in [100_usize, 20_000, 3 << 20] {
+        for nodes in [NodeMask::only(NodeId(1)), NodeMask(0b11)] {
+            for flags in [MallocFlags::empty(), MallocFlags::NOWAIT | MallocFlags::ZERO] {
+                let (low, boundary) = (1 << 20, size.next_power_of_two().max(1 << 16));
+                let run =
+                    service.contigmalloc_domainset(size, &M_DEVBUF, nodes, flags, low, 1 << 32, 1 << 14, boundary);
+                let run = NonNull::new(run)?.as_ptr();
+                held.push(Held::Contig(run, size));
+                // SAFETY: the run is this scenario's, and was zeroed if that was asked for.
+                let ends = unsafe { [run.read(), run.add(size - 1).read()] };
+                assert!(!flags.contains(MallocFlags::ZERO) || ends == [0; 2], "a run is zeroed or there is none");
+                // SAFETY: as above.
+                unsafe { run.write_bytes(0xa5, size) };
+            }
+        }
+    }
+    let block = service.contig_block(&M_DEVBUF, &ContigRequest::new(3 << 20)).ok()?;
+    drop(block);
+    Some(())
+}
+
+/// Pages that idle CPUs have zeroed, then those that they have not.
+fn zeroed_stock(service: &TestService, held: &mut Vec<Held>) -> Option<()> {
+    for gfp in [Gfp::KERNEL, Gfp::ATOMIC, Gfp::KERNEL | Gfp::MOVABLE] {
+        while service.zero_idle() {}
+        for _ in 0..5 {
+            let page = NonNull::new(service.get_free_pages(gfp | Gfp::ZERO, Order::ZERO))?.as_ptr();
+            held.push(Held::Pages(page, Order::ZERO));
+            // SAFETY: the page is this scenario's.
+            let bytes = unsafe { std::slice::from_raw_parts_mut(page, 4096) };
+            assert!(bytes.iter().all(|&byte| byte == 0), "whether it was in stock or not");
+            bytes.fill(0xa5);
+        }
     }
     Some(())
 }
@@ -295,6 +334,16 @@ fn a_sweep_through_mapped_memory() {
 #[test]
 fn a_sweep_through_contiguous_memory() {
     sweep_both(contiguous_memory, 0, 18);
+}
+
+#[test]
+fn a_sweep_through_contiguous_memory_of_nodes() {
+    sweep_both(contiguous_memory_of_nodes, 0, 13);
+}
+
+#[test]
+fn a_sweep_through_pages_zeroed_by_idle_cpus() {
+    sweep_both(zeroed_stock, 0, 15);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use quarry_memory::events::Event;
 use quarry_memory::fault::FaultAttributes;
-use quarry_memory::vm::PageRequest;
+use quarry_memory::hosted::HostedMachine;
+use quarry_memory::vm::{AllocClass, PageRequest, VmObject};
 use quarry_memory::{Gfp, NodeId};
 
 use crate::support::{MemoryPager, TestService, has_label, label, machine};
@@ -24,6 +25,7 @@ fn use_an_object(service: &'static TestService) -> Option<()> {
         page.free().expect("it is not wired");
     }
     drop(locked);
+    every_class_and_flag(service, &object)?;
     for at in 0..150u64 {
         object.lock().page(at << 20)?.deactivate();
     }
@@ -33,6 +35,37 @@ fn use_an_object(service: &'static TestService) -> Option<()> {
     for at in 0..150u64 {
         let page = object.fault_with(at << 20, Gfp::KERNEL | Gfp::NOWARN).ok()?;
         assert!(has_label(&page, at), "page {at}");
+    }
+    Some(())
+}
+
+/// A page of each class with each flag, far from the others. What is cached can be had whatever fails.
+fn every_class_and_flag(service: &'static TestService, object: &VmObject<HostedMachine>) -> Option<()> {
+    let mut locked = object.lock();
+    let mut index = 1 << 40;
+    for class in [AllocClass::Normal, AllocClass::System, AllocClass::Interrupt] {
+        let plain = PageRequest::new(class);
+        let requests = [plain.zero(), plain.no_busy(), plain.wired(), plain.if_not_cached(), plain.no_object()];
+        for request in requests {
+            index += 1 << 30;
+            let count = locked.page_count();
+            let Some(mut page) = service.vm_page_alloc(Some(&mut locked), index, request) else {
+                assert_eq!(locked.page_count(), count, "a page that could not be had is not there");
+                return None;
+            };
+            assert_eq!(page.is_busy(), request != plain.no_busy());
+            assert_eq!(page.wirings(), u32::from(request == plain.wired()));
+            if page.wirings() > 0 {
+                page.unwire();
+            }
+            page.free().expect("it is not wired");
+        }
+        let mut page = service.vm_page_alloc(Some(&mut locked), index, plain.no_busy())?;
+        page.set_valid();
+        assert!(page.cache(), "it is clean");
+        assert!(service.vm_page_alloc(Some(&mut locked), index, plain.if_not_cached()).is_none());
+        let page = service.vm_page_alloc(Some(&mut locked), index, plain.if_cached());
+        page.expect("it is cached, and needs no memory").free().expect("it is not wired");
     }
     Some(())
 }
@@ -64,7 +97,7 @@ fn a_sweep_through_objects() {
             }
             number += 1;
             // The middle of a long row of equal allocations tells nothing new.
-            if number > 400 {
+            if number > 440 {
                 number += 997;
             }
         }
@@ -72,5 +105,5 @@ fn a_sweep_through_objects() {
         // SAFETY: nobody uses the instance any more.
         unsafe { hosted.retire() };
     }
-    assert!(swept[0] >= 2 && swept[1] > 300, "of objects and pages failed {swept:?}");
+    assert!(swept[0] >= 2 && swept[1] > 330, "of objects and pages failed {swept:?}");
 }
