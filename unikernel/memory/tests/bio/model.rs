@@ -165,7 +165,9 @@ proptest! {
                     }
                 }
             }
-            bios.iter().for_each(|model| model.check(start));
+            for model in &bios {
+                model.check(start);
+            }
         }
         for model in bios {
             model.check(start);
