@@ -239,6 +239,7 @@ impl<'s, M: Machine> Pass<'s, M> {
         let mut next = chunk.start;
         while next < chunk.end {
             let mut moves = Batch::new();
+            let _looking = self.service.look_at_descriptors();
             next = self.isolate(next..chunk.end, &mut moves);
             self.find_targets(moves.len());
             for page in moves.iter_mut() {

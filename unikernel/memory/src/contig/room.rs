@@ -195,6 +195,7 @@ impl<M: Machine> Service<M> {
         let mut next = candidate.start;
         while next < candidate.end {
             let mut batch = Batch::new();
+            let _looking = self.look_at_descriptors();
             let (reached, mut result) = candidate
                 .zone
                 .locked(self.machine(), |frames, areas| candidate.take_in_hand(frames, areas, next, &mut batch));

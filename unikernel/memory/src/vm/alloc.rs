@@ -324,7 +324,7 @@ impl<M: Machine> Service<M> {
         let node = self.node_of_frame(frame);
         self.refill_stores(node, class);
         let taken = self.stores_from(node).find_map(|node| node.descriptors.take(self.machine()));
-        // SAFETY: descriptors stay such for good, and all their fields are atomics.
+        // SAFETY: a descriptor lives until it is given back, and all its fields are atomics.
         taken.map(|page: NonNull<Descriptor>| unsafe { page.as_ref() })
     }
 

@@ -24,7 +24,7 @@ impl<M: Machine> Core<M> {
 
     /// The page at an index, unless it is cached: nobody but who has the object's lock lets go of it.
     pub(super) fn resident(pages: &Pages, index: u64) -> Option<&'static Descriptor> {
-        // SAFETY: descriptors stay such for good.
+        // SAFETY: pages in the tree live.
         let page: &'static Descriptor = unsafe { pages.tree.get(index)?.as_ref() };
         page.is_resident().then_some(page)
     }
@@ -68,7 +68,7 @@ impl<M: Machine> Core<M> {
         // Acquire: pairs with the Release in `push_ghost`.
         let mut next = self.ghosts.swap(ptr::null_mut(), Ordering::Acquire);
         while let Some(ghost) = NonNull::new(next) {
-            // SAFETY: descriptors stay such.
+            // SAFETY: a ghost is its object's until it is forgotten.
             let ghost = unsafe { ghost.as_ref() };
             next = ghost.link().load(Relaxed);
             self.forget(pages, ghost);
@@ -103,7 +103,7 @@ impl<M: Machine> Core<M> {
     pub(super) fn insert(&self, pages: &mut Pages, page: &'static Descriptor) -> bool {
         page.object.store(ptr::from_ref(self).cast_mut().cast(), Relaxed);
         let spare = || self.service.take_inner(page.frame());
-        // SAFETY: descriptors live for good, and so do nodes, each of which its store gives to one user.
+        // SAFETY: descriptors and nodes live until they are given back, and a store gives each to one user.
         let inserted = unsafe { pages.tree.insert(NonNull::from(page), spare) };
         if inserted {
             pages.count += 1;
@@ -128,8 +128,9 @@ impl<M: Machine> Core<M> {
             page.object.store(ptr::null_mut(), Relaxed);
             node.pages.fetch_sub(1, Relaxed);
         }
-        self.forget(pages, page);
+        // In this order: what names the descriptor goes before it does.
         self.service.free_object_frame(frame);
+        self.forget(pages, page);
         self.call(pages, index);
     }
 
@@ -210,7 +211,26 @@ impl<M: Machine> Service<M> {
         let store = if node.descriptors.is_low() { &node.descriptors } else { &node.inners };
         node.store_frames.fetch_add(1, Relaxed);
         // SAFETY: the frame is the caller's, who gives it up.
-        unsafe { store.refill(self.machine(), self.page_address(frame)) };
+        unsafe { store.refill(self.machine(), frame) };
+    }
+
+    /// Gives back the frames that a node's stores have to spare; returns how many. May be called in any context, without
+    /// locks below the zones'.
+    pub(super) fn shrink_stores(&self, node: quarry_topology::NodeId) -> u32 {
+        let vm = self.vm_node(node);
+        let mut given_back = 0;
+        for store in [&vm.descriptors, &vm.inners] {
+            while let Some(frame) = store.take_whole(self.machine()) {
+                if self.vm().is_looked_at() {
+                    store.put_whole(self.machine(), frame);
+                    break;
+                }
+                vm.store_frames.fetch_sub(1, Relaxed);
+                self.free_vm_frame(frame);
+                given_back += 1;
+            }
+        }
+        given_back
     }
 }
 
@@ -234,7 +254,7 @@ impl<M: Machine> PageOwner for VmState<M> {
         let service = self.service();
         let machine = service.machine();
         let page = core::ptr::with_exposed_provenance::<Descriptor>(cookie as usize);
-        // SAFETY: a cookie is the address of a descriptor, and what was one stays one.
+        // SAFETY: a cookie is the address of a descriptor, and who has taken it from a frame keeps it one (`Looking`).
         let page = unsafe { &*page };
         // As in `look_at_oldest`.
         let interrupts = machine.disable_interrupts();
@@ -277,5 +297,31 @@ impl<M: Machine> Service<M> {
     /// What node a frame is of.
     pub(super) fn node_of_frame(&self, frame: Pfn) -> quarry_topology::NodeId {
         Frames::of(self.machine()).state(frame).zone().node()
+    }
+}
+
+#[cfg(all(test, feature = "hosted"))]
+mod tests {
+    use quarry_topology::{NodeId, Topology};
+
+    use crate::hosted::Hosted;
+
+    #[test]
+    fn no_descriptor_goes_while_somebody_may_have_its_address_from_a_frame() {
+        let topology = Topology::builder().node(16 << 20, 1).build().expect("a machine");
+        let service = Hosted::leak(topology).expect("there is address space").service();
+        let object = service.vm_object(None).expect("there is memory");
+        for index in 0..500 {
+            drop(object.fault(index).expect("there is memory"));
+        }
+        let looking = service.look_at_descriptors();
+        let frames = |node: NodeId| service.vm_node(node).descriptors.spare_frames();
+        drop(object);
+        let spare = frames(NodeId(0));
+        assert!(spare >= 500 * 48 / 4096, "{spare} frames of descriptors are kept");
+        drop(looking);
+        assert!(service.shrink_stores(NodeId(0)) >= spare);
+        assert_eq!(frames(NodeId(0)), 0);
+        service.validate().unwrap_or_else(|broken| panic!("{broken}"));
     }
 }

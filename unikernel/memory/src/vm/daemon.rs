@@ -79,6 +79,8 @@ impl<M: Machine> Service<M> {
     /// objects locked.
     pub(super) fn free_cached(&self, node: NodeId, most: u32) -> u32 {
         let vm = self.vm_node(node);
+        // Descriptors are given back before the frames that name them are free.
+        let _looking = self.look_at_descriptors();
         let mut freed = 0;
         while freed < most && vm.count(Queue::Cache) > 0 {
             let mut frames = [Pfn(0); BATCH];
@@ -87,7 +89,7 @@ impl<M: Machine> Service<M> {
                 let mut queues = vm.queues.lock(self.machine());
                 while taken < BATCH.min((most - freed) as usize) {
                     let Some(page) = queues.oldest(Queue::Cache) else { break };
-                    // SAFETY: descriptors stay such for good.
+                    // SAFETY: pages on a queue live.
                     let page: &'static Descriptor = unsafe { page.as_ref() };
                     vm.requeue(&mut queues, page, Queue::None);
                     frames[taken] = page.frame();
@@ -166,7 +168,7 @@ impl<M: Machine> Service<M> {
                 return;
             }
             let Some(page) = queues.oldest(Queue::Active) else { return };
-            // SAFETY: descriptors stay such for good.
+            // SAFETY: as in `free_cached`.
             let page: &'static Descriptor = unsafe { page.as_ref() };
             let core: &Core<M> = VmState::object_of(page).expect("a page on a queue has an object");
             // A page's queue changes under both locks.
@@ -207,7 +209,7 @@ impl<M: Machine> Service<M> {
 
     fn look_at_oldest_undisturbed(&self, vm: &NodeVm, dirty: Dirty) -> Option<Looked<M>> {
         let mut queues = vm.queues.lock(self.machine());
-        // SAFETY: descriptors stay such for good.
+        // SAFETY: as in `free_cached`.
         let page: &'static Descriptor = unsafe { queues.oldest(Queue::Inactive)?.as_ref() };
         let core: &Core<M> = VmState::object_of(page).expect("a page on a queue has an object");
         let Some(mut pages) = core.lock.try_lock(self.machine()) else {
@@ -265,7 +267,8 @@ impl<M: Machine> Shrinker for VmState<M> {
     fn count(&self, control: &ShrinkControl) -> usize {
         let Some(node) = control.node else { return 0 };
         let Some(Node { vm: node, .. }) = self.service().nodes().get(node) else { return 0 };
-        (node.count(Queue::Cache) + node.count(Queue::Inactive) + node.count(Queue::Active) / 2) as usize
+        let spare = node.descriptors.spare_frames() + node.inners.spare_frames();
+        (spare + node.count(Queue::Cache) + node.count(Queue::Inactive) + node.count(Queue::Active) / 2) as usize
     }
 
     /// Frees cached pages, and clean inactive ones; dirty ones are the balancing thread's, which is woken.
@@ -280,6 +283,7 @@ impl<M: Machine> Shrinker for VmState<M> {
             service.scan_inactive(vm, wanted, Dirty::PassOver);
             freed += service.free_cached(node, wanted - freed);
         }
+        freed += service.shrink_stores(node);
         if freed == 0 && vm.count(Queue::Inactive) + vm.count(Queue::Active) > 0 {
             // It may have failed often before there were any pages.
             service.wake_balancer_again(node);

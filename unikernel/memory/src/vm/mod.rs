@@ -58,9 +58,16 @@
 //! one that makes memory free, so what a pager allocates on its behalf uses every reserve, never reclaims and never waits
 //! for memory. Direct reclaim frees clean pages only and never calls a pager: it may have been entered from one.
 //!
-//! In the child of a fork, pages that other threads had busy stay so.
+//! *When a descriptor goes.* It is given back to its store when its page has gone, and its memory when all of its frame are free
+//! and more are left than a reserve: when an object goes, and when memory is short. Who has locked the object, or the queues
+//! a page is on, or has the page busy, knows a page that lives. Who moves pages has the descriptor's address from the frame and
+//! nothing else: so it says before that it is [`Looking`], and no memory of descriptors goes meanwhile. A frame names its
+//! descriptor until it is freed, which comes first, but for cached pages that the page layer takes: it is looking, too.
+//!
+//! In the child of a fork, pages that other threads had busy stay so; and where another thread was moving pages, stores keep
+//! what they have.
 
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Relaxed, Ordering::Release};
 
 use quarry_topology::NodeId;
 
@@ -150,6 +157,8 @@ pub(crate) struct VmState<M: Machine> {
     /// The service this is in; null before the first object.
     service: AtomicPtr<Service<M>>,
     owner: AtomicU32,
+    /// How many have, or may take, addresses of descriptors whose objects they have not locked.
+    looking: AtomicU32,
     /// The list of objects changes under both of these, the first and the last of the locks here that a fork takes: so it
     /// stays as it is from when a fork takes the locks until it has given all of them back.
     first: Lock<Objects<M>>,
@@ -161,9 +170,17 @@ impl<M: Machine> VmState<M> {
         Self {
             service: AtomicPtr::new(core::ptr::null_mut()),
             owner: AtomicU32::new(0),
+            looking: AtomicU32::new(0),
             first: Lock::new(Objects::new()),
             last: Lock::new(()),
         }
+    }
+
+    /// Whether anybody may have the address of a descriptor that is free.
+    fn is_looked_at(&self) -> bool {
+        // A read-modify-write: who begins to look after it sees what this caller saw, frames that name no such descriptor
+        // any more. AcqRel: pairs with itself and with those of `Looking`.
+        self.looking.fetch_add(0, AcqRel) > 0
     }
 
     /// Every lock, in lock order.
@@ -183,7 +200,27 @@ impl<M: Machine> VmState<M> {
     }
 }
 
+/// While there is one, every descriptor stays one. For who takes addresses of descriptors from frames, to move their pages;
+/// and for who gives descriptors back before the frames that name them.
+#[must_use = "descriptors go when it is dropped"]
+pub(crate) struct Looking<'s>(&'s AtomicU32);
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        // Release: pairs with the Acquire in `is_looked_at`.
+        self.0.fetch_sub(1, Release);
+    }
+}
+
 impl<M: Machine> Service<M> {
+    /// Keeps what is a descriptor one. Before the lock of the zone is taken whose frames are looked at.
+    pub(crate) fn look_at_descriptors(&self) -> Looking<'_> {
+        let looking = &self.vm().looking;
+        // AcqRel: pairs with `is_looked_at`.
+        looking.fetch_add(1, AcqRel);
+        Looking(looking)
+    }
+
     /// The state of a node's objects' pages. It has memory, or no frame would be of it.
     fn vm_node(&self, node: NodeId) -> &NodeVm {
         &self.nodes().get(node).expect("a node that has pages has memory").vm

@@ -348,9 +348,13 @@ impl<M: Machine> Drop for VmObject<M> {
                 break;
             }
         }
-        core.service.vm().take_out(machine, core);
+        let service = core.service;
+        service.vm().take_out(machine, core);
         // SAFETY: made in `vm_object`; no page names it any more, and it is on no list.
-        unsafe { core.service.kfree(self.core.as_ptr().cast()) };
+        unsafe { service.kfree(self.core.as_ptr().cast()) };
+        for (node, _) in service.nodes().with_memory() {
+            service.shrink_stores(node);
+        }
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) mod flag {
     pub(in crate::vm) const FAILED: u32 = 1 << 7;
 }
 
-/// An object page. Its memory is a [`Store`](super::store::Store)'s, and stays a descriptor for good.
+/// An object page. Its memory is a [`Store`](super::store::Store)'s, and a descriptor until the store gives its frame back.
 ///
 /// All fields are relaxed, for the locks order them; but the flags, which who waits for a pager looks at without a lock: their
 /// Release and Acquire order what the pager wrote.

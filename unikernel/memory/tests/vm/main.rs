@@ -4,6 +4,7 @@
 mod alloc;
 #[path = "../support/cases.rs"]
 mod cases;
+mod costs;
 mod daemon;
 mod model;
 mod moving;
