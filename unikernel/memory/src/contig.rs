@@ -26,8 +26,8 @@
 //! | 128 MiB and more        | in sections not filled yet           | cuts the run out of them, filling nothing        |
 //!
 //! A run of n frames that is free is n / 1024 + 20 blocks at most, and each is a step to take it out and one to give it
-//! back. The frames of a run that was cut out of sections not filled are unknown to the frame tables, but for the first:
-//! [`Service::virt_to_page`] finds no others. It goes back to where it came from.
+//! back. The frames of a run that was cut out of sections not filled are unknown to the frame tables, but for the first,
+//! which names the next such run: [`Service::virt_to_page`] goes through them. It goes back to where it came from.
 //!
 //! # Making room
 //!
@@ -401,7 +401,7 @@ impl<M: Machine> Service<M> {
         kind: &'static MallocType,
     ) -> Result<(), ContigFreeError> {
         let start = address.addr();
-        let head = self.virt_to_page(address).filter(|_| start.is_multiple_of(FRAME_BYTES));
+        let head = self.managed_frame_at(address).filter(|_| start.is_multiple_of(FRAME_BYTES));
         let head = head.ok_or(ContigFreeError::NotAllocated { address: start })?;
         let zone = self.zone_of_frame(head);
         let (length, record) = zone.locked(self.machine(), |frames, _| {
@@ -426,8 +426,10 @@ impl<M: Machine> Service<M> {
         self.type_table().note_freed(record.number, bytes);
         self.large_frames().fetch_sub(length.into(), Relaxed);
         if record.unfilled {
+            let mut growth = self.growth().lock(self.machine());
+            growth.forget_run(self.machine(), head);
             Frames::of(self.machine()).set_state(head, State::from_bits(0));
-            self.growth().lock(self.machine()).give_run(self.machine(), zone, head, length);
+            growth.give_run(self.machine(), zone, head, length);
         } else {
             self.give_frames(zone, head, head.offset(length));
         }
@@ -457,6 +459,15 @@ impl<M: Machine> Service<M> {
             fields.previous.store(NIL, Relaxed);
             frames.set_state(run.head, State::new(Kind::Contig, Order::ZERO, run.zone.id()));
         });
+        if run.unfilled {
+            self.growth().lock(self.machine()).note_run(self.machine(), run.head);
+        }
+    }
+
+    /// The first frame of the run never filled that a frame is in.
+    #[cold]
+    pub(crate) fn unfilled_run_with(&self, frame: Pfn) -> Option<Pfn> {
+        self.growth().lock(self.machine()).run_with(self.machine(), frame)
     }
 
     /// How many frames a run has.

@@ -13,10 +13,10 @@
 //!
 //! A contiguous run of a section or more that is to come from a range is cut out of it without being filled
 //! ([`Growth::take_run`]): only the table entries of its first frame get memory. The frames behind it stay `Absent`, and
-//! the run comes back as a range. A shorter run has the sections filled that hold it ([`Growth::fill_for`]), wherever in
+//! the run comes back as a range. While it is in use it is on a list, for who asks which run a frame is in. A shorter run has the sections filled that hold it ([`Growth::fill_for`]), wherever in
 //! the range they are.
 
-use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn, State, ZoneId, for_each_block};
+use crate::frame::{FRAME_BYTES, Frames, Kind, NIL, Order, Pfn, State, ZoneId, for_each_block};
 use crate::machine::Machine;
 use crate::mobility::PAGEBLOCK_ORDER;
 use crate::run::RunDemand;
@@ -52,11 +52,17 @@ impl Range {
 pub(crate) struct Growth {
     ranges: [Range; MAX_FREE_RANGES],
     count: usize,
+    /// The last run that was cut out and is in use; each names the one before in its first frame's `previous`.
+    last_run: u32,
 }
 
 impl Growth {
     pub(crate) const fn new() -> Self {
-        Self { ranges: [Range { zone: ZoneId(0), next: Pfn(0), end: Pfn(0) }; MAX_FREE_RANGES], count: 0 }
+        Self {
+            ranges: [Range { zone: ZoneId(0), next: Pfn(0), end: Pfn(0) }; MAX_FREE_RANGES],
+            count: 0,
+            last_run: NIL,
+        }
     }
 
     /// Notes free frames, all of one zone. `false` when there is no room for another range.
@@ -203,6 +209,40 @@ impl Growth {
             let nothing = Range { zone: zone.id(), next: start, end: start };
             fill(machine, zone, Cut { slot: 0, lower: nothing, part: run, upper: nothing });
         }
+    }
+
+    /// Notes a run that [`Self::take_run`] gave: the word of its first frame says how long it is.
+    pub(crate) fn note_run<M: Machine>(&mut self, machine: &M, head: Pfn) {
+        Frames::of(machine).frame(head).previous.store(self.last_run, Relaxed);
+        self.last_run = head.0;
+    }
+
+    /// Forgets a run that was noted.
+    pub(crate) fn forget_run<M: Machine>(&mut self, machine: &M, head: Pfn) {
+        let link = |run: Pfn| &Frames::of(machine).frame(run).previous;
+        let before = link(head).load(Relaxed);
+        if self.last_run == head.0 {
+            self.last_run = before;
+        } else if let Some(behind) = self.runs(machine).find(|&run| link(run).load(Relaxed) == head.0) {
+            link(behind).store(before, Relaxed);
+        }
+    }
+
+    /// The first frame of the noted run that a frame is in.
+    pub(crate) fn run_with<M: Machine>(&self, machine: &M, frame: Pfn) -> Option<Pfn> {
+        let is_in = |run: &Pfn| frame.0.checked_sub(run.0).is_some_and(|at| at < Self::length(machine, *run));
+        self.runs(machine).find(is_in)
+    }
+
+    fn length<M: Machine>(machine: &M, run: Pfn) -> u32 {
+        Frames::of(machine).frame(run).word.load(Relaxed)
+    }
+
+    /// The noted runs by their first frames.
+    fn runs<M: Machine>(&self, machine: &M) -> impl Iterator<Item = Pfn> {
+        let frames = Frames::of(machine);
+        let known = |run: u32| (run != NIL).then_some(Pfn(run));
+        core::iter::successors(known(self.last_run), move |&run| known(frames.frame(run).previous.load(Relaxed)))
     }
 
     /// The zone's ranges that have frames left.

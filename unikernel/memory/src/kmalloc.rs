@@ -357,7 +357,7 @@ impl<M: Machine> Service<M> {
     pub(crate) fn find_size(&self, object: *const u8) -> Option<usize> {
         let tag = self.current_tag(object.addr());
         if tag == LARGE && object.addr().is_multiple_of(FRAME_BYTES) {
-            let block = self.virt_to_page(object).expect("a tagged frame is managed");
+            let block = self.managed_frame_at(object).expect("a tagged frame is managed");
             return Some(Frames::of(self.machine()).state(block).order().bytes());
         }
         let geometry = self.cache(tag_cache(tag))?.geometry;

@@ -210,7 +210,7 @@ impl<M: Machine> Service<M> {
 
     /// The head of the block or slab that an address lies in; `None` where there is none. Linux's `virt_to_head_page`.
     pub fn virt_to_head_page(&self, address: *const u8) -> Option<Pfn> {
-        self.compound_head(self.virt_to_page(address)?)
+        self.compound_head(self.managed_frame_at(address)?)
     }
 
     /// [`Self::alloc_pages`], as an address; null when there is none. Linux's `__get_free_pages`.
@@ -253,7 +253,7 @@ impl<M: Machine> Service<M> {
         if address.is_null() {
             return;
         }
-        let Some(block) = self.virt_to_page(address).filter(|_| address.addr().is_multiple_of(FRAME_BYTES)) else {
+        let Some(block) = self.managed_frame_at(address).filter(|_| address.addr().is_multiple_of(FRAME_BYTES)) else {
             panic!("free_pages of {address:p}, which is not the address of a frame the service manages");
         };
         if let Err(error) = self.free_pages_slow(block, order) {
@@ -296,16 +296,27 @@ impl<M: Machine> Service<M> {
     }
 
     /// Frame an address of the direct map lies in; `None` when the service does not manage it. Linux's `virt_to_page`.
-    #[inline]
     pub fn virt_to_page(&self, address: *const u8) -> Option<Pfn> {
+        let frame = self.frame_at(address)?;
+        (self.manages(frame) || self.unfilled_run_with(frame).is_some()).then_some(frame)
+    }
+
+    /// The frame at an address, if the service has looked at it: not one inside of a run that was never filled.
+    #[inline]
+    pub(crate) fn managed_frame_at(&self, address: *const u8) -> Option<Pfn> {
+        self.frame_at(address).filter(|&frame| self.manages(frame))
+    }
+
+    #[inline]
+    fn frame_at(&self, address: *const u8) -> Option<Pfn> {
         let physical = address.addr().checked_sub(self.machine().direct_map())?;
-        let frame = Pfn(u32::try_from(physical >> FRAME_SHIFT).ok()?);
-        self.manages(frame).then_some(frame)
+        u32::try_from(physical >> FRAME_SHIFT).ok().map(Pfn)
     }
 
     /// Node a frame belongs to; `None` when the service does not manage it. Linux's `page_to_nid`.
     pub fn page_to_node(&self, frame: Pfn) -> Option<NodeId> {
-        self.manages(frame).then(|| Frames::of(self.machine()).state(frame).zone().node())
+        let known = if self.manages(frame) { frame } else { self.unfilled_run_with(frame)? };
+        Some(Frames::of(self.machine()).state(known).zone().node())
     }
 
     /// Notes that frames just handed out are not a caller's but became part of the service: a slab, a stack, a large

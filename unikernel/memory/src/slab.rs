@@ -430,7 +430,7 @@ impl<M: Machine> Service<M> {
         if !object.addr().is_multiple_of(FRAME_BYTES) {
             return Err(FreeError::Misaligned(object.addr()));
         }
-        let block = self.virt_to_page(object).ok_or(FreeError::NotAnObject(object.addr()))?;
+        let block = self.managed_frame_at(object).ok_or(FreeError::NotAnObject(object.addr()))?;
         let frames = Frames::of(self.machine());
         let order = frames.state(block).order();
         frames.set_tag(block, 0);

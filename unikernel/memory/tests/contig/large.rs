@@ -1,7 +1,9 @@
 //! Runs larger than any block, up to gigabytes: of blocks side by side, and of sections that were never filled.
 
 use quarry_memory::hosted::Hosted;
-use quarry_memory::{ContigBlock, ContigError, ContigRequest, Gfp, MallocFlags, Order, Topology};
+use quarry_memory::{
+    ContigBlock, ContigError, ContigRequest, Gfp, MallocFlags, NodeId, NodeMask, Order, Pfn, Topology,
+};
 
 use crate::support::{MIB, TYPE, TestService, assert_books_balance, one_node};
 
@@ -72,8 +74,9 @@ fn the_frames_of_a_run_that_was_not_filled_belong_to_no_other_call() {
             assert!(service.try_kfree(page).is_err());
             assert!(at == 0 || service.try_contigfree(page, size, &TYPE).is_err());
         }
-        assert_eq!(service.virt_to_page(page).is_some(), at == 0, "the frame tables know its first frame alone");
-        let frame = quarry_memory::Pfn::containing(block.physical() + at as u64);
+        let frame = Pfn::containing(block.physical() + at as u64);
+        assert_eq!(service.virt_to_page(page), Some(frame));
+        assert_eq!(service.page_to_node(frame), Some(NodeId(0)));
         assert!(service.try_free_pages(frame, Order::ZERO).is_err());
     }
     // What is filled beside it merges with none of it.
@@ -83,6 +86,34 @@ fn the_frames_of_a_run_that_was_not_filled_belong_to_no_other_call() {
     drop(block);
     assert_books_balance(service, 0);
     fill_all(service);
+}
+
+#[test]
+fn every_frame_of_a_run_that_was_not_filled_is_found_by_its_address_as_long_as_it_is_one() {
+    let topology = Topology::builder().node(4 * GIB, 1).node(4 * GIB, 1).build().expect("a machine");
+    let service = Hosted::leak(topology).expect("there is address space").service();
+    let size = 256 << 20;
+    let request = |node: usize| ContigRequest {
+        nodes: NodeMask::only(NodeId(node as u8)),
+        flags: MallocFlags::NOWAIT,
+        ..ContigRequest::new(size)
+    };
+    let ends = |start: *mut u8| [start, start.wrapping_add(size / 2 + 5), start.wrapping_add(size - 1)];
+    let mut runs: Vec<_> = (0..10).map(|at| Some((at % 2, block(service, request(at % 2))))).collect();
+    for gone in [0, 9, 4, 5, 1, 8, 2, 3, 7, 6] {
+        for (node, run) in runs.iter().flatten() {
+            for address in ends(run.as_ptr()) {
+                let frame = service.virt_to_page(address).expect("it is the service's");
+                assert_eq!(service.page_address(frame), address.map_addr(|address| address & !4095));
+                assert_eq!(service.page_to_node(frame), Some(NodeId(*node as u8)));
+            }
+        }
+        let (_, run) = runs[gone].take().expect("each goes once");
+        let start = run.as_ptr();
+        drop(run);
+        assert!(ends(start).into_iter().all(|address| service.virt_to_page(address).is_none()), "of run {gone}");
+    }
+    assert_books_balance(service, 0);
 }
 
 #[test]
