@@ -85,6 +85,8 @@ pub(crate) struct Nodes {
     fallback: [[AtomicU8; MAX_NODES]; MAX_NODES],
     /// How many nodes have memory.
     reachable: AtomicU8,
+    /// Those of them that are the nearest of no CPU, by bit.
+    nobodys: AtomicU64,
 }
 
 impl Nodes {
@@ -94,6 +96,7 @@ impl Nodes {
             states: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_NODES],
             fallback: [const { [const { AtomicU8::new(0) }; MAX_NODES] }; MAX_NODES],
             reachable: AtomicU8::new(0),
+            nobodys: AtomicU64::new(0),
         }
     }
 
@@ -143,6 +146,16 @@ impl Nodes {
             }
             self.reachable.store(reachable as u8, Ordering::Relaxed);
         }
+        let bit = |node: NodeId| 1u64 << node.index();
+        let all = topology.nodes().filter(|&node| has_memory(node)).fold(0, |bits, node| bits | bit(node));
+        let with_cpus = topology.nodes().filter(|&node| topology.has_cpus(node));
+        let nearest = with_cpus.fold(0, |bits, node| bits | bit(self.local(node)));
+        self.nobodys.store(all & !nearest, Ordering::Relaxed);
+    }
+
+    /// Whether a node with memory is the nearest of no CPU.
+    pub(crate) fn is_nobodys(&self, node: NodeId) -> bool {
+        self.nobodys.load(Ordering::Relaxed) >> node.index() & 1 == 1
     }
 
     /// The nodes with memory, nearest to `node` first, itself leading where it has memory; none for a node that does

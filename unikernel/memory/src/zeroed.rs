@@ -10,8 +10,8 @@
 //! A stock holds single frames of its node's highest zone, at most [`MOST_OF_A_KIND`] of each kind and
 //! one of [`SHARE`] of the node's frames. The kinds are unmovable memory, which is kept always, and movable memory, which is
 //! kept once it was asked for; each is from pageblocks of its mobility. A movable request takes an unmovable page when
-//! there is no other; never the other way round. A node whose memory is all below 16 MiB keeps none, nor does one that
-//! has no CPUs get any: a CPU fills the stock of its nearest node.
+//! there is no other; never the other way round. A node whose memory is all below 16 MiB keeps none. A CPU fills the stock of its
+//! nearest node; when that is full, those of nodes that are no CPU's nearest, which have nobody else.
 //!
 //! A frame of a stock is `Listed`, and so is one being zeroed, which the stock counts but does not list: nobody has it but the CPU
 //! that zeroes it, without a lock. The stock's lock guards the lists and counts; it is taken before the zone's, and both are held while frames go from
@@ -25,6 +25,8 @@
 //! begins to wait is seen by the one or the other ([`attention`](crate::attention)).
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+
+use quarry_topology::NodeId;
 
 use crate::allocate::Request;
 use crate::events::Event;
@@ -121,13 +123,20 @@ impl Stock {
 }
 
 impl<M: Machine> Service<M> {
-    /// Zeroes a page for the stock of the calling CPU's nearest node, if memory is plenty and the stock is short; whether it
-    /// did, so that another call may find more to do. For a host's idle CPUs, with interrupts on: it takes as long as 4 KiB take to
+    /// Zeroes a page for the stock of the calling CPU's nearest node, or of a node that is no CPU's nearest, if memory is plenty
+    /// and the stock is short; whether it did, so that another call may find more to do. For a host's idle CPUs, with interrupts on: it takes as long as 4 KiB take to
     /// zero, never sleeps, and leaves what the CPU's sets hold alone. May be called by any thread.
     pub fn zero_idle(&self) -> bool {
         // SAFETY: `Machine::set` is valid; only what never changes after its start is read.
         let set = unsafe { &*self.machine().set() };
-        let Some(node) = self.nodes().get(set.zone.node()).filter(|_| set.attached) else { return false };
+        let own = set.zone.node();
+        let without_cpus = || self.nodes().fallback_order(own).filter(|&node| self.nodes().is_nobodys(node));
+        set.attached && (self.zero_for(own) || without_cpus().any(|node| self.zero_for(node)))
+    }
+
+    /// Zeroes a page for the stock of a node.
+    fn zero_for(&self, node: NodeId) -> bool {
+        let Some(node) = self.nodes().get(node) else { return false };
         let zone = node.highest_zone();
         let plenty = zone.watermarks().high + zone.lowmem_reserve(ZoneKind::Normal);
         if self.is_short() || zone.id().kind() == ZoneKind::Dma || zone.available_frames() <= plenty {

@@ -206,6 +206,23 @@ fn a_node_s_stock_serves_who_is_nearest() {
 }
 
 #[test]
+fn cpus_with_nothing_left_to_do_at_home_fill_the_stocks_of_nodes_without_cpus() {
+    let topology = Topology::builder().node(256 * MIB, 1).node(256 * MIB, 0).node(256 * MIB, 1);
+    let service = start(topology.build().expect("a machine"));
+    // Memory that nobody asked for yet is not taken in for this.
+    let used = [1, 2].map(|node| service.alloc_pages_node(NodeId(node), Gfp::KERNEL, Order::ZERO));
+    free(service, used.map(|page| page.expect("memory is free")));
+    let made = idle(service);
+    let take = |node| service.alloc_pages_node(NodeId(node), ZERO, Order::ZERO).expect("memory is free");
+    let pages = [take(0), take(1)];
+    assert_eq!((stock(service), found_and_not(service)), (made - 2, (2, 0)), "both had some");
+    let there = take(2);
+    assert_eq!((stock(service), found_and_not(service)), (made - 2, (2, 1)), "that node has a CPU of its own");
+    assert_eq!(idle(service), 2, "one for each node");
+    free(service, pages.into_iter().chain([there]));
+}
+
+#[test]
 fn an_object_s_zeroed_page_counts_as_an_object_page() {
     let service = dirty(64);
     let made = idle(service);
