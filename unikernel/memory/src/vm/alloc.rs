@@ -31,6 +31,7 @@ use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::service::Service;
 
+use super::Stored;
 use super::object::{Core, LockedObject, Pages};
 use super::page::VmPage;
 use super::queues::{Descriptor, Queue, flag};
@@ -250,7 +251,7 @@ impl<M: Machine> Service<M> {
             return None;
         }
         let class = self.class_of_thread(request.class);
-        let (frame, zeroed) = self.frame_of_class(class, Gfp::MOVABLE, request.has(VM_ALLOC_ZERO))?;
+        let (frame, zeroed) = self.frame_of_class(class, None, Gfp::MOVABLE, request.has(VM_ALLOC_ZERO))?;
         let flags = request.page_flags() | if zeroed { flag::ZERO } else { 0 };
         let wired = request.has(VM_ALLOC_WIRED);
         let page = core.adopt(&mut locked.pages, index, frame, flags, wired, class)?;
@@ -262,7 +263,7 @@ impl<M: Machine> Service<M> {
             return None;
         }
         let class = self.class_of_thread(request.class);
-        let (frame, zeroed) = self.frame_of_class(class, Gfp::empty(), request.has(VM_ALLOC_ZERO))?;
+        let (frame, zeroed) = self.frame_of_class(class, None, Gfp::empty(), request.has(VM_ALLOC_ZERO))?;
         let Some(page) = self.take_descriptor(frame, class) else {
             self.free_vm_frame(frame);
             return None;
@@ -281,14 +282,20 @@ impl<M: Machine> Service<M> {
     }
 
     /// A frame, as far down as the class may go, and whether it is zeroed: rather so with `zeroed`. It is noted nowhere yet.
-    pub(super) fn frame_of_class(&self, class: AllocClass, mobility: Gfp, zeroed: bool) -> Option<(Pfn, bool)> {
+    pub(super) fn frame_of_class(
+        &self,
+        class: AllocClass,
+        near: Option<NodeId>,
+        flags: Gfp,
+        zeroed: bool,
+    ) -> Option<(Pfn, bool)> {
         // SAFETY: `attached_set` returns a set as `Machine::set` does: valid and this context's alone.
         let set = unsafe { &*self.attached_set() };
-        let gfp = Gfp::NOWAIT | Gfp::NOWARN | mobility;
+        let gfp = Gfp::NOWAIT | Gfp::NOWARN | flags;
         if self.page_fault_injected(gfp, Order::ZERO) {
             return None;
         }
-        let placement = self.place(set, None, gfp, self.machine().task())?;
+        let placement = self.place(set, near, gfp, self.machine().task())?;
         let request = Request { gfp, order: Order::ZERO, placement, cache: None };
         if zeroed && let Some((block, state)) = self.take_zeroed(set, &request) {
             return Some((self.hand_out(block, state), true));
@@ -310,12 +317,19 @@ impl<M: Machine> Service<M> {
         self.__free_pages(frame, Order::ZERO);
     }
 
-    /// Refills the stores of a frame's node that are low, if there is memory.
+    /// Refills the stores of a frame's node that are low, if it has memory; and if not, and those of all other nodes are low as
+    /// well, one of another node.
     fn refill_stores(&self, node: NodeId, class: AllocClass) {
-        let stores = self.vm_node(node);
-        while stores.descriptors.is_low() || stores.inners.is_low() {
-            let Some((frame, _)) = self.frame_of_class(class, Gfp::empty(), false) else { return };
-            self.fill_store(node, frame);
+        for what in Stored::ALL {
+            let is_low = |vm: &super::NodeVm| vm.store(what).is_low();
+            if is_low(self.vm_node(node)) {
+                let frame = self.frame_of_class(class, Some(node), Gfp::THISNODE, false);
+                let elsewhere = || self.frame_of_class(class, Some(node), Gfp::empty(), false);
+                let frame = frame.or_else(|| if self.stores_from(node).all(is_low) { elsewhere() } else { None });
+                if let Some((frame, _)) = frame {
+                    self.fill_store(what, frame);
+                }
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use crate::service::Service;
 use super::object::{Core, Pages};
 use super::queues::{Descriptor, Queue, Queues, flag};
 use super::tree::Inner;
-use super::{NodeVm, VmState};
+use super::{NodeVm, Stored, VmState};
 
 impl<M: Machine> Core<M> {
     pub(super) fn machine(&self) -> &'static M {
@@ -186,7 +186,7 @@ impl<M: Machine> Service<M> {
     }
 
     fn frame_of<T>(&self, item: NonNull<T>) -> Pfn {
-        self.virt_to_page(item.as_ptr().cast()).expect("a store's items lie in frames of the service")
+        self.managed_frame_at(item.as_ptr().cast()).expect("a store's items lie in frames of the service")
     }
 
     /// Frees the frame of a page that has been taken out of its object.
@@ -205,13 +205,12 @@ impl<M: Machine> Service<M> {
         });
     }
 
-    /// Cuts a frame that nobody has into what the emptier of a node's stores holds.
-    pub(super) fn fill_store(&self, node: quarry_topology::NodeId, frame: Pfn) {
-        let node = self.vm_node(node);
-        let store = if node.descriptors.is_low() { &node.descriptors } else { &node.inners };
+    /// Cuts a frame that nobody has into what a store of its node holds: where its items are given back to.
+    pub(super) fn fill_store(&self, what: Stored, frame: Pfn) {
+        let node = self.vm_node_of(frame);
         node.store_frames.fetch_add(1, Relaxed);
         // SAFETY: the frame is the caller's, who gives it up.
-        unsafe { store.refill(self.machine(), frame) };
+        unsafe { node.store(what).refill(self.machine(), frame) };
     }
 
     /// Gives back the frames that a node's stores have to spare; returns how many. May be called in any context, without
@@ -219,7 +218,7 @@ impl<M: Machine> Service<M> {
     pub(super) fn shrink_stores(&self, node: quarry_topology::NodeId) -> u32 {
         let vm = self.vm_node(node);
         let mut given_back = 0;
-        for store in [&vm.descriptors, &vm.inners] {
+        for store in Stored::ALL.map(|what| vm.store(what)) {
             while let Some(frame) = store.take_whole(self.machine()) {
                 if self.vm().is_looked_at() {
                     store.put_whole(self.machine(), frame);

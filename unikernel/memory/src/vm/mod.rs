@@ -152,6 +152,26 @@ impl NodeVm {
     }
 }
 
+/// What a store is of.
+#[derive(Clone, Copy)]
+pub(crate) enum Stored {
+    Descriptors,
+    Inners,
+}
+
+impl Stored {
+    pub(super) const ALL: [Self; 2] = [Self::Descriptors, Self::Inners];
+}
+
+impl NodeVm {
+    fn store(&self, what: Stored) -> &Store {
+        match what {
+            Stored::Descriptors => &self.descriptors,
+            Stored::Inners => &self.inners,
+        }
+    }
+}
+
 /// The service's state of all objects.
 pub(crate) struct VmState<M: Machine> {
     /// The service this is in; null before the first object.

@@ -20,11 +20,11 @@ use crate::service::Service;
 use crate::shrinker::ShrinkerError;
 use crate::task::Task;
 
-use super::VmState;
 use super::page::VmPage;
 use super::pager::Pager;
 use super::queues::{Descriptor, Queue, flag};
 use super::tree::Tree;
+use super::{Stored, VmState};
 
 /// Pages that dropping an object frees before it lets others have the lock.
 const FREED_AT_ONCE: usize = 64;
@@ -160,10 +160,10 @@ impl<M: Machine> Service<M> {
     fn start_vm(&'static self) -> Result<(), VmError> {
         let vm = self.vm();
         for (node, _) in self.nodes().with_memory() {
-            while self.vm_node(node).descriptors.is_low() || self.vm_node(node).inners.is_low() {
+            for what in Stored::ALL.into_iter().filter(|&what| self.vm_node(node).store(what).is_low()) {
                 let frame = self.alloc_pages_node(node, Gfp::KERNEL, Order::ZERO).ok_or(VmError::NoMemory)?;
                 self.claim_frames(1);
-                self.fill_store(node, frame);
+                self.fill_store(what, frame);
             }
         }
         let mut objects = vm.first.lock(self.machine());

@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 
-use quarry_memory::hosted::HostedMachine;
-use quarry_memory::vm::VmObject;
-use quarry_memory::{CpuId, Gfp, M_DEVBUF, MallocFlags, NodeId};
+use quarry_memory::hosted::{Hosted, HostedMachine};
+use quarry_memory::vm::{AllocClass, PageRequest, VmObject};
+use quarry_memory::{CpuId, Gfp, M_DEVBUF, MallocFlags, NodeId, Topology};
 
 use crate::support::{MIB, TestService, assert_all_returned, free, has_label, hoard, label, machine};
 
@@ -125,4 +125,35 @@ fn pages_that_move_while_objects_come_and_go_are_never_taken_for_others() {
         assert!(!failed, "a thread panicked");
     });
     assert_all_returned(service);
+}
+
+#[test]
+fn what_pages_cost_is_counted_and_goes_back_where_it_came_from() {
+    let topology = Topology::builder().node(16 * MIB, 1).node(16 * MIB, 1).node(16 * MIB, 0).build();
+    let hosted = Hosted::leak(topology.expect("a machine")).expect("there is address space");
+    assert!(hosted.run_on(CpuId(1)));
+    let service = hosted.service();
+    drop(filled(service, 1));
+    let before = metadata(service);
+    for class in [AllocClass::Normal, AllocClass::System, AllocClass::Interrupt] {
+        let object = service.vm_object(None).expect("there is memory");
+        let mut count = 0;
+        for request in [PageRequest::normal(), PageRequest::new(class)] {
+            let mut locked = object.lock();
+            while service.vm_page_alloc(Some(&mut locked), count << 20, request.no_busy()).is_some() {
+                count += 1;
+            }
+        }
+        let nodes = [0, 1, 2].map(|node| service.vm_pages(NodeId(node)).all);
+        assert!(nodes.iter().all(|&pages| pages > 2000), "{nodes:?}");
+        assert!(metadata(service) - before > count * 48);
+        // Some of them first, from all nodes.
+        for index in (0..count).step_by(3) {
+            object.lock().page(index << 20).expect("it is there").free().expect("nobody holds it");
+        }
+        drop(object);
+        let left = metadata(service);
+        assert!(left <= before + 12 * 4096, "{left} bytes are left of {before}");
+        assert_all_returned(service);
+    }
 }
