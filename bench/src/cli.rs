@@ -228,6 +228,8 @@ pub(crate) struct StatsCommand {
 pub(crate) enum Shown {
     /// Where all memory is, in rows that add up.
     Rows,
+    /// What the row `metadata` consists of.
+    Metadata,
     /// Caches, as /proc/slabinfo.
     Slabinfo,
     /// Free blocks, as /proc/buddyinfo.

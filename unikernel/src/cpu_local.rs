@@ -20,6 +20,9 @@ use crate::thread::Scheduler;
 /// The base of GS (Intel SDM volume 4).
 const IA32_GS_BASE: u32 = 0xc000_0101;
 
+/// Calls of handlers without a set, after one could not be made, until it is tried again.
+const INTERRUPT_SET_PATIENCE: u32 = 256;
+
 /// What belongs to one CPU.
 #[repr(C, align(64))]
 pub(crate) struct CpuLocal {
@@ -29,6 +32,8 @@ pub(crate) struct CpuLocal {
     active_set: Cell<*mut Set>,
     thread_set: Cell<*mut Set>,
     interrupt_set: Cell<*mut Set>,
+    /// How many more handlers do without a set before one is made; see [`CpuLocal::should_make_interrupt_set`].
+    interrupt_set_patience: Cell<u32>,
     /// Whether a maskable interrupt is being handled.
     pub(crate) in_interrupt: Cell<bool>,
     pub(crate) id: CpuId,
@@ -74,6 +79,7 @@ impl CpuLocal {
             active_set: Cell::new(NO_SET),
             thread_set: Cell::new(NO_SET),
             interrupt_set: Cell::new(NO_SET),
+            interrupt_set_patience: Cell::new(0),
             in_interrupt: Cell::new(false),
             id,
             node,
@@ -95,11 +101,35 @@ impl CpuLocal {
         unsafe { arch::write_msr(IA32_GS_BASE, self.this.addr() as u64) };
     }
 
-    /// Gives the CPU its sets of the memory service. Called on it, outside interrupts.
-    pub(crate) fn set_sets(&self, thread: *mut Set, interrupt: *mut Set) {
-        self.thread_set.set(thread);
-        self.interrupt_set.set(interrupt);
-        self.active_set.set(thread);
+    /// Gives the CPU its threads' set of the memory service. Called on it, outside interrupts.
+    pub(crate) fn use_thread_set(&self, set: *mut Set) {
+        self.thread_set.set(set);
+        self.active_set.set(set);
+    }
+
+    /// Whether to make the handlers' set now: a handler needs one and has none. Says so once, and again only after many
+    /// more calls: what asks is the making itself too, and where there was no memory, there is none at the next call.
+    pub(crate) fn should_make_interrupt_set(&self) -> bool {
+        let needed = self.in_interrupt.get() && self.thread_set.get() != NO_SET && self.interrupt_set.get() == NO_SET;
+        let patience = self.interrupt_set_patience.get();
+        if needed {
+            self.interrupt_set_patience.set(patience.checked_sub(1).unwrap_or(INTERRUPT_SET_PATIENCE));
+        }
+        needed && patience == 0
+    }
+
+    /// Runs a handler's work that gives memory back and takes none, for which no set is made.
+    pub(crate) fn without_new_set<R>(&self, work: impl FnOnce() -> R) -> R {
+        let patience = self.interrupt_set_patience.replace(u32::MAX);
+        let result = work();
+        self.interrupt_set_patience.set(patience);
+        result
+    }
+
+    /// Gives the CPU its handlers' set. Called in a handler of its.
+    pub(crate) fn use_interrupt_set(&self, set: *mut Set) {
+        self.interrupt_set.set(set);
+        self.active_set.set(set);
     }
 
     /// The threads' set of the memory service.
@@ -107,7 +137,7 @@ impl CpuLocal {
         self.thread_set.get()
     }
 
-    /// The handlers' set of the memory service.
+    /// The handlers' set of the memory service; that of CPUs that have none until a handler needed one.
     pub(crate) fn interrupt_set(&self) -> *mut Set {
         self.interrupt_set.get()
     }

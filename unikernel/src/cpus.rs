@@ -1,8 +1,8 @@
 //! The CPUs that run: their areas, and who they are.
 //!
 //! Users: the boot and `smp`, which prepare and add them; everybody who asks which CPUs there are. A CPU is prepared by
-//! the first one, in memory of its own node: area, descriptor tables, stacks, sets of the memory service. It then puts
-//! them into force itself.
+//! the first one, in memory of its own node: area, descriptor tables, stacks, the threads' set of the memory service. It
+//! then puts them into force itself.
 
 use core::fmt;
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -67,7 +67,6 @@ pub(crate) struct Prepared {
     local: &'static mut CpuLocal,
     interrupt_stack_ends: [u64; InterruptStack::COUNT],
     thread_set: *mut Set,
-    interrupt_set: *mut Set,
 }
 
 impl Prepared {
@@ -83,7 +82,6 @@ impl Prepared {
             local: place(node, CpuLocal::new(id, node, cpu.apic_id))?,
             interrupt_stack_ends,
             thread_set: service().new_set(id, node, false).ok_or(NoMemory)?,
-            interrupt_set: service().new_set(id, node, true).ok_or(NoMemory)?,
         })
     }
 
@@ -100,7 +98,7 @@ impl Prepared {
         // SAFETY: the area was made for this CPU, whose tables were loaded above.
         unsafe { (*area).install() };
         let local = cpu_local::current();
-        local.set_sets(self.thread_set, self.interrupt_set);
+        local.use_thread_set(self.thread_set);
         local.scheduler.start_idle_thread(id);
         // Release: pairs with the Acquire in `area`.
         ONLINE[id.index()].store(area, Ordering::Release);

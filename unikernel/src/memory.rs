@@ -127,13 +127,25 @@ fn zeroed(frames: &mut dyn FnMut() -> Option<Pfn>) -> impl FnMut() -> Option<u64
 }
 
 // SAFETY: the active set is the calling CPU's: threads are cooperative and never move, and interrupt entry switches to
-// another set. The direct map never changes, the tables' windows are mapped before `Service::start`, and
+// another set, or to the one of CPUs that have none. The direct map never changes, the tables' windows are mapped before `Service::start`, and
 // `paging::back` gives them writable memory.
 unsafe impl Machine for Guest {
     type InterruptState = arch::InterruptState;
 
     #[inline(always)]
     fn set(&self) -> *mut Set {
+        cpu_local::active_set()
+    }
+
+    /// Handlers get a set when one of them first needs it: those of most CPUs never allocate, and a set is 40 KiB.
+    #[cold]
+    fn attach(service: &Service<Self>) -> *mut Set {
+        let cpu = cpu_local::current();
+        if cpu.should_make_interrupt_set()
+            && let Some(set) = service.new_set(cpu.id, cpu.node, true)
+        {
+            cpu.use_interrupt_set(set);
+        }
         cpu_local::active_set()
     }
 

@@ -348,7 +348,8 @@ pub(crate) fn drain_everywhere() {
     let others = || cpus::areas().filter(|area| area.id != me.id);
     others().for_each(|area| apic::send(area.apic_id, DRAIN_VECTOR));
     let interrupts = arch::save_and_disable_interrupts();
-    // SAFETY: the handlers' set of this CPU is nobody's while its handlers are kept out.
+    // SAFETY: the handlers' set of this CPU is nobody's while its handlers are kept out. Before it has one, what is
+    // drained is the set of CPUs without, of which nothing is written.
     unsafe { service().drain_set_of(me.interrupt_set()) };
     arch::restore_interrupts(interrupts);
     for area in others() {
@@ -364,11 +365,13 @@ pub(crate) fn drain_everywhere() {
 fn serve_drain() {
     let request = DRAIN_REQUESTS.load(Ordering::SeqCst);
     let cpu = cpu_local::current();
-    service().drain_local();
-    if thread::is_idle(cpu) {
-        // SAFETY: the CPU runs no thread, and handlers use the other set; interrupts are off in a handler.
-        unsafe { service().drain_set_of(cpu.thread_set()) };
-    }
+    cpu.without_new_set(|| {
+        service().drain_local();
+        if thread::is_idle(cpu) {
+            // SAFETY: the CPU runs no thread, and handlers use the other set; interrupts are off in a handler.
+            unsafe { service().drain_set_of(cpu.thread_set()) };
+        }
+    });
     // Release: pairs with the Acquire in `drain_everywhere`; max, for a nested request may have been served already.
     cpu.drained.fetch_max(request, Ordering::Release);
 }

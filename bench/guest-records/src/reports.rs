@@ -7,7 +7,8 @@ use core::fmt::Write;
 use quarry_record::{Report, ReportSubject};
 use quarry_unikernel::memory::service;
 use quarry_unikernel::memory_service::statistics::{
-    self, Buddyinfo, Hardware, Malloctypes, Meminfo, Numastat, Pagetypeinfo, Rows, Slabinfo, Vmstat, Zoneinfo,
+    self, Buddyinfo, Hardware, Malloctypes, Meminfo, MetadataParts, Numastat, Pagetypeinfo, Rows, Slabinfo, Vmstat,
+    Zoneinfo,
 };
 use quarry_unikernel::topology;
 
@@ -20,8 +21,9 @@ const SPARE_BYTES: usize = 1024;
 pub fn reports() -> Vec<Report> {
     let service = service();
     let hardware = Hardware { service, topology: topology() };
-    let all: [&dyn statistics::Report; 10] = [
+    let all: [&dyn statistics::Report; 11] = [
         &Rows(service),
+        &MetadataParts(service),
         &Slabinfo(service),
         &Buddyinfo(service),
         &Pagetypeinfo(service),

@@ -42,6 +42,7 @@ pub static COMMANDS: &[Description] = &[
     command("help", "", "this list", Kind::Help),
     show("numa", "nodes, their CPUs, memory and distances, as `numactl -H`", Report::Numa),
     show("rows", "where all memory is, in rows that add up", Report::Rows),
+    show("metadata", "what the row `metadata` consists of", Report::Metadata),
     show("slabinfo", "caches, as /proc/slabinfo", Report::Slabinfo),
     show("buddyinfo", "free blocks, as /proc/buddyinfo", Report::Buddyinfo),
     show("pagetypeinfo", "free blocks by mobility, as /proc/pagetypeinfo", Report::Pagetypeinfo),
@@ -109,6 +110,8 @@ pub enum Report {
     Numa,
     /// All memory, in rows that add up.
     Rows,
+    /// What the row `metadata` consists of.
+    Metadata,
     /// Caches.
     Slabinfo,
     /// Free blocks.

@@ -10,7 +10,7 @@ use core::time::Duration;
 use quarry_suite::random::{Random, log_uniform};
 use quarry_unikernel::interrupts::{self, Handler, VectorError};
 use quarry_unikernel::memory::service;
-use quarry_unikernel::memory_service::{CpuId, Gfp, Machine, Order};
+use quarry_unikernel::memory_service::{CpuId, Gfp, Machine, Order, Set};
 use quarry_unikernel::thread::{self, WaitQueue};
 use quarry_unikernel::topology_model::MAX_CPUS;
 use quarry_unikernel::{TrapFrame, cpus};
@@ -127,10 +127,24 @@ fn handlers_have_a_set_of_the_memory_service_to_themselves() -> Outcome {
     fn active_set() -> u64 {
         service().machine().set().addr() as u64
     }
-    register(LOOKING, |_| SEEN.here().store(active_set(), Ordering::Relaxed))?;
+    fn has_set() -> bool {
+        // SAFETY: the active set is valid.
+        unsafe { (*service().machine().set()).is_attached() }
+    }
+    static WITHOUT: AtomicU64 = AtomicU64::new(0);
+    register(LOOKING, |_| {
+        // Another interrupt's handler may have had use for one already.
+        WITHOUT.fetch_add((!has_set()).into(), Ordering::Relaxed);
+        let object = service().kmalloc(64, Gfp::ATOMIC);
+        // SAFETY: allocated above, if it was.
+        unsafe { service().kfree(object) };
+        SEEN.here().store(if has_set() { active_set() } else { 0 }, Ordering::Relaxed);
+    })?;
+    let bytes_before = service().metadata().sets;
     check_on_every_cpu(|cpu| {
         let (own, seen) = (active_set(), SEEN.of(cpu));
         raise_and_wait(LOOKING, seen)?;
+        check!(seen.load(Ordering::Relaxed) != 0, "the handler has no set though it allocated");
         check!(seen.load(Ordering::Relaxed) != own, "thread and handler share the set at {own:#x}");
         check_equal!(active_set(), own, "the thread's set after an interrupt");
         Ok(())
@@ -140,6 +154,8 @@ fn handlers_have_a_set_of_the_memory_service_to_themselves() -> Outcome {
     sets.sort_unstable();
     sets.dedup();
     check_equal!(sets.len(), count, "different sets");
+    let made = WITHOUT.load(Ordering::Relaxed) * (size_of::<Set>() as u64).next_multiple_of(4096);
+    check_equal!(service().metadata().sets - bytes_before, made, "bytes of sets made for handlers that allocate first");
     Ok(())
 }
 

@@ -6,8 +6,8 @@
 //! # Theory
 //!
 //! The stack holds objects that CPUs gave back in batches and will take again in batches: an exchange is one lock
-//! acquisition and a copy of pointers; objects are not touched. It grows by a page for each batch that found too little
-//! room, asked for with the lock released, so the next finds more ([`depot_stack`](crate::depot_stack)). Slabs stand
+//! acquisition and a copy of pointers; objects are not touched. It grows for each batch that found too little room, by
+//! [chunks](crate::chunks) that are got with the lock released, so the next finds more ([`depot_stack`](crate::depot_stack)). Slabs stand
 //! behind it. A slab with free objects is on `partial` (some in use) or `empty` (none); a full one is on no list. A few
 //! empty slabs are kept; the others are handed to the caller, who gives their frames back to the page layer after the lock
 //! is released.
@@ -20,7 +20,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use core::{mem, ptr};
 
 use crate::class::{CLASSES, DYNAMIC_MAGAZINES, Geometry};
-use crate::depot_stack::DepotStack;
+use crate::depot_stack::{ChunkList, DepotStack};
 use crate::frame::{FRAME_SHIFT, FrameList, Frames, Pfn};
 use crate::lock::{Guard, Lock};
 use crate::machine::Machine;
@@ -71,8 +71,6 @@ pub(crate) struct DepotCounts {
     pub(crate) stacked: u32,
     pub(crate) free_in_slabs: u32,
     pub(crate) empty_slabs: u32,
-    /// Pages the stack takes up.
-    pub(crate) stack_frames: u32,
 }
 
 /// What a depot must know of the service to work on its slabs.
@@ -121,7 +119,6 @@ impl Depot {
             stacked: state.stack.count(),
             free_in_slabs: state.free_in_slabs,
             empty_slabs: state.empty_slabs,
-            stack_frames: state.stack.pages(),
         }
     }
 
@@ -318,15 +315,15 @@ impl DepotState {
     }
 
     /// Puts objects on the stack or, where there is no room or nothing is to be kept, back into their slabs; slabs not
-    /// worth keeping are put on `surplus`. Says whether a page more would have kept more of them on the stack.
-    pub(crate) fn give(&mut self, view: SlabView, objects: &[*mut u8], keep: bool, surplus: &mut FrameList) -> bool {
+    /// worth keeping are put on `surplus`. Says how many chunks more would have kept more of them on the stack.
+    pub(crate) fn give(&mut self, view: SlabView, objects: &[*mut u8], keep: bool, surplus: &mut FrameList) -> u32 {
         let stacked = if keep { self.stack.put(objects) } else { 0 };
         let homeless = &objects[stacked..];
         if homeless.is_empty() {
-            return false;
+            return 0;
         }
         self.give_to_slabs(view, homeless, keep, surplus);
-        keep && objects.len() > 1 && self.stack.wants_page()
+        if keep && objects.len() > 1 { self.stack.wanted_chunks() } else { 0 }
     }
 
     /// Puts all of the objects on the stack, if there is room; says whether there was.
@@ -339,27 +336,24 @@ impl DepotState {
         fits
     }
 
-    /// Gives the stack a page, if it still wants one; says whether it took it. `capacity` is how many objects it may hold.
+    /// Gives the stack a chunk, if it still wants one; says whether it took it. `capacity` is how many objects it may hold.
     ///
     /// # Safety
     ///
-    /// As for [`DepotStack::add_page`].
-    pub(crate) unsafe fn add_stack_page(&mut self, page: *mut u8, capacity: u32) -> bool {
-        let wanted = self.stack.wants_page();
+    /// As for [`DepotStack::add_chunk`].
+    pub(crate) unsafe fn add_stack_chunk(&mut self, chunk: *mut u8, capacity: u32) -> bool {
+        let wanted = self.stack.wanted_chunks() > 0;
         if wanted {
             // SAFETY: the caller's promise.
-            unsafe { self.stack.add_page(page, capacity) };
+            unsafe { self.stack.add_chunk(chunk, capacity) };
         }
         wanted
     }
 
-    /// Gives up the stack, its objects and all empty slabs: these are put on `surplus`, the stack's pages on `pages`.
-    pub(crate) fn shrink(&mut self, view: SlabView, surplus: &mut FrameList, pages: &mut FrameList) {
+    /// Gives up the stack, its objects and all empty slabs: these are put on `surplus`, the stack's memory on `chunks`.
+    pub(crate) fn shrink(&mut self, view: SlabView, surplus: &mut FrameList, chunks: &mut ChunkList) {
         let mut stack = mem::replace(&mut self.stack, DepotStack::new());
-        stack.give_up(
-            |objects| self.give_to_slabs(view, objects, false, surplus),
-            |page| pages.push(view.frames, view.frame_of(page)),
-        );
+        stack.give_up(|objects| self.give_to_slabs(view, objects, false, surplus), chunks);
         while let Some(slab) = self.empty.pop(view.frames) {
             self.empty_slabs -= 1;
             self.slabs -= 1;

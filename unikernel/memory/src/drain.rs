@@ -7,7 +7,8 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use crate::class::tag_cache;
 use crate::depot::{DepotState, SlabView};
-use crate::frame::{FrameList, Frames, Order, Pfn};
+use crate::depot_stack::ChunkList;
+use crate::frame::{FrameList, Frames, Pfn};
 use crate::machine::Machine;
 use crate::registry::CacheShape;
 use crate::service::Service;
@@ -16,17 +17,17 @@ use crate::set::Set;
 /// What depots gave up under their locks.
 pub(crate) struct Released {
     slabs: FrameList,
-    stacks: FrameList,
+    chunks: ChunkList,
 }
 
 impl Released {
     pub(crate) const fn new() -> Self {
-        Self { slabs: FrameList::new(), stacks: FrameList::new() }
+        Self { slabs: FrameList::new(), chunks: ChunkList::new() }
     }
 
     /// Takes a depot's stack and empty slabs.
     pub(crate) fn shrink(&mut self, view: SlabView, depot: &mut DepotState) {
-        depot.shrink(view, &mut self.slabs, &mut self.stacks);
+        depot.shrink(view, &mut self.slabs, &mut self.chunks);
     }
 }
 
@@ -66,6 +67,7 @@ impl<M: Machine> Service<M> {
         for id in self.cache_ids() {
             self.shrink_cache(id);
         }
+        self.shrink_chunks();
     }
 
     /// Gives the stacks and empty slabs of a cache's depots back to the page layer.
@@ -78,15 +80,14 @@ impl<M: Machine> Service<M> {
         self.release(released);
     }
 
-    /// Gives frames that depots gave up back to the page layer, with no lock held.
+    /// Gives what depots gave up back to the page layer, with no lock held.
     pub(crate) fn release(&self, mut released: Released) {
         let frames = Frames::of(self.machine());
         while let Some(slab) = released.slabs.pop(frames) {
             self.release_slab(slab);
         }
-        while let Some(stack) = released.stacks.pop(frames) {
-            self.return_frames(1);
-            self.__free_pages(stack, Order::ZERO);
+        while let Some(chunk) = released.chunks.pop() {
+            self.return_chunk(chunk);
         }
     }
 

@@ -50,8 +50,8 @@ pub unsafe trait Machine: Sync + Sized + 'static {
     /// one it is [`Set::detached`]. On the fast path of every call.
     fn set(&self) -> *mut Set;
 
-    /// Called on slow paths while [`Machine::set`] is detached: the host may give this CPU a set now. Returns the
-    /// active set, possibly still detached.
+    /// Called on slow paths while [`Machine::set`] is detached: the host may give this CPU a set now, or its handlers
+    /// theirs. Returns the active set, possibly still detached.
     fn attach(service: &Service<Self>) -> *mut Set {
         service.machine().set()
     }

@@ -28,6 +28,8 @@ pub(crate) struct Node {
     pub(crate) counters: NumaCounters,
     pub(crate) zeroed: Stock,
     pub(crate) vm: NodeVm,
+    /// What the stacks of all depots are made of; see [`chunks`](crate::chunks).
+    pub(crate) stack_chunks: Depot,
 }
 
 /// Page blocks by whether they came from where they were wanted; Linux's `numastat`. Counted at slow paths, in blocks.
@@ -62,6 +64,7 @@ impl Node {
             counters: NumaCounters::default(),
             zeroed: Stock::new(),
             vm: NodeVm::new(),
+            stack_chunks: Depot::new(),
         }
     }
 

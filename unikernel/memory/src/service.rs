@@ -233,9 +233,11 @@ impl<M: Machine> Service<M> {
     }
 
     /// Makes the set of a CPU for threads, or (`interrupt`) for its handlers, in memory of the CPU's node. The host
-    /// makes it active. `None` when there is no memory for it. May be called in parallel; not in a handler.
+    /// makes it active. `None` when there is no memory for it. May be called in parallel; for threads not in a handler.
     pub fn new_set(&self, cpu: CpuId, node: NodeId, interrupt: bool) -> Option<&'static mut Set> {
-        let first = self.alloc_pages_exact_node(node, size_of::<Set>(), Gfp::KERNEL | Gfp::NOWARN)?;
+        // A handler does without rather than wait, or wake others for it.
+        let gfp = if interrupt { Gfp::NOWARN } else { Gfp::KERNEL | Gfp::NOWARN };
+        let first = self.alloc_pages_exact_node(node, size_of::<Set>(), gfp)?;
         let frames = size_of::<Set>().div_ceil(FRAME_BYTES) as u32;
         self.claim_frames(frames);
         self.set_frames.fetch_add(u64::from(frames), Relaxed);
@@ -498,6 +500,7 @@ impl<M: Machine> Service<M> {
         for id in self.cache_ids() {
             self.depots(id).for_each(|(_, depot)| each(depot.tickets()));
         }
+        nodes().for_each(|node| each(node.stack_chunks.tickets()));
         each(self.window.tickets());
         each(self.owners.tickets());
         each(self.growth.tickets());

@@ -34,7 +34,7 @@ use quarry_topology::NodeId;
 
 use crate::allocate::{Floor, Request};
 use crate::class::{GEOMETRY, Geometry, LARGE, MAGAZINES, tag, tag_cache, tag_node};
-use crate::depot::{Depot, SlabView};
+use crate::depot::SlabView;
 use crate::frame::{FRAME_BYTES, FRAME_SHIFT, FrameList, Frames, Kind, Order, Pfn, State};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
@@ -484,14 +484,14 @@ impl<M: Machine> Service<M> {
         let mut surplus = FrameList::new();
         // While anybody waits nothing is kept: frames and objects go where they can be had.
         let keep = !self.waiters().attention().is_raised();
-        let wants_page = {
+        let wanted_chunks = {
             let mut depot = depot.lock(self.machine());
-            let wants_page = depot.give(view, objects, keep, &mut surplus);
+            let wanted_chunks = depot.give(view, objects, keep, &mut surplus);
             given();
-            wants_page
+            wanted_chunks
         };
-        if wants_page {
-            self.grow_stack(depot, cache, node);
+        if wanted_chunks > 0 {
+            self.grow_stack(depot, cache, node, wanted_chunks);
         }
         while let Some(slab) = surplus.pop(view.frames) {
             self.release_slab(slab);
@@ -499,22 +499,8 @@ impl<M: Machine> Service<M> {
         self.objects_freed(cache.id);
     }
 
-    /// Gives a depot's stack a page more, if there is memory to spare.
-    #[cold]
-    fn grow_stack(&self, depot: &Depot, cache: &CacheShape, node: NodeId) {
-        let Some(block) = self.spare_block(node, Order::ZERO) else { return };
-        let (page, capacity) = (self.page_address(block), self.stack_capacity(&cache.geometry));
-        self.claim_frames(1);
-        // SAFETY: the page was allocated just now, and is freed after the stack has given it up.
-        let taken = unsafe { depot.lock(self.machine()).add_stack_page(page, capacity) };
-        if !taken {
-            self.return_frames(1);
-            self.__free_pages(block, Order::ZERO);
-        }
-    }
-
     /// Memory for the service itself that it can do without.
-    fn spare_block(&self, node: NodeId, order: Order) -> Option<Pfn> {
+    pub(crate) fn spare_block(&self, node: NodeId, order: Order) -> Option<Pfn> {
         self.alloc_pages_node(node, Gfp::NOWAIT | Gfp::NOWARN | Gfp::THISNODE, order)
     }
 

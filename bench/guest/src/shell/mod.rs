@@ -17,7 +17,7 @@ use quarry_shell::{COMMANDS, Command, Description, Editor, Input, Report, Script
 use quarry_suite::{Limit, Options, Platform, Stress, Workload, stress};
 use quarry_unikernel::memory::service;
 use quarry_unikernel::memory_service::statistics::{
-    Buddyinfo, Hardware, Malloctypes, Meminfo, Numastat, Pagetypeinfo, Rows, Slabinfo, Vmstat, Zoneinfo,
+    Buddyinfo, Hardware, Malloctypes, Meminfo, MetadataParts, Numastat, Pagetypeinfo, Rows, Slabinfo, Vmstat, Zoneinfo,
 };
 use quarry_unikernel::{console, cpus, print, println, topology};
 
@@ -165,6 +165,7 @@ fn show(report: Report) -> Result<(), String> {
                 return Err("the rows do not add up".into());
             }
         }
+        Report::Metadata => print!("{}", MetadataParts(service)),
         Report::Slabinfo => print!("{}", Slabinfo(service)),
         Report::Buddyinfo => print!("{}", Buddyinfo(service)),
         Report::Pagetypeinfo => print!("{}", Pagetypeinfo(service)),

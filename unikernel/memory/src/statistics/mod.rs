@@ -6,6 +6,7 @@
 //! | report           | as                                                     |
 //! |------------------|--------------------------------------------------------|
 //! | [`Rows`]         | nothing of Linux's: the rows                           |
+//! | [`MetadataParts`] | nothing of Linux's: what the row `metadata` consists of |
 //! | [`Slabinfo`]     | `/proc/slabinfo`                                       |
 //! | [`Buddyinfo`]    | `/proc/buddyinfo`                                      |
 //! | [`Pagetypeinfo`] | `/proc/pagetypeinfo`                                   |
@@ -34,6 +35,7 @@ mod hardware;
 mod locks;
 mod malloctypes;
 mod meminfo;
+mod metadata;
 mod numastat;
 mod pagetypeinfo;
 mod report;
@@ -54,6 +56,7 @@ pub use hardware::Hardware;
 pub use locks::LockCounts;
 pub use malloctypes::Malloctypes;
 pub use meminfo::Meminfo;
+pub use metadata::{Metadata, MetadataParts};
 pub use numastat::{NodeNumastat, NumaStatistics, Numastat};
 pub use pagetypeinfo::Pagetypeinfo;
 pub use report::Report;
@@ -96,7 +99,7 @@ pub struct Statistics {
     /// Objects, large allocations and page blocks that memory pools keep back: nobody uses them, and nobody but the
     /// pools' users can have them. Not in the rows of what is in use. [`Service::pool_bytes`] parts them.
     pub pool: u64,
-    /// Frame tables, nodes' state, sets, depots' stacks.
+    /// Frame tables, nodes' state, sets, depots' stacks: the service's own. [`Service::metadata`] parts it.
     pub metadata: u64,
     /// RAM the service was not given: the image, firmware, the boot's own.
     pub reserved: u64,
@@ -202,8 +205,6 @@ impl<M: Machine> Service<M> {
         rows.pool = kept.total();
         let mut frames_out = 0usize;
         let mut bytes_out = 0usize;
-        let mut metadata = self.set_frames() + self.node_frames() + self.mapping_frames() + self.registry().frames();
-        metadata += self.vm_store_frames();
         let (object_pages, object_cache) = self.vm_page_frames();
         rows.object_pages = bytes(object_pages);
         rows.object_cache = bytes(object_cache);
@@ -225,7 +226,6 @@ impl<M: Machine> Service<M> {
                 rows.deferred += bytes(u64::from(zone.deferred.load(Relaxed)));
                 rows.total += bytes(u64::from(zone.present.load(Relaxed)));
                 rows.reserved += bytes(u64::from(zone.present.load(Relaxed) - zone.managed.load(Relaxed)));
-                metadata += u64::from(zone.metadata.load(Relaxed));
             }
         }
         self.for_each_cache(|cache| {
@@ -237,12 +237,11 @@ impl<M: Machine> Service<M> {
                 rows.depots += u64::from(counts.stacked) * object;
                 rows.slab_free += u64::from(counts.free_in_slabs) * object;
                 rows.slab_waste += u64::from(counts.slabs) * u64::from(cache.geometry.waste());
-                metadata += u64::from(counts.stack_frames);
             }
         });
         rows.slab_in_use = rows.without(bytes_out.wrapping_add(detached.1), kept.objects);
         rows.large = rows.without(bytes(self.large_frames().load(Relaxed)) as usize, kept.large);
-        rows.metadata = bytes(metadata);
+        rows.metadata = self.metadata().total();
         rows
     }
 }
