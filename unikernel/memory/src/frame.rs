@@ -38,6 +38,7 @@
 //! holds.
 
 use core::fmt;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
 
 use crate::machine::{FrameTables, Machine};
@@ -305,6 +306,23 @@ impl Frames {
     pub(crate) fn set_state(self, frame: Pfn, state: State) {
         // SAFETY: as in `state`.
         unsafe { &*self.0.states.wrapping_add(frame.index()) }.store(state.0, Relaxed);
+    }
+
+    /// Gives frames side by side one state.
+    pub(crate) fn set_states(self, frames: Range<Pfn>, state: State) {
+        let count = frames.end.0.saturating_sub(frames.start.0) as usize;
+        // SAFETY: as in `state`, and the states of frames side by side lie so.
+        let states = unsafe { core::slice::from_raw_parts(self.0.states.wrapping_add(frames.start.index()), count) };
+        // A section has 32768: the loop is unrolled, for stores of atomics are not put together.
+        let (groups, rest) = states.as_chunks::<16>();
+        for group in groups {
+            for cell in group {
+                cell.store(state.0, Relaxed);
+            }
+        }
+        for cell in rest {
+            cell.store(state.0, Relaxed);
+        }
     }
 
     #[inline]

@@ -355,12 +355,8 @@ fn fill<M: Machine>(machine: &M, zone: &Zone, mut cut: Cut) -> Cut {
         return cut;
     }
     zone.metadata.fetch_add(taken - (end.0 - next.0), Relaxed);
-    for frame in next.0..end.0 {
-        frames.set_state(Pfn(frame), State::new(Kind::Inner, Order::ZERO, zone.id()));
-    }
-    for frame in end.0..wanted.end.0 {
-        frames.set_state(Pfn(frame), State::new(Kind::Reserved, Order::ZERO, zone.id()));
-    }
+    frames.set_states(next..end, State::new(Kind::Inner, Order::ZERO, zone.id()));
+    frames.set_states(end..wanted.end, State::new(Kind::Reserved, Order::ZERO, zone.id()));
     zone.admit(machine, next, end);
     for_each_block(next, end, |block, order| zone.free(machine, block, order));
     cut
