@@ -46,6 +46,23 @@ fn vectors_come_in_classes_and_at_most_256() {
 }
 
 #[test]
+fn who_may_not_wait_gets_what_is_in_reserve_and_then_none() {
+    let service = service();
+    let small = set(service, 3, BiosetFlags::empty());
+    let memory = AllMemory::take(service);
+    let quick = || service.bio_alloc_bioset(Gfp::NOWAIT | Gfp::NOWARN, 0, Some(&small));
+    let mut bios: Vec<_> = std::iter::from_fn(quick).collect();
+    assert_eq!(bios.len(), 3, "as many as are in reserve");
+    bios.pop();
+    let again = quick();
+    assert!(again.is_some() && quick().is_none(), "one that came back, and no more");
+    drop((bios, again));
+    drop(memory);
+    exit(service, small);
+    assert_nothing_in_use(service);
+}
+
+#[test]
 fn the_front_padding_keeps_a_drivers_value_of_the_type_it_was_given() {
     let service = service();
     let padded = service.bioset_init("padded", 1, 20, BiosetFlags::empty()).expect("memory is free");

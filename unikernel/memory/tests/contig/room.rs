@@ -116,6 +116,31 @@ fn pinned_pages_stay_and_the_run_lies_between_them() {
 }
 
 #[test]
+fn a_run_stays_where_it_is_while_others_move() {
+    let service = one_node(64 * MIB);
+    let set = pages(service);
+    let table = service.statistics().in_use();
+    let runs: Vec<_> = (0..40).map(|_| obtain(service, &request(5 * 4096, WAITS)).expect("memory is free")).collect();
+    let bytes = |run: &Block| {
+        // SAFETY: the run is this test's, and nobody else looks at it.
+        unsafe { std::slice::from_raw_parts_mut(run.as_ptr(), run.size()) }
+    };
+    for (run, number) in runs.iter().zip(1..) {
+        bytes(run).fill(number);
+    }
+    let held = aged(set, |number| number % 2 == 0);
+    assert!(service.compact_memory() > 0, "pages moved");
+    let large = obtain(service, &request(TWO_MIB, WAITS));
+    assert!(large.is_some(), "room was made");
+    for (run, number) in runs.iter().zip(1..) {
+        assert!(bytes(run).iter().all(|&byte| byte == number), "run {number} is as it was written");
+    }
+    assert_whole(&held);
+    drop((held, runs, large));
+    assert_books_balance(service, table);
+}
+
+#[test]
 fn what_is_given_up_in_the_middle_is_given_back() {
     let service = one_node(64 * MIB);
     // One pin in every half of a mebibyte: every candidate fails.
