@@ -172,6 +172,26 @@ impl<M: Machine> Core<M> {
     }
 }
 
+/// The queues of pages that are dealt with one after the other, which mostly are one node's: locked until another's are wanted.
+pub(super) struct LockedQueues<M: Machine>(Option<(&'static NodeVm, Guard<'static, Queues, M>)>);
+
+impl<M: Machine> LockedQueues<M> {
+    pub(super) const fn none() -> Self {
+        Self(None)
+    }
+
+    /// Those of a page, of an object that the caller has locked.
+    pub(super) fn of(&mut self, core: &Core<M>, page: &Descriptor) -> (&'static NodeVm, &mut Queues) {
+        let node = core.service.vm_node_of(page.frame());
+        if self.0.as_ref().is_none_or(|(held, _)| !ptr::eq(*held, node)) {
+            // Before the others are taken.
+            self.0 = None;
+        }
+        let (node, queues) = self.0.get_or_insert_with(|| core.lock_queues(page));
+        (node, queues)
+    }
+}
+
 impl<M: Machine> Service<M> {
     pub(super) fn give_back_inner(&self, inner: NonNull<Inner>) {
         let frame = self.frame_of(inner);

@@ -29,6 +29,7 @@ use crate::node::Node;
 use crate::service::Service;
 use crate::shrinker::{LIGHTEST, ShrinkControl, Shrinker};
 
+use super::core_ops::LockedQueues;
 use super::object::{Core, Pages};
 use super::pager::{MAX_CLUSTER, PageOut};
 use super::queues::{Descriptor, Queue, flag};
@@ -57,12 +58,14 @@ enum Dirty {
     PassOver,
 }
 
-/// What came of looking at a page.
-enum Looked<M: Machine> {
-    /// It was on the queue for no reason any more, or its object is locked.
-    Passed,
-    Cached,
-    ToBeWritten(PageOut<M>),
+/// What came of looking at pages.
+struct Looked<M: Machine> {
+    /// How many; some were on the queue for no reason any more, or their object is locked.
+    pages: u32,
+    /// How many of them are cached now.
+    cached: u32,
+    /// The last of them, with its neighbours.
+    to_be_written: Option<PageOut<M>>,
 }
 
 impl<M: Machine> Service<M> {
@@ -184,55 +187,64 @@ impl<M: Machine> Service<M> {
 
     /// Looks at the oldest inactive pages; returns how many were cached.
     fn scan_inactive(&self, vm: &NodeVm, most: u32, dirty: Dirty) -> u32 {
-        let mut cached = 0;
-        for _ in 0..most.min(vm.count(Queue::Inactive)) {
+        let (mut cached, mut left) = (0, most.min(vm.count(Queue::Inactive)));
+        while left > 0 {
             let dirty = if vm.laundering.load(Relaxed) >= MOST_LAUNDERING { Dirty::PassOver } else { dirty };
-            match self.look_at_oldest(vm, dirty) {
-                None => break,
-                Some(Looked::Passed) => {}
-                Some(Looked::Cached) => cached += 1,
-                Some(Looked::ToBeWritten(request)) => request.pager().page_out(request),
+            let looked = self.look_at_oldest(vm, left.min(BATCH as u32), dirty);
+            cached += looked.cached;
+            left -= looked.pages;
+            if let Some(request) = looked.to_be_written {
+                request.pager().page_out(request);
+            } else if looked.pages == 0 {
+                break;
             }
         }
         self.events().add(Event::VmCached, cached.into());
         cached
     }
 
-    /// Looks at the page that is inactive longest; `None` when there is none.
-    fn look_at_oldest(&self, vm: &NodeVm, dirty: Dirty) -> Option<Looked<M>> {
+    /// Looks at the pages that are inactive longest, so many at most, until one is to be written. All under one lock: many
+    /// CPUs may want it, and each time it changes hands may take long where CPUs share those of a host.
+    fn look_at_oldest(&self, vm: &NodeVm, most: u32, dirty: Dirty) -> Looked<M> {
         // The first lock taken is the first given back, and must not let handlers in while the other is held.
         let interrupts = self.machine().disable_interrupts();
-        let looked = self.look_at_oldest_undisturbed(vm, dirty);
+        let looked = self.look_at_oldest_undisturbed(vm, most, dirty);
         self.machine().restore_interrupts(interrupts);
         looked
     }
 
-    fn look_at_oldest_undisturbed(&self, vm: &NodeVm, dirty: Dirty) -> Option<Looked<M>> {
+    fn look_at_oldest_undisturbed(&self, vm: &NodeVm, most: u32, dirty: Dirty) -> Looked<M> {
+        let mut looked = Looked { pages: 0, cached: 0, to_be_written: None };
         let mut queues = vm.queues.lock(self.machine());
-        // SAFETY: as in `free_cached`.
-        let page: &'static Descriptor = unsafe { queues.oldest(Queue::Inactive)?.as_ref() };
-        let core: &Core<M> = VmState::object_of(page).expect("a page on a queue has an object");
-        let Some(mut pages) = core.lock.try_lock(self.machine()) else {
-            vm.requeue(&mut queues, page, Queue::Inactive);
-            return Some(Looked::Passed);
-        };
-        if page.is_held() || page.has(flag::REFERENCED) {
-            page.change(0, flag::REFERENCED);
-            vm.requeue(&mut queues, page, Queue::Active);
-            return Some(Looked::Passed);
-        }
-        if page.has(flag::VALID) && !page.has(flag::DIRTY) {
-            vm.requeue(&mut queues, page, Queue::Cache);
-            return Some(Looked::Cached);
-        }
-        let can_be_written = page.has(flag::DIRTY) && core.pager.is_some();
-        if !can_be_written || dirty == Dirty::PassOver {
-            let queue = if can_be_written { Queue::Inactive } else { Queue::Active };
+        while looked.pages < most {
+            let Some(page) = queues.oldest(Queue::Inactive) else { break };
+            // SAFETY: as in `free_cached`.
+            let page: &'static Descriptor = unsafe { page.as_ref() };
+            looked.pages += 1;
+            let core: &Core<M> = VmState::object_of(page).expect("a page on a queue has an object");
+            let Some(mut pages) = core.lock.try_lock(self.machine()) else {
+                vm.requeue(&mut queues, page, Queue::Inactive);
+                continue;
+            };
+            let can_be_written = page.has(flag::DIRTY) && core.pager.is_some();
+            let queue = if page.is_held() || page.has(flag::REFERENCED) {
+                page.change(0, flag::REFERENCED);
+                Queue::Active
+            } else if page.has(flag::VALID) && !page.has(flag::DIRTY) {
+                looked.cached += 1;
+                Queue::Cache
+            } else if !can_be_written {
+                Queue::Active
+            } else if dirty == Dirty::PassOver {
+                Queue::Inactive
+            } else {
+                drop(queues);
+                looked.to_be_written = Some(core.cluster_around(&mut pages, page));
+                return looked;
+            };
             vm.requeue(&mut queues, page, queue);
-            return Some(Looked::Passed);
         }
-        drop(queues);
-        Some(Looked::ToBeWritten(core.cluster_around(&mut pages, page)))
+        looked
     }
 }
 
@@ -246,14 +258,17 @@ impl<M: Machine> Core<M> {
         let before = (1..(most - behind) as u64).take_while(|&at| fits(index.checked_sub(at)).is_some()).count();
         let count = before + 1 + behind;
         let mut cluster = [None; MAX_CLUSTER];
+        let mut queues = LockedQueues::none();
         for (slot, at) in cluster.iter_mut().zip(0..count as u64) {
             let index = index - before as u64 + at;
             let page = Core::<M>::resident(pages, index).expect("it was there, and the object is locked");
             page.change(flag::BUSY | flag::GUARDED, flag::REFERENCED);
-            self.set_queue(page, Queue::None);
-            self.service.vm_node_of(page.frame()).laundering.fetch_add(1, Relaxed);
+            let (node, queues) = queues.of(self, page);
+            node.requeue(queues, page, Queue::None);
+            node.laundering.fetch_add(1, Relaxed);
             *slot = Some(page);
         }
+        drop(queues);
         PageOut::new(self, cluster, count)
     }
 

@@ -12,7 +12,7 @@ use crate::frame::Pfn;
 use crate::machine::Machine;
 use crate::service::Service;
 
-use super::core_ops::Bytes;
+use super::core_ops::{Bytes, LockedQueues};
 use super::object::Core;
 use super::queues::{Descriptor, Queue, flag};
 
@@ -191,20 +191,26 @@ impl<M: Machine> PageOut<M> {
         let node = service.node_of_frame(self.frames().next().expect("there are pages to write"));
         {
             let mut pages = core.lock.lock(core.machine());
+            let mut queues = LockedQueues::none();
             for page in self.descriptors() {
+                let (node, queues) = queues.of(core, page);
+                node.laundering.fetch_sub(1, Relaxed);
                 page.change(0, flag::BUSY | flag::GUARDED);
                 if result.is_ok() {
                     page.change(0, flag::DIRTY);
                 }
-                if page.is_wired() {
+                let queue = match result {
                     // It was wired meanwhile, and stays on no queue.
-                } else if result.is_err() || page.has(flag::REFERENCED) {
+                    _ if page.is_wired() => Queue::None,
                     // What could not be written is not to be tried again at once.
-                    core.set_queue(page, Queue::Active);
-                } else {
-                    core.cache(page);
-                }
-                core.service.vm_node_of(page.frame()).laundering.fetch_sub(1, Relaxed);
+                    Err(PagerError) => Queue::Active,
+                    Ok(()) if page.has(flag::REFERENCED) => Queue::Active,
+                    Ok(()) => Queue::Cache,
+                };
+                node.requeue(queues, page, queue);
+            }
+            drop(queues);
+            for page in self.descriptors() {
                 core.call(&mut pages, page.index.load(Relaxed));
             }
         }
