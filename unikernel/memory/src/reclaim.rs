@@ -10,7 +10,9 @@
 //! one piece, asks shrinkers if that made no block (for more in every round), serves those who wait, itself among them,
 //! and sleeps until frames are handed to it or a short while has passed. An ordinary request fails after [`MAX_ROUNDS`]
 //! rounds without progress; one that must not fail goes on for ever; the flags in [`Patience`] say who does how much.
-//! Progress is frames that became available, a block that compaction made, or objects given up.
+//! Progress is frames that became available, a block that compaction made, or objects given up. While pagers write pages a
+//! round that brought nothing is not in vain, for these will be free, unless the last was written [`LONGEST_HOPE`] ago: then
+//! whoever should write may wait for memory itself.
 //!
 //! *Attention.* While anybody waits all limits of all CPUs' caches are 0: what is freed goes to zones and slabs at once,
 //! where it can be handed over. CPUs that idle are drained by a call ([`Machine::drain_others`]); those that work give
@@ -58,6 +60,9 @@ const COSTLY_ORDER: u32 = 3;
 
 /// The longest sleep between two rounds.
 const LONGEST_SLEEP: Duration = Duration::from_millis(8);
+
+/// How long the next page that pagers write is waited for: longer than a disk takes for anything.
+const LONGEST_HOPE: Duration = Duration::from_secs(10);
 
 /// Least time between two calls of other CPUs that nobody needs more than others.
 const CALL_INTERVAL: Duration = Duration::from_millis(10);
@@ -203,12 +208,15 @@ impl<M: Machine> Service<M> {
         waiter: &Waiter,
         look: &mut impl FnMut(Option<(Pfn, State)>) -> Option<T>,
     ) -> Option<T> {
-        let (mut round, mut in_vain) = (0, 0);
+        // Rounds, those in vain, and those that brought nothing, be there hope or not; the latter two in a row.
+        let (mut round, mut in_vain, mut empty) = (0, 0, 0);
         let began = self.machine().now();
         while in_vain < patience.rounds() && round < patience.most_rounds(request.order) {
             let needs_call = in_vain > 0 || patience == Patience::OneRound;
             let progress = self.reclaim(request, round, patience, waiter, needs_call.then_some(began));
-            in_vain = if progress && patience.goes_on() { 0 } else { in_vain + 1 };
+            empty = if progress { 0 } else { empty + 1 };
+            let is_worth_it = progress || self.may_hope(request);
+            in_vain = if is_worth_it && patience.goes_on() { 0 } else { in_vain + 1 };
             round += 1;
             self.serve_waiters_in_turn();
             waiter.will_look();
@@ -226,7 +234,7 @@ impl<M: Machine> Service<M> {
                 break;
             }
             self.events().count(Event::Wait);
-            let longest = LONGEST_SLEEP.min(Duration::from_millis(1) * (in_vain + 1));
+            let longest = LONGEST_SLEEP.min(Duration::from_millis(1) * (empty + 1));
             self.machine().sleep(&mut || waiter.is_called(), Some(longest));
             if waiter.is_given() {
                 return None;
@@ -277,6 +285,13 @@ impl<M: Machine> Service<M> {
             nodes.nodes().for_each(|node| self.balancers().0[node.index()].failures.store(0, Relaxed));
         }
         progress
+    }
+
+    /// Whether pagers write pages that will be free, and have not stopped doing so.
+    fn may_hope(&self, request: &Request) -> bool {
+        let now = self.machine().now();
+        let is_fresh = |since: Duration| now.saturating_sub(since) < LONGEST_HOPE;
+        self.candidates(request.placement).any(|node| self.laundering_since(node).is_some_and(is_fresh))
     }
 
     /// Moves pages together where a zone has enough for a request, but not in one piece; whether that made a block.

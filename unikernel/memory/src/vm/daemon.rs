@@ -265,7 +265,7 @@ impl<M: Machine> Core<M> {
             page.change(flag::BUSY | flag::GUARDED, flag::REFERENCED);
             let (node, queues) = queues.of(self, page);
             node.requeue(queues, page, Queue::None);
-            node.laundering.fetch_add(1, Relaxed);
+            node.begin_laundering(self.machine());
             *slot = Some(page);
         }
         drop(queues);
@@ -302,10 +302,9 @@ impl<M: Machine> Shrinker for VmState<M> {
         if freed == 0 && vm.count(Queue::Inactive) + vm.count(Queue::Active) > 0 {
             // It may have failed often before there were any pages.
             service.wake_balancer_again(node);
-            // What pagers write is progress: it will be free.
-            freed = vm.laundering.load(Relaxed).min(1);
         }
-        Some(freed as usize)
+        // The rest of the queue has probably as little to free at once: more is for the pagers to make.
+        (freed > 0).then_some(freed as usize)
     }
 
     fn is_numa_aware(&self) -> bool {

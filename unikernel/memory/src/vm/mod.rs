@@ -68,6 +68,7 @@
 //! what they have.
 
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Relaxed, Ordering::Release};
+use core::time::Duration;
 
 use quarry_topology::NodeId;
 
@@ -112,6 +113,8 @@ pub(crate) struct NodeVm {
     counts: [AtomicU32; 3],
     /// Pages that pagers have yet to write.
     laundering: AtomicU32,
+    /// When pagers were given a page while they had none, or had written one, in nanoseconds of [`Machine::now`].
+    pagers_seen: AtomicU64,
     /// Frames of objects' pages, cached ones among them.
     pages: AtomicU64,
     /// Frames of the stores.
@@ -126,6 +129,7 @@ impl NodeVm {
             queues: Lock::new(Queues::new()),
             counts: [const { AtomicU32::new(0) }; 3],
             laundering: AtomicU32::new(0),
+            pagers_seen: AtomicU64::new(0),
             pages: AtomicU64::new(0),
             store_frames: AtomicU64::new(0),
             descriptors: Store::of::<Descriptor>(),
@@ -136,6 +140,23 @@ impl NodeVm {
     /// Pages on a queue, about.
     pub(super) fn count(&self, queue: Queue) -> u32 {
         (queue as usize).checked_sub(1).map_or(0, |at| self.counts[at].load(Relaxed))
+    }
+
+    /// Notes that a pager is given one of its pages.
+    fn begin_laundering<M: Machine>(&self, machine: &M) {
+        if self.laundering.fetch_add(1, Relaxed) == 0 {
+            self.note_pagers(machine);
+        }
+    }
+
+    /// Notes that a pager is done with one of its pages.
+    fn end_laundering<M: Machine>(&self, machine: &M) {
+        self.note_pagers(machine);
+        self.laundering.fetch_sub(1, Relaxed);
+    }
+
+    fn note_pagers<M: Machine>(&self, machine: &M) {
+        self.pagers_seen.store(u64::try_from(machine.now().as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
 
     /// Puts a page on a queue, instead of that it is on.
@@ -265,6 +286,12 @@ impl<M: Machine> Service<M> {
         let cached = self.vm_nodes().map(|node| u64::from(node.count(Queue::Cache))).sum::<u64>();
         let all = self.vm_nodes().map(|node| node.pages.load(Relaxed)).sum::<u64>();
         (all.saturating_sub(cached), cached)
+    }
+
+    /// Where pagers have pages of a node to write: when they were given the first or wrote the last, as [`Machine::now`].
+    pub(crate) fn laundering_since(&self, node: NodeId) -> Option<Duration> {
+        let vm = &self.nodes().get(node)?.vm;
+        (vm.laundering.load(Relaxed) > 0).then(|| Duration::from_nanos(vm.pagers_seen.load(Relaxed)))
     }
 
     /// Cached pages of a node: memory that can be had at once.

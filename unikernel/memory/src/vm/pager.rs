@@ -194,7 +194,7 @@ impl<M: Machine> PageOut<M> {
             let mut queues = LockedQueues::none();
             for page in self.descriptors() {
                 let (node, queues) = queues.of(core, page);
-                node.laundering.fetch_sub(1, Relaxed);
+                node.end_laundering(core.machine());
                 page.change(0, flag::BUSY | flag::GUARDED);
                 if result.is_ok() {
                     page.change(0, flag::DIRTY);
