@@ -11,6 +11,7 @@
 
 extern crate alloc;
 
+mod flood;
 mod harness;
 mod hoard;
 mod object;
@@ -38,6 +39,7 @@ mod threads;
 mod time;
 mod vm;
 mod vm_four_times;
+mod vm_on_disk;
 mod vmalloc;
 
 use quarry_unikernel::ExitCode;
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         fw_cfg::TESTS,
         disk::TESTS,
         bio::TESTS,
+        vm_on_disk::TESTS,
         stress::TESTS,
         statistics::TESTS,
     ])
