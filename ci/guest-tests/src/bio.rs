@@ -235,11 +235,12 @@ fn pages_of_an_object_go_to_the_disk_and_come_back() -> Outcome {
             Ok(())
         })
     };
+    let few_are_left = |object: &VmObject<Guest>| object.lock().page_count() <= PAGES / 8;
     every_page(|page, index| {
         label(page, index);
         Ok(())
     })?;
-    push_out(&object, PAGES / 8)?;
+    push_out(&object, few_are_left)?;
     check!(count(Event::VmLaundered) - laundered >= PAGES / 2, "few pages were written");
     let in_memory = object.lock().page_count();
     // What is read is written to, so that it goes again.
@@ -250,7 +251,7 @@ fn pages_of_an_object_go_to_the_disk_and_come_back() -> Outcome {
     })?;
     let read = count(Event::VmPagedIn) - paged_in;
     check!(read >= PAGES - in_memory, "{read} pages were read, of which {in_memory} were in memory");
-    push_out(&object, PAGES / 8)?;
+    push_out(&object, few_are_left)?;
     every_page(|page, index| {
         check!(has_label(page, index + PAGES), "page {index} is not as it was written the second time");
         Ok(())
@@ -259,8 +260,8 @@ fn pages_of_an_object_go_to_the_disk_and_come_back() -> Outcome {
     Ok(())
 }
 
-/// Takes all other memory until at most so many pages of an object are left in it.
-fn push_out(object: &VmObject<Guest>, most: u64) -> Outcome {
+/// Takes all other memory until enough of an object's pages have gone.
+pub(crate) fn push_out(object: &VmObject<Guest>, is_enough: impl Fn(&VmObject<Guest>) -> bool) -> Outcome {
     let mut locked = object.lock();
     let mut next = 0;
     while let Some(mut page) = locked.next_page(next) {
@@ -278,7 +279,7 @@ fn push_out(object: &VmObject<Guest>, most: u64) -> Outcome {
                 page.map_or(core::ptr::null_mut(), |page| service().page_address(page))
             });
         }
-        object.lock().page_count() <= most
+        is_enough(object)
     })
 }
 

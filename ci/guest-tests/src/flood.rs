@@ -80,6 +80,11 @@ impl Flood {
         Ok(())
     }
 
+    /// Whether a page is in memory, and its pager does not have it as it is.
+    pub(crate) fn is_dirty(&self, index: u64) -> bool {
+        self.object(index).lock().page(index).is_some_and(|page| page.is_dirty())
+    }
+
     /// Ends the objects.
     pub(crate) fn end(self: Arc<Self>) -> Outcome {
         drop(Arc::into_inner(self).ok_or("a thread has the objects still")?);
@@ -104,8 +109,12 @@ impl Flood {
     }
 
     fn fault(&self, index: u64, gfp: Gfp) -> Result<BusyPage<'_, Guest>, String> {
-        let object = index / (self.pages / self.objects.len() as u64);
-        self.objects[object as usize].fault_with(index, gfp).map_err(|error| format!("page {index}: {error}"))
+        self.object(index).fault_with(index, gfp).map_err(|error| format!("page {index}: {error}"))
+    }
+
+    /// Whose page that is.
+    fn object(&self, index: u64) -> &VmObject<Guest> {
+        &self.objects[(index / (self.pages / self.objects.len() as u64)) as usize]
     }
 }
 

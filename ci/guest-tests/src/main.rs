@@ -21,6 +21,7 @@ mod bio;
 mod cache;
 mod contig;
 mod disk;
+mod disk_errors;
 mod faults;
 mod flags;
 mod flags_short;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         disk::TESTS,
         bio::TESTS,
         vm_on_disk::TESTS,
+        disk_errors::TESTS,
         stress::TESTS,
         statistics::TESTS,
     ])

@@ -48,14 +48,14 @@ const MOST_PAGES_OF_RAM: u64 = 40 << 10;
 const FEW_PAGES: u64 = 4096;
 
 /// A device, which bios and other devices know until it is ended.
-struct Kept<T: 'static>(*mut T);
+pub(crate) struct Kept<T: 'static>(*mut T);
 
 impl<T> Kept<T> {
-    fn new(device: T) -> Self {
+    pub(crate) fn new(device: T) -> Self {
         Self(Box::into_raw(Box::new(device)))
     }
 
-    fn get(&self) -> &'static T {
+    pub(crate) fn get(&self) -> &'static T {
         // SAFETY: it is there until `end`, whose caller vouches that nobody knows it any more.
         unsafe { &*self.0 }
     }
@@ -63,7 +63,7 @@ impl<T> Kept<T> {
     /// # Safety
     ///
     /// Nobody uses what [`Self::get`] gave any more.
-    unsafe fn end(self) -> T {
+    pub(crate) unsafe fn end(self) -> T {
         // SAFETY: made from a box, and ended once.
         *unsafe { Box::from_raw(self.0) }
     }
@@ -133,7 +133,7 @@ fn set_of_stripe() -> Result<BioSet<Guest>, String> {
 }
 
 /// The disk; `None` on a machine without one.
-fn disk() -> Result<Option<&'static Disk>, String> {
+pub(crate) fn disk() -> Result<Option<&'static Disk>, String> {
     match block::disk(0) {
         Ok(disk) => Ok(Some(disk)),
         Err(SetupError::NoDisk { .. }) => Ok(None),

@@ -93,7 +93,8 @@ impl BioDisk {
         // SAFETY: the disk has refused it, so `done` is not called.
         unsafe { Bio::<Guest>::from_pointer(pointer) }.endio(Err(match refused {
             SubmitError::NotSectors | SubmitError::TooManySegments { .. } => BioError::NotSupported,
-            SubmitError::Busy | SubmitError::ReadOnly => BioError::Io,
+            SubmitError::ReadOnly => BioError::ReadOnly,
+            SubmitError::Busy => BioError::Io,
         }));
     }
 

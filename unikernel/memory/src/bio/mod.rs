@@ -83,11 +83,20 @@ pub enum BioError {
     Dropped,
     /// A device on its way found no memory where it could not wait.
     OutOfMemory,
+    /// A write to a device that can only be read.
+    ReadOnly,
 }
 
 impl BioError {
-    const ALL: [Self; 6] =
-        [Self::Io, Self::NotSupported, Self::OutOfRange, Self::NoDevice, Self::Dropped, Self::OutOfMemory];
+    const ALL: [Self; 7] = [
+        Self::Io,
+        Self::NotSupported,
+        Self::OutOfRange,
+        Self::NoDevice,
+        Self::Dropped,
+        Self::OutOfMemory,
+        Self::ReadOnly,
+    ];
 
     fn of(number: u32) -> Result<(), Self> {
         Self::ALL.into_iter().find(|error| *error as u32 == number).map_or(Ok(()), Err)
@@ -103,6 +112,7 @@ impl fmt::Display for BioError {
             Self::NoDevice => "the bio names no device: call set_device before it is submitted",
             Self::Dropped => "a driver dropped the bio without completing it: have it call endio",
             Self::OutOfMemory => "a driver on the way found no memory for a bio, and could not wait for one",
+            Self::ReadOnly => "the device can only be read: write to another",
         })
     }
 }
