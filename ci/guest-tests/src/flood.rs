@@ -39,7 +39,7 @@ impl Flood {
         let objects: Result<Vec<_>, _> = cpus::online().map(|_| service().vm_object(Some(pager))).collect();
         let objects = objects.map_err(|error| format!("{error}"))?;
         let runs_of_each = most / RUN / objects.len() as u64;
-        check!(runs_of_each > 0, "{most} pages are too few for {} CPUs", objects.len());
+        check!(runs_of_each >= WORKERS as u64, "{most} pages are too few for {} CPUs", objects.len());
         let count = runs_of_each * RUN * objects.len() as u64;
         Ok(Arc::new(Self { objects, pages: count, seed }))
     }
@@ -97,15 +97,23 @@ impl Flood {
         1 + index + self.pages * writings as u64
     }
 
-    /// The pages of a thread in a pass, which are another CPU's in the next: part of an object's, runs in random order.
+    /// The pages of a thread in a pass, which are another CPU's in the next: part of an object's, runs in an order that
+    /// leaps. Nothing is allocated for it: memory is short.
     fn indices(&self, worker: u64, pass: u64) -> impl Iterator<Item = u64> + use<> {
         let (objects, workers) = (self.objects.len() as u64, WORKERS as u64);
         let object = (worker / workers + pass) % objects;
         let of_each = self.pages / RUN / objects;
-        let of_object = object * of_each..(object + 1) * of_each;
-        let mut runs: Vec<u64> = of_object.filter(|run| run % workers == worker % workers).collect();
-        Random::new(self.seed ^ pass << 32, worker).shuffle(&mut runs);
-        runs.into_iter().flat_map(|run| run * RUN..(run + 1) * RUN)
+        let first = object * of_each + worker % workers;
+        let count = (of_each - worker % workers).div_ceil(workers);
+        let mut random = Random::new(self.seed ^ pass << 32, worker);
+        let start = random.below(count);
+        // A step that shares no divisor with the count, so that each comes once.
+        let mut step = 1 + random.below(count);
+        while greatest_common_divisor(step, count) > 1 {
+            step += 1;
+        }
+        let runs = (0..count).map(move |at| first + (start + at * step) % count * workers);
+        runs.flat_map(|run| run * RUN..(run + 1) * RUN)
     }
 
     fn fault(&self, index: u64, gfp: Gfp) -> Result<BusyPage<'_, Guest>, String> {
@@ -116,6 +124,10 @@ impl Flood {
     fn object(&self, index: u64) -> &VmObject<Guest> {
         &self.objects[(index / (self.pages / self.objects.len() as u64)) as usize]
     }
+}
+
+fn greatest_common_divisor(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
 /// Pages of memory there are.
