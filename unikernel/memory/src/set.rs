@@ -41,7 +41,12 @@
 //! | magazines filled with whole new slabs            | a slab a time through the depot             | 1 KiB 174, now 58 |
 //! | a branch where a process's pointer is out of range | a conditional move, five instructions fewer | a pair called 3.77 ns, with the branch 3.62 |
 //!
-//! The last says what a pair in a process waits for: the count goes through memory twice, not the number of instructions.
+//! | a process's count stored as it is known          | the count changed in memory, an instruction less | a pair inlined 3.40 ns, now 3.15 |
+//! | a table of tags for a process's arena            | one for all frame numbers there can be, no size to load | a pair inlined 3.0 ns, but batches a fortieth more |
+//!
+//! What a pair in a process waits for is its loads and stores, 26 with the loop's (on AMD's Zen 4, with its machine code
+//! taken apart: one fewer is a tenth of a nanosecond, and a dozen empty instructions more are nothing; that the count goes
+//! through memory costs little, for it is renamed). Three of them check the alignment, two the mark, and four find the set.
 
 use core::cell::Cell;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering::Relaxed};
@@ -228,8 +233,7 @@ impl Magazine {
     /// `count` is what the magazine's own count is, and not 0.
     #[inline(always)]
     pub(crate) unsafe fn take(&self, count: u32) -> *mut u8 {
-        // Loaded anew, so that load and store are one instruction.
-        self.count.store(self.count.load(Relaxed).wrapping_sub(1), Relaxed);
+        self.recount(count, u32::wrapping_sub);
         // SAFETY: `count` is at most the capacity, which is at most the number of slots.
         unsafe { self.slots.get_unchecked(count as usize - 1) }.load(Relaxed)
     }
@@ -243,8 +247,15 @@ impl Magazine {
     pub(crate) unsafe fn put(&self, count: u32, object: *mut u8) {
         // SAFETY: the limit is at most the number of slots.
         unsafe { self.slots.get_unchecked(count as usize) }.store(object, Relaxed);
-        // As in `take`.
-        self.count.store(self.count.load(Relaxed).wrapping_add(1), Relaxed);
+        self.recount(count, u32::wrapping_add);
+    }
+
+    /// Stores the count, known to be `count`, changed by one. In a process what is known is used; in a guest it is
+    /// changed in memory, which is an instruction less and a load more. See the head of this file.
+    #[inline(always)]
+    fn recount(&self, count: u32, changed: impl Fn(u32, u32) -> u32) {
+        let count = if cfg!(feature = "hosted") { count } else { self.count.load(Relaxed) };
+        self.count.store(changed(count, 1), Relaxed);
     }
 
     const fn empty() -> Self {
