@@ -12,9 +12,9 @@
 //! guarded by the growth lock; lock order: depot, growth, zone.
 //!
 //! A contiguous run of a section or more that is to come from a range is cut out of it without being filled
-//! ([`Growth::take_run`]): only the table entries of its first frame get memory. The frames behind it stay `Absent`, and
-//! the run comes back as a range. While it is in use it is on a list, for who asks which run a frame is in. A shorter run has the sections filled that hold it ([`Growth::fill_for`]), wherever in
-//! the range they are.
+//! ([`Growth::take_run`]): only the table entries of its first frame get memory. The frames behind it stay `Absent`,
+//! and the run comes back as a range. While it is in use it is on a list, for who asks which run a frame is in. A
+//! shorter run has the sections filled that hold it ([`Growth::fill_for`]), wherever in the range they are.
 
 use crate::frame::{FRAME_BYTES, Frames, Kind, NIL, Order, Pfn, State, ZoneId, for_each_block};
 use crate::machine::Machine;
