@@ -304,7 +304,9 @@ impl<M: Machine> Service<M> {
     /// The frame at an address, if the service has looked at it: not one inside of a run that was never filled.
     #[inline]
     pub(crate) fn managed_frame_at(&self, address: *const u8) -> Option<Pfn> {
-        self.frame_at(address).filter(|&frame| self.manages(frame))
+        let physical = address.addr().checked_sub(self.machine().direct_map())?;
+        let frame = Pfn(u32::try_from(physical >> FRAME_SHIFT).ok()?);
+        self.manages(frame).then_some(frame)
     }
 
     #[inline]
