@@ -344,7 +344,7 @@ mod tests {
         assert!(stats("--workload pair --seconds 1").work().is_err());
         assert_eq!(stats("").reports(), ["rows", "meminfo"]);
         assert_eq!(stats("--show vmstat,rows --show slabinfo").reports(), ["vmstat", "rows", "slabinfo"]);
-        assert_eq!(stats("--show all").reports().len(), 10);
+        assert_eq!(stats("--show all").reports().len(), 11);
         assert!(Cli::try_parse_from(["quarry", "stats", "--json", "--show", "rows"]).is_err());
     }
 }

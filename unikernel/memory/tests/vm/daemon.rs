@@ -2,11 +2,13 @@
 //! memory.
 
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
 use quarry_memory::events::Event;
 use quarry_memory::hosted::{Hosted, HostedMachine};
+use quarry_memory::reclaim::MAX_ROUNDS;
 use quarry_memory::vm::{PageRequest, Queue, VmObject};
 use quarry_memory::{CpuId, Gfp, NodeId, Order, Topology};
 
@@ -46,6 +48,43 @@ fn dirty_pages_are_laundered_and_then_cached_and_come_back() {
     }
     drop(object);
     assert_all_returned(hosted.service());
+}
+
+#[test]
+fn a_fault_does_not_give_up_while_a_pager_has_pages_to_write() {
+    let hosted = machine(64, 2);
+    let service = hosted.service();
+    let (pager, requests) = MemoryPager::leak_held();
+    let dirty = service.vm_object(Some(pager)).expect("there is memory");
+    let object = service.vm_object(None).expect("there is memory");
+    fill(&dirty, 4000);
+    let fault = || object.fault(0).map(drop);
+    let frames = thread::scope(|scope| {
+        let (ready, is_ready) = mpsc::channel();
+        let (full, is_full) = mpsc::channel();
+        let waiter = scope.spawn(move || {
+            assert!(hosted.run_on(CpuId(1)), "the CPU has its set before there is no memory for it");
+            ready.send(()).expect("the test waits");
+            is_full.recv().expect("memory will be full");
+            fault()
+        });
+        is_ready.recv().expect("the thread is ready");
+        let frames = hoard(service, Gfp::NOWAIT);
+        assert!(!service.balance(NODE), "the pager keeps what it is to write");
+        full.send(()).expect("the thread waits");
+        while service.event_count(Event::Wait) < 3 * u64::from(MAX_ROUNDS) && !waiter.is_finished() {
+            thread::yield_now();
+        }
+        for request in requests.try_iter() {
+            pager.write(request);
+        }
+        // It wakes from its sleep by itself, and finds pages that are clean.
+        assert_eq!(waiter.join().expect("it does not panic"), Ok(()));
+        frames
+    });
+    free(service, frames);
+    drop((dirty, object));
+    assert_all_returned(service);
 }
 
 #[test]

@@ -76,11 +76,17 @@ impl MemoryPager {
 
     /// One whose writes a thread of its own completes.
     pub(crate) fn leak_asynchronous() -> &'static Self {
+        let (pager, receive) = Self::leak_held();
+        thread::spawn(move || receive.iter().for_each(|request| pager.write(request)));
+        pager
+    }
+
+    /// One whose writes the caller completes, with [`Self::write`].
+    pub(crate) fn leak_held() -> (&'static Self, mpsc::Receiver<PageOut<HostedMachine>>) {
         let pager = Self::leak();
         let (send, receive) = mpsc::channel();
         *pager.later.lock().expect("nobody panics with it") = Some(send);
-        thread::spawn(move || receive.iter().for_each(|request| pager.write(request)));
-        pager
+        (pager, receive)
     }
 
     pub(crate) fn holds(&self, index: u64, number: u64) -> bool {
@@ -92,7 +98,7 @@ impl MemoryPager {
         self.stored.lock().expect("nobody panics with it").insert(index, Box::new(*page));
     }
 
-    fn write(&self, request: PageOut<HostedMachine>) {
+    pub(crate) fn write(&self, request: PageOut<HostedMachine>) {
         if self.fails_to_write.load(SeqCst) {
             return request.complete(Err(PagerError));
         }
