@@ -12,6 +12,9 @@ pub(crate) enum Choice {
     Kvm,
     /// QEMU's translator: slow, and everywhere.
     Tcg,
+    /// The same with the guest's CPUs taking turns on one CPU of this computer: quicker where more CPUs than it has
+    /// wait for each other's locks.
+    TcgInTurn,
 }
 
 /// What QEMU runs the guest with.
@@ -24,6 +27,8 @@ pub(crate) enum Accelerator {
         /// Whether it does.
         icount: bool,
     },
+    /// QEMU's translator on one thread.
+    TcgInTurn,
 }
 
 /// A choice that cannot be had.
@@ -48,6 +53,9 @@ impl Accelerator {
             (Choice::Kvm, true, _) => Err(CannotHave::CountedKvm),
             (Choice::Kvm, _, Err(why)) => Err(CannotHave::Kvm(why)),
             (Choice::Kvm, _, Ok(())) | (Choice::Auto, false, Ok(())) => Ok(Self::Kvm),
+            // One that counts has its CPUs take turns anyhow.
+            (Choice::TcgInTurn, true, _) => Ok(Self::Tcg { icount }),
+            (Choice::TcgInTurn, false, _) => Ok(Self::TcgInTurn),
             (Choice::Tcg | Choice::Auto, icount, _) => Ok(Self::Tcg { icount }),
         }
     }
@@ -56,7 +64,7 @@ impl Accelerator {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
-            Self::Tcg { .. } => "tcg",
+            Self::Tcg { .. } | Self::TcgInTurn => "tcg",
         }
     }
 }
@@ -97,6 +105,12 @@ mod tests {
         assert_eq!(Accelerator::choose(Choice::Auto, true, Ok(())), Ok(Accelerator::Tcg { icount: true }));
         assert_eq!(Accelerator::choose(Choice::Tcg, true, NO), Ok(Accelerator::Tcg { icount: true }));
         assert_eq!(Accelerator::choose(Choice::Kvm, true, Ok(())), Err(CannotHave::CountedKvm));
+        assert_eq!(Accelerator::choose(Choice::TcgInTurn, true, Ok(())), Ok(Accelerator::Tcg { icount: true }));
+    }
+
+    #[test]
+    fn turns_are_taken_where_they_are_asked_for() {
+        assert_eq!(Accelerator::choose(Choice::TcgInTurn, false, Ok(())), Ok(Accelerator::TcgInTurn));
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl Boot {
         let (cpu, accelerator) = match self.accelerator {
             Accelerator::Kvm => ("host,migratable=no", "kvm"),
             Accelerator::Tcg { icount: false } => ("max", "tcg,thread=multi"),
-            Accelerator::Tcg { icount: true } => ("max", "tcg,thread=single"),
+            Accelerator::Tcg { icount: true } | Accelerator::TcgInTurn => ("max", "tcg,thread=single"),
         };
         arguments.two("-cpu", cpu);
         arguments.two("-accel", accelerator);
