@@ -34,7 +34,8 @@
 //! A request that may sleep and finds nothing has all CPUs give back what they cache, then has pages moved out of the
 //! way (`room`), then has pagers write dirty pages of VM objects and asks shrinkers, harder from round to round, and moves
 //! pages again. It does not queue with those who wait for pages, and sleeps for nothing but what pagers, shrinkers and
-//! owners of pages sleep for. With `M_NOWAIT` it gives back what its own CPU caches, no more.
+//! owners of pages sleep for. With `M_NOWAIT` it gives back what its own CPU caches, and frees clean pages of VM objects
+//! until there is a run; in an interrupt handler the former alone.
 //!
 //! # Theory
 //!
@@ -362,6 +363,9 @@ impl<M: Machine> Service<M> {
         }
         if found.is_none() && self.may_persist(gfp, task) {
             found = self.make_room_for(demand, &request, floor);
+        } else if found.is_none() && self.machine().may_sleep() && !task.is_reclaiming() {
+            // It may not, but it is no handler.
+            found = self.free_clean_pages_for(demand, &request, floor);
         }
         if found.is_none() {
             self.note_failure(gfp);

@@ -26,7 +26,7 @@ use crate::mobility::PAGEBLOCK_ORDER;
 use crate::owner::{Ownership, was_freed};
 use crate::run::RunDemand;
 use crate::service::Service;
-use crate::shrinker::LIGHTEST;
+use crate::shrinker::{LIGHTEST, ShrinkControl, Shrinker};
 use crate::vm::MOST_SCANNED;
 use crate::zone::Zone;
 
@@ -37,6 +37,9 @@ const STEPS_A_LOCK: u32 = 512;
 
 /// More rounds where there are object pages: pagers take their time.
 const MORE_ROUNDS: usize = 16;
+
+/// Clean pages freed between two looks for a run.
+const FREED_AT_ONCE: usize = 512;
 
 /// Pages in hand at a time.
 const BATCH: usize = 32;
@@ -81,6 +84,33 @@ impl<M: Machine> Service<M> {
             }
         }
         found
+    }
+
+    /// Frees clean pages of VM objects until there is a run: for one who may not sleep, and has the time of a thread.
+    pub(super) fn free_clean_pages_for(&self, demand: &RunDemand, request: &Request, floor: Floor) -> Option<Run<'_>> {
+        // A page used since it was looked at last is passed over once: so there may be nothing to free in two laps.
+        let pages = self.candidates(request.placement).map(|node| self.vm_pages(node).all).max().unwrap_or(0);
+        let most = 2 * (pages as usize).div_ceil(FREED_AT_ONCE);
+        let mut in_vain = 0;
+        while in_vain < most {
+            let freed = {
+                let _scope = self.memalloc_noreclaim();
+                let nodes = self.candidates(request.placement).filter(|&node| self.vm_pages(node).all > 0);
+                let control = |node| ShrinkControl { gfp: request.gfp, node: Some(node) };
+                nodes.filter_map(|node| self.vm().scan(&control(node), FREED_AT_ONCE)).sum::<usize>()
+            };
+            if freed == 0 {
+                in_vain += 1;
+                continue;
+            }
+            in_vain = 0;
+            self.drain_local();
+            let found = self.find_run(demand, request, floor);
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
     }
 
     /// Rounds of [`Self::launder`] in which every object page of the nodes was looked at twice and could be written; none

@@ -171,3 +171,21 @@ fn a_contiguous_run_that_may_sleep_has_dirty_pages_written_where_they_cannot_be_
     drop(object);
     assert_all_returned(service);
 }
+
+#[test]
+fn a_contiguous_run_that_may_not_sleep_takes_the_place_of_clean_pages() {
+    let service = machine(32, 1).service();
+    let object = service.vm_object(None).expect("there is memory");
+    let mut count = 0;
+    while object.fault_with(count, Gfp::NOWAIT | Gfp::NOWARN).is_ok() {
+        count += 1;
+    }
+    let run = service.contigmalloc(1 << 20, &M_DEVBUF, MallocFlags::NOWAIT, 0, u64::MAX, 1, 0);
+    assert!(!run.is_null(), "{count} pages are clean");
+    assert_eq!((service.event_count(Event::Wait), service.event_count(Event::DirectReclaim)), (0, 0));
+    assert!(object.lock().page_count() < count);
+    // SAFETY: freed once.
+    unsafe { service.contigfree(run, 1 << 20, &M_DEVBUF) };
+    drop(object);
+    assert_all_returned(service);
+}
