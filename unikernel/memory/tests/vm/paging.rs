@@ -8,7 +8,7 @@ use std::thread;
 
 use quarry_memory::events::Event;
 use quarry_memory::hosted::{Hosted, HostedMachine};
-use quarry_memory::vm::{FaultError, PageIn, PageOut, PagedIn, Pager, PagerError, Queue, VmObject};
+use quarry_memory::vm::{FaultError, PageIn, PageOut, Pager, PagerError, Queue, VmObject};
 use quarry_memory::{Gfp, NodeId};
 
 use crate::support::{MemoryPager, assert_all_returned, free, has_label, hoard, label, machine};
@@ -162,19 +162,16 @@ fn whichever_request_a_pager_fails_no_page_is_lost() {
     assert!(failing > 3 * PAGES / 2, "a run makes {failing} requests");
 }
 
-/// A pager whose requests the test completes itself.
-struct AskedLater {
-    requests: Mutex<mpsc::Sender<PageOut<HostedMachine>>>,
-}
-
-impl Pager<HostedMachine> for AskedLater {
-    fn page_in(&self, request: PageIn<HostedMachine>) {
-        request.complete(Ok(PagedIn::Absent));
+/// An object with dirty pages, which a pager was asked to write, and what it was asked: the test's to complete, and gone before
+/// the object, which waits for it.
+fn asked_to_write(hosted: &'static Hosted) -> (VmObject<HostedMachine>, mpsc::Receiver<PageOut<HostedMachine>>) {
+    let (pager, requests) = MemoryPager::leak_held();
+    let object = hosted.service().vm_object(Some(pager)).expect("there is memory");
+    for index in 0..PAGES {
+        label(&mut object.fault(index).expect("there is memory"), index);
     }
-
-    fn page_out(&self, request: PageOut<HostedMachine>) {
-        self.requests.lock().expect("nobody panics with it").send(request).expect("the test receives it");
-    }
+    launder(hosted, &object);
+    (object, requests)
 }
 
 #[test]
@@ -182,15 +179,7 @@ fn a_page_that_is_wired_while_it_is_written_is_on_no_queue_whatever_comes_of_it(
     for result in [Ok(()), Err(PagerError)] {
         let hosted = machine(16, 1);
         let service = hosted.service();
-        let (send, receive) = mpsc::channel();
-        let pager: &'static AskedLater = Box::leak(Box::new(AskedLater { requests: Mutex::new(send) }));
-        let object = service.vm_object(Some(pager)).expect("there is memory");
-        // Gone before the object, which waits for what is asked.
-        let receive = receive;
-        for index in 0..PAGES {
-            label(&mut object.fault(index).expect("there is memory"), index);
-        }
-        launder(hosted, &object);
+        let (object, receive) = asked_to_write(hosted);
         let request = receive.try_recv().expect("dirty pages are written");
         let index = request.indices().next().expect("there are pages to write");
         object.lock().page(index).expect("it is there").wire();
@@ -215,15 +204,7 @@ fn an_object_whose_pages_are_being_written_goes_once_they_were_whatever_comes_of
     for result in [Ok(()), Err(PagerError)] {
         let hosted = machine(16, 1);
         let service = hosted.service();
-        let (send, receive) = mpsc::channel();
-        let pager: &'static AskedLater = Box::leak(Box::new(AskedLater { requests: Mutex::new(send) }));
-        let object = service.vm_object(Some(pager)).expect("there is memory");
-        // Gone before the object, which waits for what is asked.
-        let receive = receive;
-        for index in 0..PAGES {
-            label(&mut object.fault(index).expect("there is memory"), index);
-        }
-        launder(hosted, &object);
+        let (object, receive) = asked_to_write(hosted);
         let requests: Vec<_> = receive.try_iter().collect();
         assert!(!requests.is_empty(), "dirty pages are written");
         thread::scope(|scope| {
