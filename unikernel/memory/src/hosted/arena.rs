@@ -1,5 +1,8 @@
 //! Simulated RAM and its frame tables: address space reserved from the kernel; and what else the host asks of the
 //! process.
+//!
+//! The table of tags lies in front of the simulated RAM, and has entries for as much of it as there can be at most, most
+//! of which nobody ever touches: so a free finds a tag knowing one address alone, the base.
 
 use core::fmt;
 use core::ops::Range;
@@ -10,15 +13,29 @@ use quarry_topology::Topology;
 
 use super::mapping::Mapping;
 use super::{HostedMachine, threads};
-use crate::frame::{FRAME_BYTES, Frame, Order};
+use crate::frame::{FRAME_BYTES, FRAME_SHIFT, Frame, Order};
 use crate::service::Service;
 use crate::set::Set;
+
+/// No simulated RAM spans more than two to the power of this many bytes: 4 TiB.
+pub(super) const SPAN_SHIFT: u32 = 42;
+
+/// The base of no arena: no address of a process, all of which are below it, is less than 4 TiB above it.
+pub(super) const NOWHERE: usize = 1 << 63;
+
+/// Bytes of the table of tags.
+const TAGS_BYTES: usize = size_of::<AtomicU16>() << (SPAN_SHIFT - FRAME_SHIFT);
+
+/// The table of tags of the arena with that base.
+#[inline(always)]
+pub(super) fn tags(base: usize) -> *mut AtomicU16 {
+    ptr::with_exposed_provenance_mut(base - TAGS_BYTES)
+}
 
 /// Address space of one instance. The sets in it are never unmapped: a thread may hold a pointer to one.
 pub(super) struct Arena {
     pub(super) base: usize,
     pub(super) bytes: usize,
-    pub(super) tags: *mut AtomicU16,
     pub(super) states: *mut AtomicU16,
     pub(super) frames: *mut Frame,
 }
@@ -28,13 +45,15 @@ impl Arena {
         let end = topology.memory().iter().map(|memory| memory.range.end).max()?;
         // Whole largest blocks, so that a buddy of any frame has table entries.
         let bytes = usize::try_from(end).ok()?.next_multiple_of(Order::MAX.bytes());
+        if bytes > 1 << SPAN_SHIFT {
+            return None;
+        }
         let frames = bytes / FRAME_BYTES;
         // Natural alignment of blocks is by simulated physical address: the base must not spoil it.
-        let base = reserve_aligned(bytes, Order::MAX.bytes(), 0)?;
+        let base = reserve_aligned(TAGS_BYTES + bytes, Order::MAX.bytes(), TAGS_BYTES)? + TAGS_BYTES;
         Some(Self {
             base,
             bytes,
-            tags: ptr::with_exposed_provenance_mut(reserve(frames * size_of::<AtomicU16>(), USABLE)?),
             states: ptr::with_exposed_provenance_mut(reserve(frames * size_of::<AtomicU16>(), USABLE)?),
             frames: ptr::with_exposed_provenance_mut(reserve(frames * size_of::<Frame>(), USABLE)?),
         })
@@ -89,8 +108,8 @@ pub(super) fn discard(service: &Service<HostedMachine>) {
     let machine = service.machine();
     let sets = || service.sets().map(|set| ptr::from_ref(set).addr());
     service.sets().for_each(threads::detach);
-    let mut next = machine.base.load(Relaxed);
-    let end = next + machine.bytes.load(Relaxed);
+    let base = machine.base.load(Relaxed);
+    let (mut next, end) = (base - TAGS_BYTES, base + machine.bytes.load(Relaxed));
     while let Some(set) = sets().filter(|&set| set >= next).min() {
         unreserve(next..set);
         next = set + size_of::<Set>().next_multiple_of(FRAME_BYTES);
@@ -98,7 +117,6 @@ pub(super) fn discard(service: &Service<HostedMachine>) {
     unreserve(next..end);
     let frames = machine.bytes.load(Relaxed) / FRAME_BYTES;
     let table = |start: usize, entry: usize| unreserve(start..start + frames * entry);
-    table(machine.tags.load(Relaxed).addr(), size_of::<AtomicU16>());
     table(machine.states.load(Relaxed).addr(), size_of::<AtomicU16>());
     table(machine.frames.load(Relaxed).addr(), size_of::<Frame>());
     machine.mapping().into_iter().for_each(Mapping::discard);

@@ -73,11 +73,10 @@ pub struct HostedMachine {
     /// Index of this instance in every thread's array of sets; 0 before the start.
     slot: AtomicU32,
     state: AtomicU8,
-    /// Address of simulated physical address 0.
+    /// Address of simulated physical address 0; [`arena::NOWHERE`] while there is none.
     base: AtomicUsize,
-    /// Bytes of simulated physical addresses; 0 before the start, so that no address is in range.
+    /// Bytes of simulated physical addresses; 0 while there are none, so that no frame exists.
     bytes: AtomicUsize,
-    tags: AtomicPtr<AtomicU16>,
     states: AtomicPtr<AtomicU16>,
     frames: AtomicPtr<Frame>,
     mapping_start: AtomicUsize,
@@ -150,9 +149,8 @@ impl Hosted {
                 topology,
                 slot: AtomicU32::new(0),
                 state: AtomicU8::new(UNSTARTED),
-                base: AtomicUsize::new(0),
+                base: AtomicUsize::new(arena::NOWHERE),
                 bytes: AtomicUsize::new(0),
-                tags: AtomicPtr::new(ptr::null_mut()),
                 states: AtomicPtr::new(ptr::null_mut()),
                 frames: AtomicPtr::new(ptr::null_mut()),
                 mapping_start: AtomicUsize::new(0),
@@ -265,6 +263,7 @@ impl Hosted {
         fork::between_forks(|| {
             threads::unregister(machine.slot());
             arena::discard(&self.service);
+            machine.base.store(arena::NOWHERE, Relaxed);
             machine.bytes.store(0, Relaxed);
             machine.state.store(ENDED, Relaxed);
         });
@@ -308,7 +307,6 @@ impl HostedMachine {
         let mapping = Mapping::reserve().ok_or(HostedError::NoAddressSpace)?;
         self.mapping_start.store(mapping.start, Relaxed);
         self.mapping_frames.store(mapping.frames, Relaxed);
-        self.tags.store(arena.tags, Relaxed);
         self.states.store(arena.states, Relaxed);
         self.frames.store(arena.frames, Relaxed);
         self.base.store(arena.base, Relaxed);
@@ -370,19 +368,20 @@ unsafe impl Machine for HostedMachine {
 
     #[inline(always)]
     fn tag(&self, address: usize) -> u32 {
-        let offset = address.wrapping_sub(self.base.load(Relaxed));
-        if offset >= self.bytes.load(Relaxed) {
+        let base = self.base.load(Relaxed);
+        let offset = address.wrapping_sub(base);
+        if offset >> arena::SPAN_SHIFT != 0 {
             return 0;
         }
-        let tags = self.tags.load(Relaxed);
-        // SAFETY: the table has an entry for each frame of the arena, and the address was found to lie in it.
-        u32::from(unsafe { &*tags.add(offset >> FRAME_SHIFT) }.load(Relaxed))
+        // SAFETY: the table has an entry for each frame there can be in an arena, in front of its base, and the address
+        // was found to lie where those are. (While there is no arena, no address of a process does.)
+        u32::from(unsafe { &*arena::tags(base).add(offset >> FRAME_SHIFT) }.load(Relaxed))
     }
 
     #[inline(always)]
     fn tables(&self) -> FrameTables {
         FrameTables {
-            tags: self.tags.load(Relaxed),
+            tags: arena::tags(self.base.load(Relaxed)),
             states: self.states.load(Relaxed),
             frames: self.frames.load(Relaxed),
         }
