@@ -185,8 +185,7 @@ impl<M: Machine> Service<M> {
             if self.machine().tag(object.addr()) != magazine.tag.get() {
                 return false;
             }
-            let distance = !(object.addr() as u32) & magazine.mask.get();
-            if distance.wrapping_mul(magazine.inverse.get()) < magazine.threshold.get() {
+            if !magazine.grid.is_object(object.addr()) {
                 return false;
             }
             let place = mark_at(object, link);

@@ -12,9 +12,9 @@
 //! bytes before the end. The waste lies in front and is smaller than an object, so a pointer whose distance from the
 //! end is a multiple of the size is an object, with no bounds to check; and a power-of-two object is naturally aligned.
 //!
-//! That check is one multiplication: with n = distance - 1 (which is `!address & mask`) and M = ceil(2^32 / size),
-//! n % size == size - 1 exactly when the low half of n * M is at least the low half of (size - 1) * M. (Lemire, Kaser,
-//! Kurz, "Faster remainder by direct computation", 2019; exact here since n < 2^15 and size <= 2^15.)
+//! That check is one multiplication: with M = ceil(2^32 / size), a distance is a multiple of the size exactly when the
+//! low half of distance * M is below M. (Lemire, Kaser, Kurz, "Faster remainder by direct computation", 2019; exact here
+//! since distance and size are at most 2^15.) The fast paths have it as a [`Grid`](crate::grid::Grid).
 
 use crate::frame::{FRAME_BYTES, Order};
 
@@ -135,16 +135,13 @@ pub(crate) struct Geometry {
     pub(crate) mask: u32,
     /// ceil(2^32 / size).
     pub(crate) inverse: u32,
-    /// Low half of (size - 1) * inverse.
-    pub(crate) threshold: u32,
     /// Bytes from the start of an object to the word that is the service's while the object is free.
     pub(crate) link: u32,
 }
 
 impl Geometry {
     /// No objects: nothing passes its check.
-    pub(crate) const NONE: Self =
-        Self { size: 0, order: Order::ZERO, objects: 0, mask: 0, inverse: 0, threshold: u32::MAX, link: 0 };
+    pub(crate) const NONE: Self = Self { size: 0, order: Order::ZERO, objects: 0, mask: 0, inverse: 0, link: 0 };
 
     /// Objects of `size` bytes, a multiple of 8 of at most [`MAX_STRIDE`], whose first word is the service's while they
     /// are free.
@@ -162,15 +159,7 @@ impl Geometry {
         let bytes = (FRAME_BYTES as u32) << order;
         let inverse = (1u64 << 32).div_ceil(size as u64) as u32;
         let Some(order) = Order::new(order) else { panic!("at most 3") };
-        Self {
-            size,
-            order,
-            objects: bytes / size,
-            mask: bytes - 1,
-            inverse,
-            threshold: (size - 1).wrapping_mul(inverse),
-            link: 0,
-        }
+        Self { size, order, objects: bytes / size, mask: bytes - 1, inverse, link: 0 }
     }
 
     /// As [`Self::new`], but the contents of free objects are not the service's: the word at `link` is, behind them.
@@ -181,7 +170,7 @@ impl Geometry {
     /// Whether `address`, known to lie in a slab of this geometry, is the start of an object.
     #[inline]
     pub(crate) const fn is_object(&self, address: usize) -> bool {
-        self.inverse.wrapping_mul(!(address as u32) & self.mask) >= self.threshold
+        ((!(address as u32) & self.mask) + 1).wrapping_mul(self.inverse) < self.inverse
     }
 
     /// Number of the object at `address` in its slab, 0 being the last in memory.

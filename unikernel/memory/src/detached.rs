@@ -14,14 +14,8 @@ impl Set {
         *place = MaybeUninit::zeroed();
         // SAFETY: all-zero bytes are a valid `Set`: its fields are integers, null pointers in atomics, and `false`.
         let set = unsafe { place.assume_init_mut() };
-        for remote in &set.remote {
-            remote.vacate();
-        }
         for list in &set.pages {
             list.handed_out.set(u32::MAX);
-        }
-        for magazine in &set.magazines {
-            magazine.threshold.set(u32::MAX);
         }
         for magazine in &set.dynamic {
             magazine.store((&raw const EMPTY).cast_mut(), Relaxed);
@@ -63,8 +57,8 @@ mod tests {
         } = set;
         let mut all = Vec::new();
         for magazine in magazines {
-            let cells = [&magazine.mask, &magazine.inverse, &magazine.threshold, &magazine.tag, &magazine.generation];
-            all.extend(cells.map(|cell| u64::from(cell.get())));
+            all.extend(magazine.grid.contents().map(u64::from));
+            all.push(magazine.generation.get().into());
             all.extend([&magazine.capacity, &magazine.link].map(|cell| u64::from(cell.get())));
             all.extend([&magazine.count, &magazine.limit].map(|word| u64::from(word.load(Relaxed))));
             all.extend(magazine.slots.iter().map(|slot| slot.load(Relaxed).addr() as u64));
@@ -76,9 +70,8 @@ mod tests {
         }
         for stack in remote {
             all.extend([&stack.tag, &stack.count].map(|word| u64::from(word.load(Relaxed))));
-            all.extend(
-                [&stack.capacity, &stack.mask, &stack.inverse, &stack.threshold].map(|word| u64::from(word.get())),
-            );
+            all.extend(stack.grid.contents().map(u64::from));
+            all.push(stack.capacity.get().into());
             all.extend(stack.slots.iter().map(|slot| slot.load(Relaxed).addr() as u64));
         }
         all.extend(dynamic.iter().map(|magazine| magazine.load(Relaxed).addr() as u64));

@@ -29,13 +29,9 @@ impl<M: Machine> Service<M> {
         // Handlers allocate little: a quarter of the room keeps little from the others.
         set.used_slots = if interrupt { SLOTS / 4 } else { SLOTS };
         for (id, magazine) in set.magazines.iter().enumerate() {
-            magazine.threshold.set(u32::MAX);
             if let Some(cache) = self.cache(id) {
                 self.fit_out(set, magazine, &cache);
             }
-        }
-        for remote in &set.remote {
-            remote.vacate();
         }
         for place in &set.dynamic {
             place.store((&raw const EMPTY).cast_mut(), Relaxed);

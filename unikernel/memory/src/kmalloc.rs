@@ -249,8 +249,7 @@ impl<M: Machine> Service<M> {
         }
         // SAFETY: it is the key of a cache below `MAGAZINES`, as was looked at just now.
         let magazine = unsafe { set.magazine(key) };
-        let distance = !(object.addr() as u32) & magazine.mask.get();
-        if distance.wrapping_mul(magazine.inverse.get()) >= magazine.threshold.get() {
+        if magazine.grid.is_object(object.addr()) {
             let place = mark_at(object, 0);
             let mark = set.mark;
             let count = magazine.count.load(Relaxed);

@@ -532,21 +532,18 @@ impl<M: Machine> Service<M> {
         let set = unsafe { &*self.machine().set() };
         // SAFETY: as in `object_of`.
         let magazine = unsafe { set.dynamic_magazine(cache.slot) };
-        if tag == magazine.tag.get() {
-            let distance = !(object.addr() as u32) & magazine.mask.get();
-            if distance.wrapping_mul(magazine.inverse.get()) >= magazine.threshold.get() {
-                let place = mark_at(object, magazine.link.get().into());
-                let mark = set.mark;
-                let count = magazine.count.load(Relaxed);
-                // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it. The
-                // limit is looked at first: it is 0 where the magazine was fitted out for an earlier cache.
-                if count < magazine.limit.load(Relaxed) && unsafe { place.read() } != mark {
-                    // SAFETY: as for the read; the caller gives the object up.
-                    unsafe { place.write(mark) };
-                    // SAFETY: looked at just now.
-                    unsafe { magazine.put(count, object) };
-                    return;
-                }
+        if tag == magazine.tag.get() && magazine.grid.is_object(object.addr()) {
+            let place = mark_at(object, magazine.link.get().into());
+            let mark = set.mark;
+            let count = magazine.count.load(Relaxed);
+            // SAFETY: the tag says that the frame is part of a slab, the check that the pointer is an object of it. The
+            // limit is looked at first: it is 0 where the magazine was fitted out for an earlier cache.
+            if count < magazine.limit.load(Relaxed) && unsafe { place.read() } != mark {
+                // SAFETY: as for the read; the caller gives the object up.
+                unsafe { place.write(mark) };
+                // SAFETY: looked at just now.
+                unsafe { magazine.put(count, object) };
+                return;
             }
         }
         self.kmem_cache_free_slow(cache, object);

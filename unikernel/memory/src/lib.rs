@@ -65,6 +65,7 @@ pub mod fault;
 pub mod frame;
 mod free_area;
 mod gfp;
+mod grid;
 mod growth;
 mod handover;
 #[cfg(feature = "hosted")]

@@ -152,7 +152,7 @@ impl Registration {
 
 struct Descriptor {
     generation: AtomicU32,
-    geometry: [AtomicU32; 7],
+    geometry: [AtomicU32; 6],
     /// Guarded by the registry's lock.
     registration: UnsafeCell<Registration>,
 }
@@ -287,27 +287,26 @@ impl Descriptor {
     const fn new() -> Self {
         Self {
             generation: AtomicU32::new(0),
-            geometry: [const { AtomicU32::new(0) }; 7],
+            geometry: [const { AtomicU32::new(0) }; 6],
             registration: UnsafeCell::new(Registration::FREE),
         }
     }
 
     fn geometry(&self) -> Geometry {
-        let [size, order, objects, mask, inverse, threshold, link] = &self.geometry;
+        let [size, order, objects, mask, inverse, link] = &self.geometry;
         Geometry {
             size: size.load(Relaxed),
             order: Order::new(order.load(Relaxed)).expect("stored from an order"),
             objects: objects.load(Relaxed),
             mask: mask.load(Relaxed),
             inverse: inverse.load(Relaxed),
-            threshold: threshold.load(Relaxed),
             link: link.load(Relaxed),
         }
     }
 
     fn set_geometry(&self, geometry: Geometry) {
-        let Geometry { size, order, objects, mask, inverse, threshold, link } = geometry;
-        for (cell, value) in self.geometry.iter().zip([size, order.get(), objects, mask, inverse, threshold, link]) {
+        let Geometry { size, order, objects, mask, inverse, link } = geometry;
+        for (cell, value) in self.geometry.iter().zip([size, order.get(), objects, mask, inverse, link]) {
             cell.store(value, Relaxed);
         }
     }
