@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::thread;
 
-use quarry_memory::hosted::{Hosted, HostedError, MAX_INSTANCES};
+use quarry_memory::hosted::{Hosted, HostedError, MAX_INSTANCES, ProcessHeap};
 use quarry_memory::{Gfp, Order, Topology};
 
 fn leak() -> Result<&'static Hosted, HostedError> {
@@ -52,4 +52,10 @@ fn instances_come_and_go_and_threads_outlive_them() {
     for hosted in all {
         assert!(hosted.alloc_pages(Order::MAX).is_some());
     }
+    // There is a place for it all the same, and it is ended as the others are.
+    assert!(ProcessHeap.alloc_pages(Order::MAX).is_some());
+    // SAFETY: nobody uses it any more.
+    unsafe { ProcessHeap.retire() };
+    assert_eq!(ProcessHeap.start(), Err(HostedError::Ended));
+    assert_eq!(leak().err(), Some(HostedError::TooManyInstances), "its place is no other's");
 }

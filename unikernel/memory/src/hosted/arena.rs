@@ -104,7 +104,7 @@ pub(super) fn is_mapped(page: usize) -> bool {
 
 /// Gives an instance's address space back, all but its sets: threads that outlive it still have pointers to theirs, and
 /// find detached ones.
-pub(super) fn discard(service: &Service<HostedMachine>) {
+pub(super) fn discard<const PROCESS: bool>(service: &Service<HostedMachine<PROCESS>>) {
     let machine = service.machine();
     let sets = || service.sets().map(|set| ptr::from_ref(set).addr());
     service.sets().for_each(threads::detach);

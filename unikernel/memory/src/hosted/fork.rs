@@ -5,6 +5,7 @@
 
 use std::sync::Once;
 
+use super::instances::{self, Instance};
 use super::threads;
 use crate::sync::AtomicU32;
 use crate::tickets::Tickets;
@@ -42,29 +43,15 @@ fn install_handlers() {
 
 extern "C" fn before() {
     STARTS.acquire(|_| threads::yield_thread());
-    for instance in threads::instances() {
-        instance.machine().pool.tickets().acquire(|_| threads::yield_thread());
-        instance.for_each_lock(|lock| {
-            lock.acquire(|_| threads::yield_thread());
-        });
-    }
+    instances::all().for_each(Instance::lock);
 }
 
 extern "C" fn after_in_parent() {
-    for instance in threads::instances() {
-        instance.for_each_lock(Tickets::release_held);
-        instance.machine().pool.tickets().release_held();
-    }
+    instances::all().for_each(Instance::unlock);
     STARTS.release_held();
 }
 
 extern "C" fn after_in_child() {
-    for instance in threads::instances() {
-        instance.for_each_lock(Tickets::reset);
-        threads::forget_pool(instance.machine());
-        for set in instance.sets().filter(|set| !threads::is_mine(set)) {
-            threads::adopt(instance.machine(), set);
-        }
-    }
+    instances::all().for_each(Instance::renew);
     STARTS.reset();
 }

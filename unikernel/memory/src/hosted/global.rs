@@ -16,7 +16,7 @@ const FLAGS: Gfp = Gfp::KERNEL.union(Gfp::NOWARN);
 // SAFETY: blocks come from the service's kmalloc and from `huge`, which hand out memory nobody else has, of at least
 // the size asked for; kmalloc aligns as `aligned_size` promises, `huge` as asked; nothing unwinds, by
 // `ending_on_panic`.
-unsafe impl GlobalAlloc for Hosted {
+unsafe impl<const PROCESS: bool> GlobalAlloc for Hosted<PROCESS> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let size = rounded(layout);
@@ -57,7 +57,7 @@ unsafe impl GlobalAlloc for Hosted {
     }
 }
 
-impl Hosted {
+impl<const PROCESS: bool> Hosted<PROCESS> {
     #[cold]
     #[inline(never)]
     fn alloc_large(&self, layout: Layout, flags: Gfp) -> *mut u8 {

@@ -14,10 +14,10 @@
 use core::ptr;
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::HostedMachine;
 use super::arena;
 use crate::frame::{FRAME_BYTES, FrameList, Frames, Order};
 use crate::gfp::Gfp;
+use crate::machine::Machine;
 use crate::service::Service;
 
 /// What the page in front of the memory holds.
@@ -37,7 +37,7 @@ const LIVE: u64 = u64::from_be_bytes(*b"huge one");
 
 /// Allocates `size` zeroed bytes aligned to `align`, a power of two; null on failure.
 #[cold]
-pub(super) fn allocate(service: &Service<HostedMachine>, size: usize, align: usize) -> *mut u8 {
+pub(super) fn allocate(service: &Service<impl Machine>, size: usize, align: usize) -> *mut u8 {
     // The first allocation of all may be a huge one.
     service.attached_set();
     let Some(pages) = pages_for(service, size) else { return ptr::null_mut() };
@@ -62,7 +62,7 @@ pub(super) fn allocate(service: &Service<HostedMachine>, size: usize, align: usi
 ///
 /// When it is not the start of such an allocation, or freed already.
 #[cold]
-pub(super) unsafe fn free(service: &Service<HostedMachine>, memory: *mut u8) {
+pub(super) unsafe fn free(service: &Service<impl Machine>, memory: *mut u8) {
     let header = header_of(memory);
     // SAFETY: `header_of` found it to be the header of a live allocation, which its owner gives up.
     let Header { pages, charged, mut blocks, .. } = unsafe { header.read() };
@@ -82,7 +82,7 @@ pub(super) unsafe fn free(service: &Service<HostedMachine>, memory: *mut u8) {
 /// # Panics
 ///
 /// As [`free`].
-pub(super) unsafe fn resize(service: &Service<HostedMachine>, memory: *mut u8, size: usize, align: usize) -> *mut u8 {
+pub(super) unsafe fn resize(service: &Service<impl Machine>, memory: *mut u8, size: usize, align: usize) -> *mut u8 {
     let header = header_of(memory);
     // SAFETY: `header_of` found it to be the header of a live allocation, and the caller owns it.
     let allocation = unsafe { &mut *header };
@@ -106,8 +106,7 @@ pub(super) unsafe fn resize(service: &Service<HostedMachine>, memory: *mut u8, s
 }
 
 /// Pages of an allocation with its header; `None` for more than there can be.
-fn pages_for(service: &Service<HostedMachine>, size: usize) -> Option<u32> {
-    use crate::machine::Machine;
+fn pages_for(service: &Service<impl Machine>, size: usize) -> Option<u32> {
     let pages = size.div_ceil(FRAME_BYTES) + 1;
     (pages <= service.machine().frame_limit() as usize).then_some(pages as u32)
 }
@@ -125,7 +124,7 @@ fn header_of(memory: *mut u8) -> *mut Header {
 
 /// Takes blocks of at least `frames` frames in all, the largest first, and returns how many frames they are. `None`,
 /// and nothing taken, when there are too few.
-fn charge(service: &Service<HostedMachine>, blocks: &mut FrameList, frames: u32) -> Option<u32> {
+fn charge(service: &Service<impl Machine>, blocks: &mut FrameList, frames: u32) -> Option<u32> {
     let table = Frames::of(service.machine());
     let mut taken = FrameList::new();
     let mut charged = 0;
@@ -153,13 +152,13 @@ fn charge(service: &Service<HostedMachine>, blocks: &mut FrameList, frames: u32)
     Some(charged)
 }
 
-fn note(service: &Service<HostedMachine>, charged: u32) {
+fn note(service: &Service<impl Machine>, charged: u32) {
     service.claim_frames(charged);
     service.large_frames().fetch_add(u64::from(charged), Relaxed);
 }
 
 /// Frees blocks until one more would leave fewer than `kept` frames; returns how many frames are left.
-fn release(service: &Service<HostedMachine>, blocks: &mut FrameList, charged: u32, kept: u32) -> u32 {
+fn release(service: &Service<impl Machine>, blocks: &mut FrameList, charged: u32, kept: u32) -> u32 {
     let table = Frames::of(service.machine());
     let mut left = charged;
     while let Some(block) = blocks.first() {

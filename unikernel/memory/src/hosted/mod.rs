@@ -1,13 +1,13 @@
-//! The service on threads of an ordinary Linux process: [`Hosted`].
+//! The service on threads of an ordinary Linux process: [`Hosted`], and [`ProcessHeap`] for the whole of it.
 //!
 //! Users: the tests and benchmarks of every rule of the service, on any simulated topology; and programs that want it
 //! as their allocator:
 //!
 //! ```no_run
-//! use quarry_memory::hosted::Hosted;
+//! use quarry_memory::hosted::ProcessHeap;
 //!
 //! #[global_allocator]
-//! static ALLOCATOR: Hosted = Hosted::new();
+//! static ALLOCATOR: ProcessHeap = ProcessHeap;
 //!
 //! fn main() {
 //!     println!("{:?}", vec![1, 2, 3]);
@@ -24,6 +24,9 @@
 //! before the start, or a thread's first, takes the slow path because its set is empty. There [`Machine::attach`]
 //! starts the instance if need be and gives the thread a set: a recycled one, else a new one.
 //!
+//! The slot of the [`ProcessHeap`]'s instance is a constant instead, so one load finds its set. Nobody else ever has
+//! that slot, and its pointer is the detached set's until that instance has started.
+//!
 //! When a thread ends, a `pthread` key's destructor (they run after all of Rust's and C++'s thread locals are gone)
 //! puts its sets back into the pools of their instances, with what they cache. Should something still free later in the
 //! thread's end, it finds the detached set, and works on the depots directly.
@@ -39,7 +42,9 @@ mod arena;
 mod fork;
 mod global;
 mod huge;
+mod instances;
 mod mapping;
+mod process;
 mod tasks;
 mod threads;
 
@@ -62,15 +67,19 @@ use crate::task::Task;
 use arena::Arena;
 use mapping::Mapping;
 
+pub use process::{ProcessHeap, ProcessMachine};
+
 /// The memory service in an ordinary process; see the module head.
-pub struct Hosted {
-    service: Service<HostedMachine>,
+///
+/// `PROCESS` is true of the [`ProcessHeap`]'s one instance, and only of it.
+pub struct Hosted<const PROCESS: bool = false> {
+    service: Service<HostedMachine<PROCESS>>,
 }
 
 /// The process as a machine: threads are CPUs, interrupts do not exist, reserved addresses are RAM.
-pub struct HostedMachine {
+pub struct HostedMachine<const PROCESS: bool = false> {
     topology: Topology,
-    /// Index of this instance in every thread's array of sets; 0 before the start.
+    /// Index of this instance in every thread's array of sets; 0 before the start. Not used where `PROCESS`.
     slot: AtomicU32,
     state: AtomicU8,
     /// Address of simulated physical address 0; [`arena::NOWHERE`] while there is none.
@@ -104,8 +113,8 @@ const UNSTARTED: u8 = 0;
 const READY: u8 = 1;
 const ENDED: u8 = 2;
 
-/// Most instances that live at once in a process.
-pub const MAX_INSTANCES: usize = 63;
+/// Most instances that live at once in a process, the [`ProcessHeap`] not counted.
+pub const MAX_INSTANCES: usize = 62;
 
 /// Why an instance could not start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +153,24 @@ impl Hosted {
 
     /// A service on a machine of that shape. Starts with its first allocation.
     pub const fn with_topology(topology: Topology) -> Self {
+        Self::on(topology)
+    }
+
+    /// A started service on a machine of that shape that lives as long as the process: for tests and tools, which make
+    /// many.
+    ///
+    /// # Errors
+    ///
+    /// [`HostedError`].
+    pub fn leak(topology: Topology) -> Result<&'static Self, HostedError> {
+        let hosted: &'static Self = std::boxed::Box::leak(std::boxed::Box::new(Self::with_topology(topology)));
+        hosted.start()?;
+        Ok(hosted)
+    }
+}
+
+impl<const PROCESS: bool> Hosted<PROCESS> {
+    const fn on(topology: Topology) -> Self {
         Self {
             service: Service::new(HostedMachine {
                 topology,
@@ -164,18 +191,6 @@ impl Hosted {
         }
     }
 
-    /// A started service on a machine of that shape that lives as long as the process: for tests and tools, which make
-    /// many.
-    ///
-    /// # Errors
-    ///
-    /// [`HostedError`].
-    pub fn leak(topology: Topology) -> Result<&'static Self, HostedError> {
-        let hosted: &'static Self = std::boxed::Box::leak(std::boxed::Box::new(Self::with_topology(topology)));
-        hosted.start()?;
-        Ok(hosted)
-    }
-
     /// Starts the service now, rather than at its first allocation, and tells whether it could.
     ///
     /// # Errors
@@ -187,7 +202,7 @@ impl Hosted {
 
     /// The service: the kmalloc family, pages, statistics. Its first call starts it.
     #[inline(always)]
-    pub fn service(&'static self) -> &'static Service<HostedMachine> {
+    pub fn service(&'static self) -> &'static Service<HostedMachine<PROCESS>> {
         &self.service
     }
 
@@ -261,7 +276,8 @@ impl Hosted {
     pub unsafe fn retire(&'static self) {
         let machine = self.service.machine();
         fork::between_forks(|| {
-            threads::unregister(machine.slot());
+            threads::forget(machine.slot());
+            instances::unregister(machine.slot());
             arena::discard(&self.service);
             machine.base.store(arena::NOWHERE, Relaxed);
             machine.bytes.store(0, Relaxed);
@@ -276,7 +292,7 @@ impl Default for Hosted {
     }
 }
 
-impl HostedMachine {
+impl<const PROCESS: bool> HostedMachine<PROCESS> {
     fn start(&self, service: &'static Service<Self>) -> Result<(), HostedError> {
         self.is_started().unwrap_or_else(|| {
             fork::between_forks(|| {
@@ -310,7 +326,7 @@ impl HostedMachine {
         self.states.store(arena.states, Relaxed);
         self.frames.store(arena.frames, Relaxed);
         self.base.store(arena.base, Relaxed);
-        let slot = threads::register(service).ok_or(HostedError::TooManyInstances)?;
+        let slot = instances::register(service).ok_or(HostedError::TooManyInstances)?;
         self.bytes.store(arena.bytes, Relaxed);
         let free = topology.memory().iter().map(|memory| FreeRange {
             range: PhysicalRange { start: memory.range.start, end: memory.range.end },
@@ -318,7 +334,7 @@ impl HostedMachine {
         });
         // SAFETY: the ranges lie in the arena just reserved, which nobody else uses; other threads wait for `state`.
         unsafe { service.start(topology, free) }.map_err(HostedError::Start)?;
-        self.slot.store(slot, Relaxed);
+        self.slot.store(slot as u32, Relaxed);
         Ok(())
     }
 
@@ -344,14 +360,15 @@ impl HostedMachine {
         (start != 0).then(|| Mapping { start, frames: self.mapping_frames.load(Relaxed) })
     }
 
+    #[inline(always)]
     fn slot(&self) -> usize {
-        self.slot.load(Relaxed) as usize
+        if PROCESS { instances::PROCESS_SLOT } else { self.slot.load(Relaxed) as usize }
     }
 }
 
 // SAFETY: a thread's set is its own (threads.rs gives each to one thread at a time); the arena's mappings are never
 // removed; they are anonymous memory, readable and writable and zero everywhere, so `back` has nothing to do.
-unsafe impl Machine for HostedMachine {
+unsafe impl<const PROCESS: bool> Machine for HostedMachine<PROCESS> {
     type InterruptState = ();
 
     #[inline(always)]

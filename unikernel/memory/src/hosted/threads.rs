@@ -7,7 +7,7 @@
 //! pool is a stack under a spin lock (never taken on a fast path). The key's value only has to be non-null for its
 //! destructor to run.
 //!
-//! Slot numbers come from `INSTANCES`. A retired instance's slot can be given again: its sets stay and are made
+//! Slot numbers come from `instances.rs`. A retired instance's slot can be given again: its sets stay and are made
 //! detached ones, so a thread with a stale pointer asks [`attach`] for a set of the new instance.
 
 use core::cell::Cell;
@@ -16,29 +16,29 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use quarry_topology::{CpuId, NodeId};
 
-use super::{HostedMachine, MAX_INSTANCES};
+use super::HostedMachine;
+use super::instances::{self, SLOTS};
 use crate::service::Service;
 use crate::set::Set;
 use crate::tickets::Tickets;
 
 static DETACHED: Set = Set::detached();
 
-/// Slot 0 is never given: it stands for "not started".
-static INSTANCES: [AtomicPtr<Service<HostedMachine>>; MAX_INSTANCES + 1] =
-    [const { AtomicPtr::new(ptr::null_mut()) }; MAX_INSTANCES + 1];
-
 /// The key whose destructor returns a thread's sets, plus one; 0 before it is made.
 static KEY: AtomicU32 = AtomicU32::new(0);
 
 std::thread_local! {
-    static SETS: [Cell<*mut Set>; MAX_INSTANCES + 1] =
-        const { [const { Cell::new((&raw const DETACHED).cast_mut()) }; MAX_INSTANCES + 1] };
+    static SETS: [Cell<*mut Set>; SLOTS] = const { [const { Cell::new((&raw const DETACHED).cast_mut()) }; SLOTS] };
     /// While a set is made for the thread, and once its end has begun, it works without one.
     static WITHOUT: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Makes a set for the calling thread, which meanwhile works without one.
-pub(super) fn new_set(service: &'static Service<HostedMachine>, cpu: CpuId, node: NodeId) -> Option<*mut Set> {
+pub(super) fn new_set<const PROCESS: bool>(
+    service: &'static Service<HostedMachine<PROCESS>>,
+    cpu: CpuId,
+    node: NodeId,
+) -> Option<*mut Set> {
     let before = WITHOUT.replace(true);
     let set = service.new_set(cpu, node, false);
     WITHOUT.set(before);
@@ -109,12 +109,12 @@ impl Pool {
 /// The calling thread's set of the instance with that slot.
 #[inline(always)]
 pub(super) fn set(slot: usize) -> *mut Set {
-    // With the array's length a power of two this is a mask, and no branch.
-    SETS.with(|sets| sets[slot % (MAX_INSTANCES + 1)].get())
+    // With the array's length a power of two this is a mask, and no branch; for a constant slot it is nothing.
+    SETS.with(|sets| sets[slot % SLOTS].get())
 }
 
 /// Gives the calling thread a set, starting the instance if need be.
-pub(super) fn attach(service: &'static Service<HostedMachine>) -> *mut Set {
+pub(super) fn attach<const PROCESS: bool>(service: &'static Service<HostedMachine<PROCESS>>) -> *mut Set {
     let machine = service.machine();
     if WITHOUT.get() || machine.start(service).is_err() {
         return (&raw const DETACHED).cast_mut();
@@ -136,7 +136,7 @@ pub(super) fn attach(service: &'static Service<HostedMachine>) -> *mut Set {
 
 /// Makes `set`, which is nobody's, the calling thread's. `false` (and the set back in the pool) when the thread is
 /// ending.
-pub(super) fn enter(machine: &HostedMachine, set: *mut Set) -> bool {
+pub(super) fn enter<const PROCESS: bool>(machine: &HostedMachine<PROCESS>, set: *mut Set) -> bool {
     if WITHOUT.get() || !arrange_exit() {
         machine.pool.put(set);
         return false;
@@ -147,7 +147,7 @@ pub(super) fn enter(machine: &HostedMachine, set: *mut Set) -> bool {
 }
 
 /// Puts the calling thread's set of an instance back into its pool.
-pub(super) fn leave(machine: &HostedMachine) {
+pub(super) fn leave<const PROCESS: bool>(machine: &HostedMachine<PROCESS>) {
     let slot = machine.slot();
     let set = SETS.with(|sets| sets[slot].replace((&raw const DETACHED).cast_mut()));
     // SAFETY: a thread's set is valid.
@@ -157,27 +157,9 @@ pub(super) fn leave(machine: &HostedMachine) {
     }
 }
 
-/// Notes an instance and gives it a slot; `None` when there are too many.
-pub(super) fn register(service: &'static Service<HostedMachine>) -> Option<u32> {
-    let pointer = ptr::from_ref(service).cast_mut();
-    // AcqRel: pairs with the Acquire loads of `instances`, which then see the instance initialised.
-    let free = |slot: &AtomicPtr<_>| {
-        slot.compare_exchange(ptr::null_mut(), pointer, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    };
-    (1..=MAX_INSTANCES).find(|&slot| free(&INSTANCES[slot])).map(|slot| slot as u32)
-}
-
-pub(super) fn unregister(slot: usize) {
-    if slot != 0 {
-        SETS.with(|sets| sets[slot].set((&raw const DETACHED).cast_mut()));
-        INSTANCES[slot].store(ptr::null_mut(), Ordering::Release);
-    }
-}
-
-/// All instances that live.
-pub(super) fn instances() -> impl Iterator<Item = &'static Service<HostedMachine>> {
-    // SAFETY: what is stored came from a `&'static` in `register`.
-    INSTANCES.iter().filter_map(|slot| unsafe { slot.load(Ordering::Acquire).as_ref() })
+/// Forgets the calling thread's set of an instance that ends.
+pub(super) fn forget(slot: usize) {
+    SETS.with(|sets| sets[slot].set((&raw const DETACHED).cast_mut()));
 }
 
 /// Whether the calling thread has that set.
@@ -197,12 +179,12 @@ pub(super) fn detach(set: &Set) {
 }
 
 /// Puts a set whose thread does not exist any more into its instance's pool.
-pub(super) fn adopt(machine: &HostedMachine, set: &Set) {
+pub(super) fn adopt<const PROCESS: bool>(machine: &HostedMachine<PROCESS>, set: &Set) {
     machine.pool.put(ptr::from_ref(set).cast_mut());
 }
 
 /// Forgets what is in the pool, without touching the sets: for the child of a fork, which adopts all sets anew.
-pub(super) fn forget_pool(machine: &HostedMachine) {
+pub(super) fn forget_pool<const PROCESS: bool>(machine: &HostedMachine<PROCESS>) {
     machine.pool.lock.reset();
     machine.live.store(1, Ordering::Relaxed);
     machine.pool.head.store(ptr::null_mut(), Ordering::Relaxed);
@@ -243,7 +225,5 @@ fn exit_key() -> Option<libc::pthread_key_t> {
 
 extern "C" fn thread_ends(_value: *mut libc::c_void) {
     WITHOUT.set(true);
-    for instance in instances() {
-        leave(instance.machine());
-    }
+    instances::all().for_each(instances::Instance::leave);
 }

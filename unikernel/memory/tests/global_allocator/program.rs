@@ -1,7 +1,8 @@
-//! A real program on `Hosted`: every allocation of it and of the standard library comes from the memory service.
+//! A real program: every allocation of it and of the standard library comes from the memory service.
 //!
-//! It counts words in threads, sorts, leaves work to destructors that run when a thread is nearly gone, starts threads
-//! by the thousand and forks under load. It checks what it computed, and at the end the allocator's books.
+//! Whoever includes it says by which instance, its `ALLOCATOR`. The program counts words in threads, sorts, leaves work
+//! to destructors that run when a thread is nearly gone, starts threads by the thousand and forks under load. It checks
+//! what it computed, and at the end the allocator's books.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -9,10 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
-use quarry_memory::hosted::Hosted;
-
-#[global_allocator]
-static ALLOCATOR: Hosted = Hosted::new();
+use crate::ALLOCATOR;
 
 /// Filled before `main` runs.
 static BEFORE_MAIN: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -35,7 +33,8 @@ const PARTS: [(&str, fn()); 7] = [
     ("children of forks under load have a whole heap", children_of_forks_have_a_whole_heap),
 ];
 
-fn main() {
+/// All of the program, twice.
+pub(crate) fn run() {
     let mut in_use = Vec::with_capacity(2);
     for _ in 0..2 {
         for (name, part) in PARTS {
