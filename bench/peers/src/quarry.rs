@@ -1,11 +1,11 @@
-//! [`Quarry`]: the hosted memory service, as a program would use it: one static instance.
+//! [`Quarry`]: the hosted memory service, as a program would use it: the one instance of the process.
 
-use quarry_memory::hosted::{Hosted, HostedMachine};
+use quarry_memory::hosted::{ProcessHeap, ProcessMachine};
 use quarry_memory::{Gfp, Machine, NodeId, Order};
 use quarry_subjects::{Memory, contents_of_memory};
 use quarry_suite::{Empty, Feature, Subject};
 
-static SERVICE: Hosted = Hosted::new();
+static SERVICE: ProcessHeap = ProcessHeap;
 
 /// The hosted memory service.
 #[derive(Clone, Copy, Debug, Default)]
@@ -75,7 +75,7 @@ impl Subject for Quarry {
     fn trim(&self) {
         let service = SERVICE.service();
         service.drain_local();
-        HostedMachine::drain_others(service);
+        ProcessMachine::drain_others(service);
         service.shrink_depots();
         // Pages that depots gave up are on this CPU's lists now.
         service.drain_local();

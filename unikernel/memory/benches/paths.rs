@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
-use quarry_memory::hosted::{Hosted, HostedMachine};
+use quarry_memory::hosted::{Hosted, HostedMachine, ProcessHeap};
 use quarry_memory::{CpuId, Gfp, NodeId, Order, Service, SlabFlags, Topology};
 
 #[global_allocator]
-static ALLOCATOR: Hosted = Hosted::new();
+static ALLOCATOR: ProcessHeap = ProcessHeap;
 
 const BATCH: usize = 256;
 const SIZES: [usize; 4] = [8, 64, 1024, 8192];
