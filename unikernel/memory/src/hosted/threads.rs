@@ -110,7 +110,8 @@ impl Pool {
 #[inline(always)]
 pub(super) fn set(slot: usize) -> *mut Set {
     // With the array's length a power of two this is a mask, and no branch; for a constant slot it is nothing.
-    SETS.with(|sets| sets[slot % SLOTS].get())
+    // `with` is not inlined in every build, `try_with` is. What needs no drop is never gone, so there is no error.
+    SETS.try_with(|sets| sets[slot % SLOTS].get()).unwrap_or((&raw const DETACHED).cast_mut())
 }
 
 /// Gives the calling thread a set, starting the instance if need be.
