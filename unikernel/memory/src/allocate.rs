@@ -265,7 +265,7 @@ impl<M: Machine> Service<M> {
         let list = &set.pages[order.index()];
         if list.count.load(Relaxed) == 0 {
             let zone = self.nodes().zone(set.zone)?;
-            let capacity = self.waiters().attention().settle(&list.limit, self.list_capacity(order));
+            let capacity = self.waiters().attention().settle(&list.limit, self.capacities().list(order));
             let batch = if capacity == 0 { 0 } else { list_batch(capacity) };
             let frames = Frames::of(self.machine());
             if batch > 0 && request.allows(zone, Floor::Low, batch << order.get()) {

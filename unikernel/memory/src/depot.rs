@@ -19,12 +19,11 @@
 use core::sync::atomic::Ordering::Relaxed;
 use core::{mem, ptr};
 
-use crate::class::{CLASSES, DYNAMIC_MAGAZINES, Geometry};
+use crate::class::Geometry;
 use crate::depot_stack::{ChunkList, DepotStack};
 use crate::frame::{FRAME_SHIFT, FrameList, Frames, Pfn};
 use crate::lock::{Guard, Lock};
 use crate::machine::Machine;
-use crate::set::REMOTES;
 
 /// Bits of the link word of an object on a slab's free list that say which is next; the secret has the others.
 pub(crate) const LINK_MASK: u64 = 0xffff;
@@ -37,15 +36,6 @@ const NO_OBJECT: u32 = 0xffff;
 
 /// Empty slabs a depot keeps.
 const KEPT_EMPTY: u32 = 2;
-
-/// Objects a depot's stack may hold for each CPU of its node.
-const STACK_OBJECTS: u32 = 4096;
-
-/// Bytes of objects it may hold for each CPU of its node, as far as that is more than two batches.
-const STACK_BYTES: u32 = 256 << 10;
-
-/// Bytes of objects a magazine may hold: two of the largest.
-const MAGAZINE_BYTES: u32 = 64 << 10;
 
 /// One cache on one node; see the module head.
 pub(crate) struct Depot {
@@ -389,74 +379,8 @@ impl DepotState {
     }
 }
 
-/// Objects a magazine of this geometry may hold where memory is plenty: bounded in number and in bytes.
-pub(crate) fn magazine_capacity(geometry: &Geometry, slots: usize) -> u32 {
-    let by_bytes = MAGAZINE_BYTES / geometry.size.max(1);
-    let by_slots = slots as u32 - slots as u32 % 2;
-    if by_bytes < by_slots { by_bytes } else { by_slots }
-}
-
-/// How much of its full size each magazine of a machine has, in 256ths: so much that all magazines of all sets, the
-/// CPUs' for threads and for handlers, every cache in use and every magazine full, hold at most an eighth of RAM. Page
-/// lists, which hold far less, take the same part. Either has room for two however small that is.
-pub(crate) const fn cache_share(ram_bytes: u64, cpus: usize) -> u32 {
-    let eighth_of_a_cpu = ram_bytes / 8 / if cpus == 0 { 1 } else { cpus as u64 };
-    let share = eighth_of_a_cpu * FULL_SHARE as u64 / FULL_BYTES;
-    if share < FULL_SHARE as u64 { share as u32 } else { FULL_SHARE }
-}
-
-/// The part of a capacity that a [`cache_share`] leaves: even, at least 2.
-pub(crate) const fn scaled_capacity(capacity: u32, share: u32) -> u32 {
-    let part = capacity * share / FULL_SHARE;
-    if part < 2 { 2 } else { part - part % 2 }
-}
-
-/// A [`cache_share`] that leaves all.
-const FULL_SHARE: u32 = 256;
-
-/// What the magazines of a CPU hold at most at their full size, in bytes: in its set for threads, and in that for
-/// handlers.
-const FULL_BYTES: u64 = 2 * (CLASSES + DYNAMIC_MAGAZINES + REMOTES) as u64 * MAGAZINE_BYTES as u64;
-
-/// Objects a depot's stack of this geometry may hold for each CPU of its node, where memory is plenty.
-pub(crate) fn stack_capacity(geometry: &Geometry) -> u32 {
-    (STACK_BYTES / geometry.size).clamp(2 * magazine_capacity(geometry, crate::set::SLOTS), STACK_OBJECTS)
-}
-
 #[cold]
 #[inline(never)]
 fn written_after_free(object: *mut u8) -> ! {
     panic!("the free object at {object:p} was written to: somebody used it after kfree");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::set::SLOTS;
-
-    #[test]
-    fn all_magazines_together_hold_at_most_an_eighth_of_ram_but_two_objects_each() {
-        for (mib, cpus) in [(64, 4), (128, 1), (1024, 8), (2048, 4), (4096, 255), (1 << 20, 64)] {
-            let ram = mib << 20;
-            let share = cache_share(ram, cpus);
-            let magazines = 2 * (CLASSES + DYNAMIC_MAGAZINES + REMOTES) as u64 * cpus as u64;
-            for size in (8..=crate::class::MAX_STRIDE).step_by(8) {
-                let capacity = scaled_capacity(magazine_capacity(&Geometry::new(size), SLOTS), share);
-                let all = u64::from(capacity) * u64::from(size) * magazines;
-                assert!(capacity.is_multiple_of(2) && capacity <= SLOTS as u32);
-                assert!(capacity == 2 || all <= ram / 8, "{capacity} of {size} bytes with {mib} MiB, {cpus} CPUs");
-            }
-        }
-    }
-
-    #[test]
-    fn with_half_a_gibibyte_a_cpu_magazines_have_their_full_size() {
-        for cpus in [1, 4, 64] {
-            let share = cache_share((cpus as u64) << 29, cpus);
-            for size in [8, 64, 1024, 8192] {
-                let full = magazine_capacity(&Geometry::new(size), SLOTS);
-                assert_eq!(scaled_capacity(full, share), full, "{size} bytes on {cpus} CPUs");
-            }
-        }
-    }
 }

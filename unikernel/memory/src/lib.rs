@@ -48,6 +48,7 @@ mod allocate;
 mod attention;
 pub mod bio;
 mod bulk;
+mod capacity;
 mod chunks;
 mod class;
 pub mod compaction;

@@ -386,7 +386,7 @@ impl<M: Machine> Service<M> {
     /// listed.
     fn make_room_on_list(&self, set: &Set, list: &PageList, zone: &Zone, order: Order) -> bool {
         let closed = list.limit.load(Relaxed) == 0;
-        let capacity = self.waiters().attention().settle(&list.limit, self.list_capacity(order));
+        let capacity = self.waiters().attention().settle(&list.limit, self.capacities().list(order));
         if closed || list.count.load(Relaxed) >= capacity {
             let drained = if closed || capacity == 0 { LIST_BLOCKS as u32 } else { list_batch(capacity) };
             self.drain_list(set, list, zone, order, drained);
@@ -508,11 +508,6 @@ impl PageList {
 /// buddy has.
 pub(crate) const fn list_batch(capacity: u32) -> u32 {
     (capacity / 2).next_power_of_two()
-}
-
-/// Blocks a CPU's list of that order may hold where memory is plenty: 240 KiB for order 0, 256 KiB at most for others.
-pub(crate) fn list_capacity(order: Order) -> u32 {
-    (LIST_BLOCKS as u32 >> order.get()).max(8)
 }
 
 /// Gives up a reference of the caller's to an allocated block; whether it was the last.

@@ -16,12 +16,11 @@ use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
 
 use quarry_topology::{CpuId, MAX_CPUS, NodeId, PhysicalRange, Topology};
 
-use crate::class::Geometry;
-use crate::depot::{cache_share, magazine_capacity, scaled_capacity, stack_capacity};
+use crate::capacity::Capacities;
 use crate::events::{Event, Events};
 use crate::failure::Reports;
 use crate::fault::Injectors;
-use crate::frame::{FRAME_BYTES, Frames, Kind, Order, Pfn};
+use crate::frame::{FRAME_BYTES, Frames, Kind, Pfn};
 use crate::free_area::Demand;
 use crate::gfp::{Gfp, Impossible};
 use crate::growth::{Growth, for_each_zone};
@@ -32,7 +31,6 @@ use crate::mempool::PoolQueues;
 use crate::mobility::Pageblocks;
 use crate::node::{Node, Nodes};
 use crate::owner::Owners;
-use crate::page::list_capacity;
 use crate::reclaim::{Balancers, LastCall};
 use crate::registry::Registry;
 use crate::set::Set;
@@ -85,8 +83,7 @@ pub struct Service<M: Machine> {
     growth: Lock<Growth>,
     registry: Registry,
     sets: AtomicPtr<Set>,
-    /// How much of their full size magazines and page lists have; see [`cache_share`].
-    cache_share: AtomicU32,
+    capacities: Capacities,
     window: Lock<Window>,
     /// Owners of movable pages.
     owners: Lock<Owners>,
@@ -131,7 +128,7 @@ impl<M: Machine> Service<M> {
             growth: Lock::new(Growth::new()),
             registry: Registry::new(),
             sets: AtomicPtr::new(ptr::null_mut()),
-            cache_share: AtomicU32::new(0),
+            capacities: Capacities::new(),
             window: Lock::new(Window::new()),
             owners: Owners::new(),
             mapping_frames: AtomicU64::new(0),
@@ -264,21 +261,10 @@ impl<M: Machine> Service<M> {
         Some(set)
     }
 
-    /// Objects of that geometry that a magazine with so many slots may hold on this machine.
-    pub(crate) fn magazine_capacity(&self, geometry: &Geometry, slots: usize) -> u32 {
-        scaled_capacity(magazine_capacity(geometry, slots), self.cache_share.load(Relaxed))
-    }
-
-    /// Objects of that geometry that the stack of a depot may hold on this machine.
-    pub(crate) fn stack_capacity(&self, geometry: &Geometry) -> u32 {
-        let nodes = self.nodes().with_memory().count().max(1);
-        let of_a_node = self.cpu_count().div_ceil(nodes) as u32;
-        scaled_capacity(stack_capacity(geometry), self.cache_share.load(Relaxed)) * of_a_node
-    }
-
-    /// Blocks of that order that a CPU's page list may hold on this machine.
-    pub(crate) fn list_capacity(&self, order: Order) -> u32 {
-        scaled_capacity(list_capacity(order), self.cache_share.load(Relaxed))
+    /// How much its caches may hold.
+    #[inline(always)]
+    pub(crate) fn capacities(&self) -> &Capacities {
+        &self.capacities
     }
 
     /// Gives all that this CPU's active set caches back to the shared layers. Not on any fast path.
@@ -585,7 +571,7 @@ impl<M: Machine> Service<M> {
             }
         }
         let bytes = total * FRAME_BYTES as u64;
-        self.cache_share.store(cache_share(bytes, topology.cpus().len()), Relaxed);
+        self.capacities.set(bytes, topology.cpus().len());
         let reserve = reserve_frames(total);
         for (_, node) in self.nodes.with_memory() {
             for zone in &node.zones {

@@ -384,7 +384,7 @@ impl<M: Machine> Service<M> {
 
     /// Makes an empty magazine of a set one for that cache.
     pub(crate) fn fit_out(&self, set: &Set, magazine: &Magazine, cache: &CacheShape) {
-        let capacity = self.magazine_capacity(&cache.geometry, set.used_slots);
+        let capacity = self.capacities().magazine(&cache.geometry, set.used_slots);
         magazine.fit_out(&cache.geometry, set.local_tag(cache.id), cache.generation, capacity);
         self.waiters().attention().settle(&magazine.limit, capacity);
     }
@@ -511,7 +511,7 @@ impl<M: Machine> Service<M> {
         if current != tag {
             self.drain_tag(set, remote, current);
             let geometry = GEOMETRY.get(cache.id).unwrap_or(&Geometry::NONE);
-            remote.fit_out(tag, geometry, self.magazine_capacity(&cache.geometry, REMOTE_SLOTS));
+            remote.fit_out(tag, geometry, self.capacities().magazine(&cache.geometry, REMOTE_SLOTS));
         }
         remote
     }

@@ -141,8 +141,11 @@ impl<M: Machine> Service<M> {
                 pageset = Some(Pageset {
                     count: count + listed_frames(set),
                     high: high
-                        + Order::all().take(LISTED_ORDERS).map(|it| self.list_capacity(it) << it.get()).sum::<u32>(),
-                    batch: list_batch(self.list_capacity(Order::ZERO)),
+                        + Order::all()
+                            .take(LISTED_ORDERS)
+                            .map(|it| self.capacities().list(it) << it.get())
+                            .sum::<u32>(),
+                    batch: list_batch(self.capacities().list(Order::ZERO)),
                 });
             }
             Some((cpu, pageset?))
