@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use quarry_memory::{Gfp, KmemCache, Machine, Order, Service, SlabFlags};
 use quarry_subjects::contents_of_memory;
-use quarry_suite::{Ballast, Empty, Feature, Locks, Pressed, Subject, Way};
+use quarry_suite::{Ballast, Empty, Feature, Locks, Places, Pressed, Subject, Way};
 use quarry_topology::NodeId;
 use quarry_unikernel::log;
 use quarry_unikernel::memory::service;
@@ -82,10 +82,9 @@ impl Subject for Kernel {
     }
 
     /// There is no such call for what kmalloc gives; its objects are allocated one by one.
-    fn free_bulk(&self, blocks: &mut [Option<Memory>]) {
-        // SAFETY: whoever borrows the tokens exclusively gives the objects up, and has none afterwards.
-        unsafe { service().kfree_bulk(as_pointers(blocks)) };
-        blocks.fill_with(|| None);
+    fn free_bulk(&self, places: &mut Places<Memory>) {
+        // SAFETY: the tokens are this function's to use up, and nobody sees them again.
+        places.empty(|blocks| unsafe { service().kfree_bulk(as_pointers(blocks)) });
     }
 
     fn objects(&self, size: usize) -> Option<Objects> {
@@ -262,17 +261,19 @@ impl Subject for Objects {
     }
 
     #[inline(never)]
-    fn allocate_bulk(&self, _size: usize, blocks: &mut [Option<Memory>]) -> bool {
-        // SAFETY: the places are empty, and what the service writes there are objects of the caller's, or nothing.
-        let pointers = unsafe { as_pointers_mut(blocks) };
-        service().kmem_cache_alloc_bulk(self.cache(), Gfp::KERNEL, pointers) == blocks.len()
+    fn allocate_bulk(&self, _size: usize, places: &mut Places<Memory>) -> bool {
+        places.fill(|blocks| {
+            // SAFETY: nobody needs what is in the places, and what the service writes there are objects of the caller's,
+            // or nothing.
+            let pointers = unsafe { as_pointers_mut(blocks) };
+            service().kmem_cache_alloc_bulk(self.cache(), Gfp::KERNEL, pointers) == pointers.len()
+        })
     }
 
     #[inline(never)]
-    fn free_bulk(&self, blocks: &mut [Option<Memory>]) {
+    fn free_bulk(&self, places: &mut Places<Memory>) {
         // SAFETY: as in `Kernel::free_bulk`.
-        unsafe { service().kmem_cache_free_bulk(self.cache(), as_pointers(blocks)) };
-        blocks.fill_with(|| None);
+        places.empty(|blocks| unsafe { service().kmem_cache_free_bulk(self.cache(), as_pointers(blocks)) });
     }
 
     /// As `SLAB_HWCACHE_ALIGN` says: to a cache line, or to what several objects share one with.

@@ -21,6 +21,7 @@ use quarry_topology::NodeId;
 use spin::Mutex;
 
 use crate::ballast::Ballast;
+use crate::places::Places;
 use crate::series::{Series, Track};
 use crate::subject::{Feature, Subject};
 
@@ -407,16 +408,22 @@ impl<S: Subject> Subject for Checked<S> {
         self.take(size, Way::Plain, || self.subject.allocate_atomic(size))
     }
 
-    fn allocate_bulk(&self, size: usize, blocks: &mut [Option<Self::Block>]) -> bool {
-        let mut fresh: Vec<Option<S::Block>> = blocks.iter().map(|_| None).collect();
+    fn allocate_bulk(&self, size: usize, places: &mut Places<Self::Block>) -> bool {
+        let count = places.len();
+        let mut fresh = Places::new(count);
         self.tally.begin(&self.subject);
         let complete = self.subject.allocate_bulk(size, &mut fresh);
-        self.tally.error_if(fresh.iter().any(|block| block.is_some() != complete));
-        for (place, block) in blocks.iter_mut().zip(fresh) {
-            *place = block.map(|block| self.tally.take(&self.subject, self.cpu, block, size));
-        }
+        fresh.empty(|fresh| {
+            self.tally.error_if(fresh.iter().any(Option::is_none));
+            places.fill(|places| {
+                for (place, block) in places.iter_mut().zip(fresh) {
+                    *place = block.take().map(|block| self.tally.take(&self.subject, self.cpu, block, size));
+                }
+                true
+            });
+        });
         // Blocks of one call have no contents to lose before all are there; those that come one by one have.
-        for _ in 0..blocks.len().min(BULK_COMPANY) {
+        for _ in 0..count.min(BULK_COMPANY) {
             if let Some(other) = self.subject.allocate(size) {
                 self.company.join(self.tally.take(&self.subject, self.cpu, other, size), Way::Plain);
             }
@@ -424,11 +431,17 @@ impl<S: Subject> Subject for Checked<S> {
         complete
     }
 
-    fn free_bulk(&self, blocks: &mut [Option<Self::Block>]) {
-        let mut blocks: Vec<Option<S::Block>> =
-            blocks.iter_mut().map(|place| place.take().map(|block| self.give(block))).collect();
-        self.subject.free_bulk(&mut blocks);
-        self.tally.error_if(blocks.iter().any(Option::is_some));
+    fn free_bulk(&self, places: &mut Places<Self::Block>) {
+        let mut given = Places::new(places.len());
+        places.empty(|places| {
+            given.fill(|given| {
+                for (place, block) in given.iter_mut().zip(places) {
+                    *place = block.take().map(|block| self.give(block));
+                }
+                true
+            });
+        });
+        self.subject.free_bulk(&mut given);
     }
 
     fn objects(&self, size: usize) -> Option<Self::Objects> {

@@ -178,6 +178,7 @@ impl Watch for Relays {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::places::Places;
     use crate::subject::{Empty, Subject};
     use crate::watched::Watched;
     use alloc::string::ToString;
@@ -251,7 +252,7 @@ mod tests {
         let (relays, handles) = on_cpus(2);
         for handle in &handles {
             let objects = handle.objects(64).expect("an empty allocator has caches");
-            let mut blocks = [None, None];
+            let mut blocks = Places::new(2);
             assert!(objects.allocate_bulk(64, &mut blocks));
             objects.free_bulk(&mut blocks);
         }

@@ -11,6 +11,7 @@ use quarry_topology::NodeId;
 
 use crate::ballast::Ballast;
 use crate::pattern;
+use crate::places::Places;
 
 /// A handle on the allocator being measured. Cheap to clone: every CPU has its own ([`Self::for_cpu`]).
 ///
@@ -76,25 +77,23 @@ pub trait Subject: Clone + Send + Sync + 'static {
         None
     }
 
-    /// Fills every place of `blocks`, all of which are empty, or none; tells which. With [`Feature::Bulk`].
-    fn allocate_bulk(&self, size: usize, blocks: &mut [Option<Self::Block>]) -> bool {
-        for place in &mut *blocks {
-            *place = self.allocate(size);
-        }
-        let complete = blocks.iter().all(Option::is_some);
-        if !complete {
-            self.free_bulk(blocks);
-        }
-        complete
+    /// Fills all places, which are empty, or none; tells which. With [`Feature::Bulk`].
+    fn allocate_bulk(&self, size: usize, places: &mut Places<Self::Block>) -> bool {
+        places.fill(|places| {
+            for place in &mut *places {
+                *place = self.allocate(size);
+            }
+            let complete = places.iter().all(Option::is_some);
+            if !complete {
+                places.iter_mut().filter_map(Option::take).for_each(|block| self.free(block));
+            }
+            complete
+        })
     }
 
-    /// Gives back all blocks there are and empties their places. With [`Feature::Bulk`].
-    fn free_bulk(&self, blocks: &mut [Option<Self::Block>]) {
-        for place in blocks {
-            if let Some(block) = place.take() {
-                self.free(block);
-            }
-        }
+    /// Gives back all blocks there are. With [`Feature::Bulk`].
+    fn free_bulk(&self, places: &mut Places<Self::Block>) {
+        places.empty(|places| places.iter_mut().filter_map(Option::take).for_each(|block| self.free(block)));
     }
 
     /// A cache of objects of `size` bytes, which ends with the last handle on it. With [`Feature::Caches`].
@@ -375,14 +374,14 @@ impl Subject for Empty {
 
     /// Nothing: a bulk call has no loop of the workload's.
     #[inline(always)]
-    fn allocate_bulk(&self, size: usize, blocks: &mut [Option<EmptyBlock>]) -> bool {
-        black_box((size, blocks));
+    fn allocate_bulk(&self, size: usize, places: &mut Places<EmptyBlock>) -> bool {
+        black_box((size, places));
         true
     }
 
     #[inline(always)]
-    fn free_bulk(&self, blocks: &mut [Option<EmptyBlock>]) {
-        black_box(blocks);
+    fn free_bulk(&self, places: &mut Places<EmptyBlock>) {
+        black_box(places);
     }
 
     fn objects(&self, _size: usize) -> Option<Self> {

@@ -8,6 +8,7 @@ use alloc::sync::Arc;
 use quarry_topology::NodeId;
 
 use crate::ballast::Ballast;
+use crate::places::Places;
 use crate::subject::{Feature, Subject};
 
 /// Who watches. A handle of one CPU; clones of a handle share what was seen.
@@ -91,13 +92,13 @@ impl<S: Subject, W: Watch> Subject for Watched<S, W> {
     }
 
     #[inline(always)]
-    fn allocate_bulk(&self, size: usize, blocks: &mut [Option<S::Block>]) -> bool {
-        self.watch.allocation(|| self.subject.allocate_bulk(size, blocks))
+    fn allocate_bulk(&self, size: usize, places: &mut Places<S::Block>) -> bool {
+        self.watch.allocation(|| self.subject.allocate_bulk(size, places))
     }
 
     #[inline(always)]
-    fn free_bulk(&self, blocks: &mut [Option<S::Block>]) {
-        self.watch.release(|| self.subject.free_bulk(blocks));
+    fn free_bulk(&self, places: &mut Places<S::Block>) {
+        self.watch.release(|| self.subject.free_bulk(places));
     }
 
     fn objects(&self, size: usize) -> Option<Self::Objects> {

@@ -2,12 +2,12 @@
 //!
 //! Pairs and batches are [the loops of objects of any size](super::slab), over the cache.
 
-use alloc::vec::Vec;
 use core::hint::black_box;
 
 use super::{Body, slab};
 use crate::case::{Extent, Variant, Workload};
 use crate::measure::{Run, Samples};
+use crate::places::Places;
 use crate::platform::Platform;
 use crate::subject::Subject;
 
@@ -29,12 +29,12 @@ pub(super) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S) -> Optio
 struct Bulk<S: Subject> {
     subject: S,
     size: usize,
-    places: Vec<Option<S::Block>>,
+    places: Places<S::Block>,
 }
 
 impl<S: Subject> Bulk<S> {
     fn new(subject: S, size: usize, count: usize) -> Self {
-        Self { subject, size, places: (0..count).map(|_| None).collect() }
+        Self { subject, size, places: Places::new(count) }
     }
 }
 
@@ -46,7 +46,7 @@ impl<S: Subject> Body for Bulk<S> {
     #[inline(never)]
     fn run(&mut self, _phase: usize, operations: u64) -> u64 {
         let (subject, size) = (self.subject.clone(), black_box(self.size));
-        let places = self.places.as_mut_slice();
+        let places = &mut self.places;
         let mut failures = 0;
         for _ in 0..operations / places.len() as u64 {
             if subject.allocate_bulk(size, places) {

@@ -10,7 +10,9 @@ use quarry_memory::{
     CpuId, Gfp, KmemCache, Machine as _, NodeId, Order, Service, ShrinkControl, Shrinker, SlabFlags, Topology,
 };
 use quarry_subjects::{Memory, contents_of_memory};
-use quarry_suite::{Ballast, Cache, Empty, Feature, NodeMemory, Platform, Pressed, Subject, Threads, Way, occupy};
+use quarry_suite::{
+    Ballast, Cache, Empty, Feature, NodeMemory, Places, Platform, Pressed, Subject, Threads, Way, occupy,
+};
 
 use crate::support;
 
@@ -143,6 +145,11 @@ fn memory(address: *mut u8) -> Option<Memory> {
     unsafe { Memory::new(address) }
 }
 
+/// The objects of tokens, which are taken out of their places.
+fn used_up(places: &mut [Option<Memory>]) -> Vec<*mut u8> {
+    places.iter_mut().filter_map(Option::take).map(Memory::into_raw).collect()
+}
+
 impl Subject for Machine {
     type Block = Memory;
     type Objects = Objects;
@@ -188,10 +195,9 @@ impl Subject for Machine {
         memory(self.service().kmalloc(size, Gfp::ATOMIC))
     }
 
-    fn free_bulk(&self, blocks: &mut [Option<Memory>]) {
-        let pointers: Vec<*mut u8> = blocks.iter_mut().filter_map(Option::take).map(Memory::into_raw).collect();
+    fn free_bulk(&self, places: &mut Places<Memory>) {
         // SAFETY: the tokens are used up, so nobody uses the objects any more.
-        unsafe { self.service().kfree_bulk(&pointers) }
+        places.empty(|blocks| unsafe { self.service().kfree_bulk(&used_up(blocks)) });
     }
 
     fn objects(&self, size: usize) -> Option<Objects> {
@@ -328,19 +334,23 @@ impl Subject for Objects {
         self.free(block);
     }
 
-    fn allocate_bulk(&self, _size: usize, blocks: &mut [Option<Memory>]) -> bool {
-        let mut pointers = vec![std::ptr::null_mut(); blocks.len()];
-        let count = self.machine().0.service().kmem_cache_alloc_bulk(self.cache(), Gfp::KERNEL, &mut pointers);
-        for (place, pointer) in blocks.iter_mut().zip(pointers) {
-            *place = memory(pointer);
-        }
-        count == blocks.len()
+    fn allocate_bulk(&self, _size: usize, places: &mut Places<Memory>) -> bool {
+        places.fill(|blocks| {
+            let mut pointers = vec![std::ptr::null_mut(); blocks.len()];
+            let count = self.machine().0.service().kmem_cache_alloc_bulk(self.cache(), Gfp::KERNEL, &mut pointers);
+            for (place, pointer) in blocks.iter_mut().zip(pointers) {
+                *place = memory(pointer);
+            }
+            count == blocks.len()
+        })
     }
 
-    fn free_bulk(&self, blocks: &mut [Option<Memory>]) {
-        let pointers: Vec<*mut u8> = blocks.iter_mut().filter_map(Option::take).map(Memory::into_raw).collect();
-        // SAFETY: the tokens are used up, so nobody uses the objects any more.
-        unsafe { self.machine().0.service().kmem_cache_free_bulk(self.cache(), &pointers) }
+    fn free_bulk(&self, places: &mut Places<Memory>) {
+        let free = |pointers: &[*mut u8]| {
+            // SAFETY: the tokens are used up, so nobody uses the objects any more.
+            unsafe { self.machine().0.service().kmem_cache_free_bulk(self.cache(), pointers) }
+        };
+        places.empty(|blocks| free(&used_up(blocks)));
     }
 
     fn alignment(&self, size: usize) -> usize {
