@@ -366,6 +366,16 @@ pub static WORKLOADS: &[Workload] = &[
         origin: "the unusable free space index of Mel Gorman's thesis (unusable_index in Linux's debugfs); the mix of \
                  lives is ours",
     },
+    Workload {
+        name: "footprint",
+        group: Group::Pressure,
+        summary: "1, 16 or 256 MiB of objects of the sizes of mix, replaced at random five times over, until nothing tells how \
+                  they came; an operation is a free and an allocation; 256 MiB are measured only where it is named",
+        stresses: "what memory is held for a live byte: sizes rounded up, slabs and pages partly in use, headers, and what is \
+                   cached. An allocator that does not tell what it holds is left out",
+        origin: "fragmentation as Johnstone and Wilson (ISMM 1998) and Berger et al. (Hoard, ASPLOS 2000) reckon it, memory \
+                 taken for what is live; there of programs, here of a mix of ours",
+    },
 ];
 
 #[cfg(test)]

@@ -58,7 +58,8 @@ pub struct Measurement {
     /// What single calls took, from a pass of its own. Absent where time stands for instructions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<Latency>,
-    /// What memory was held for the workload's blocks, from a pass of its own.
+    /// What memory was held for the workload's blocks, from a pass of its own; of the workload `footprint` from the
+    /// measured one, and absent where that was cut short.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub footprint: Option<Footprint>,
     /// How often the locks of the allocator's shared layers were taken. Of the whole workload, all its parts together.
@@ -124,7 +125,8 @@ pub struct Latency {
 /// What memory was held for how many bytes of live blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Footprint {
-    /// Bytes asked for and not given back, when they were most.
+    /// Bytes asked for and not given back: when they were most; of the workload `footprint`, which is about this, when all
+    /// objects had been replaced.
     pub peak_live: u64,
     /// Bytes the allocator had taken from the page layer for them then.
     pub peak_held: u64,

@@ -107,14 +107,8 @@ workloads! {
     Pressure = "pressure",
     /// Objects and blocks of pages, long-lived and short-lived, in little memory, and how free memory falls to pieces.
     Fragmentation = "fragmentation",
-}
-
-impl Workload {
-    /// Whether it is measured where nobody names workloads. One that fills hundreds of mebibytes with small blocks is not:
-    /// some allocators take minutes for it.
-    pub(crate) const fn is_usual(self) -> bool {
-        !matches!(self, Self::MixLarge)
-    }
+    /// Objects replaced at random until nothing tells how they came, and what is held for them.
+    Footprint = "footprint",
 }
 
 impl fmt::Display for Workload {
@@ -177,6 +171,8 @@ pub enum Variant {
     Interleaved,
     /// So many percent of memory are in use before it begins.
     Used(u8),
+    /// So many mebibytes live, those of all CPUs together.
+    Live(usize),
 }
 
 impl Variant {
@@ -200,6 +196,7 @@ impl fmt::Display for Variant {
             Self::InHandler => f.write_str("in handler"),
             Self::Interleaved => f.write_str("interleaved"),
             Self::Used(percent) => write!(f, "{percent} % used"),
+            Self::Live(mebibytes) => write!(f, "{mebibytes} MiB live"),
         }
     }
 }
@@ -270,8 +267,17 @@ impl Case {
         self.workload.shape().is_possible(features, interrupts) && (!is_large || features.contains(&Feature::Large))
     }
 
+    /// Whether it is measured where nobody names workloads. One that fills hundreds of mebibytes with small blocks is not:
+    /// some allocators take minutes for it.
+    pub(crate) const fn is_usual(&self) -> bool {
+        !matches!(self.workload, Workload::MixLarge) && !matches!(self.variant, Some(Variant::Live(100..)))
+    }
+
     /// Bytes that live at once by its variant's name.
     pub(crate) fn bytes(&self) -> u64 {
+        if let Some(Variant::Live(mebibytes)) = self.variant {
+            return (mebibytes as u64) << 20;
+        }
         let length = match self.extent {
             Extent::Size(size) => size as u64,
             Extent::Order(order) => 4096 << order,
@@ -326,9 +332,15 @@ mod tests {
 
     #[test]
     fn variants_are_told_in_words() {
-        let variants =
-            [Variant::Bulk(16), Variant::Outstanding(64), Variant::InHandler, Variant::Interleaved, Variant::Used(90)];
+        let variants = [
+            Variant::Bulk(16),
+            Variant::Outstanding(64),
+            Variant::InHandler,
+            Variant::Interleaved,
+            Variant::Used(90),
+            Variant::Live(16),
+        ];
         let words: Vec<_> = variants.iter().map(ToString::to_string).collect();
-        assert_eq!(words, ["bulk 16", "64 outstanding", "in handler", "interleaved", "90 % used"]);
+        assert_eq!(words, ["bulk 16", "64 outstanding", "in handler", "interleaved", "90 % used", "16 MiB live"]);
     }
 }

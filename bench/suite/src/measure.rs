@@ -46,12 +46,25 @@ pub(crate) struct Samples {
     pub(crate) phases: Vec<PhaseSamples>,
     /// What was watched, by CPU 0.
     pub(crate) series: Vec<Series>,
+    /// What memory was held, where the workload is about that and came to its end.
+    pub(crate) footprint: Option<Footprint>,
     /// How often locks were taken for all of it.
     pub(crate) locks: Option<Locks>,
     /// Allocations that failed.
     pub(crate) failures: u64,
     /// Whether there are fewer samples than were wanted, because they took too long.
     pub(crate) is_cut: bool,
+}
+
+/// What memory the allocator held beyond what it did before. Bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Asked for and not given back: when that was most; in `footprint` when all objects had been replaced.
+    pub peak_live: u64,
+    /// Held then.
+    pub peak_held: u64,
+    /// Still held when all was given back.
+    pub end_held: u64,
 }
 
 /// What one CPU brings home: spans, phase after phase, sample after sample.
@@ -282,6 +295,7 @@ impl<P: Platform> Run<P> {
             operations,
             phases: (0..phases).map(of_phase).collect(),
             series,
+            footprint: None,
             locks,
             failures: yields.iter().map(|one| one.failures).sum(),
             is_cut: taken < self.sampling.samples,

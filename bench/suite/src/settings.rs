@@ -116,7 +116,7 @@ impl Settings {
             if self.workloads.is_empty() { (Workload::ALL, true) } else { (&*self.workloads, false) };
         let cpu_counts = self.cpu_counts(means.cpus);
         let mut cases = Vec::new();
-        for &workload in workloads.iter().filter(|workload| !all || workload.is_usual()) {
+        for &workload in workloads {
             let shape = workload.shape();
             if workload == Workload::Replay && self.replays_large() && !means.features.contains(&Feature::Large) {
                 continue;
@@ -125,7 +125,8 @@ impl Settings {
             for (extent, variant) in self.variants(&shape, means) {
                 let with_cpus = cpu_counts.clone().map(|&cpus| Case { workload, extent, variant, cpus });
                 cases.extend(with_cpus.filter(|case| {
-                    case.is_possible(means.features, means.interrupts)
+                    (!all || case.is_usual())
+                        && case.is_possible(means.features, means.interrupts)
                         // What cannot be held would not be what the variant says.
                         && case.bytes() <= means.memory
                         && case.variant.is_none_or(|it| it.blocks() <= self.most_blocks)
@@ -316,6 +317,27 @@ mod tests {
         let few = Settings { workloads: vec![Workload::PageOutstanding], most_blocks: 64, ..Settings::default() };
         let most = few.plan(&self::means(1, false)).iter().filter_map(|case| case.variant).map(Variant::blocks).max();
         assert_eq!(most, Some(64));
+    }
+
+    #[test]
+    fn what_fills_hundreds_of_mebibytes_is_measured_where_it_is_named() {
+        let means = Means { memory: 4 << 30, ..means(1, false) };
+        let many = |case: &Case| case.workload == Workload::MixLarge || case.variant == Some(Variant::Live(256));
+        assert!(!Settings::default().plan(&means).iter().any(many));
+        for workload in [Workload::MixLarge, Workload::Footprint] {
+            assert_eq!(plan_of(workload, &means).iter().filter(|case| many(case)).count(), 1, "{workload}");
+        }
+    }
+
+    #[test]
+    fn as_many_mebibytes_live_as_there_are_and_what_they_cost_must_be_told() {
+        let live = |means: &Means| -> Vec<_> {
+            plan_of(Workload::Footprint, means).iter().filter_map(|case| case.variant).collect()
+        };
+        // However many CPUs there are.
+        assert_eq!(live(&Means { memory: 255 << 20, ..means(1, false) }), [Variant::Live(1), Variant::Live(16)]);
+        assert_eq!(live(&Means { memory: 256 << 20, ..means(2, false) }).len(), 6);
+        assert_eq!(live(&Means { features: &[Feature::Sizes], ..means(1, false) }), []);
     }
 
     #[test]

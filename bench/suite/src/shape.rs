@@ -36,6 +36,9 @@ const OUTSTANDING: [Variant; 5] = [
 /// Shares of memory in use under `pressure`.
 const USED: [Variant; 3] = [Variant::Used(50), Variant::Used(90), Variant::Used(99)];
 
+/// Mebibytes that live in `footprint`.
+pub(crate) const LIVE: [Variant; 3] = [Variant::Live(1), Variant::Live(16), Variant::Live(256)];
+
 /// Largest objects a cache is asked for.
 pub(crate) const MOST_OBJECT: usize = 32 << 10;
 
@@ -90,6 +93,10 @@ impl Workload {
             Self::Threadtest | Self::CacheScratch | Self::CacheThrash => Shape::of_sizes(&[8]),
             Self::Pressure => Shape { variants: &USED, ..Shape::MIXED.needing(Feature::Pressure) },
             Self::Fragmentation => Shape::MIXED.needing(Feature::Pages).needing(Feature::Pressure),
+            Self::Footprint => {
+                let needs = [Some(Feature::Sizes), Some(Feature::Held)];
+                Shape { variants: &LIVE, needs, ..Shape::MIXED }
+            }
         }
     }
 }

@@ -154,7 +154,8 @@ pub trait Subject: Clone + Send + Sync + 'static {
         None
     }
 
-    /// Bytes of memory the allocator has taken for itself and its blocks, caches included, where that is known.
+    /// Bytes of memory the allocator has taken for itself and its blocks, caches included, where that is known. With
+    /// [`Feature::Held`].
     fn held(&self) -> Option<u64> {
         None
     }
@@ -223,6 +224,8 @@ pub enum Feature {
     Atomic,
     /// Memory can be made short, and what is free can be looked at.
     Pressure,
+    /// It tells what memory it holds.
+    Held,
 }
 
 impl Feature {
@@ -238,6 +241,7 @@ impl Feature {
         Self::Caches,
         Self::Atomic,
         Self::Pressure,
+        Self::Held,
     ];
 }
 

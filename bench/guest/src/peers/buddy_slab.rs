@@ -69,7 +69,7 @@ pub(super) struct BuddySlab(());
 impl Peer for BuddySlab {
     const NAME: &'static str = "buddy-slab";
 
-    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Large, Feature::Pages];
+    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Large, Feature::Pages, Feature::Held];
 
     fn start() -> Self {
         static START: Once = Once::new();

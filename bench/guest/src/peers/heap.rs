@@ -18,7 +18,7 @@ pub(crate) trait Heap: Send + 'static {
     const NAME: &'static str;
 
     /// What it can do.
-    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Large];
+    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Large, Feature::Held];
 
     /// What it is given at a time is a multiple of this, and aligned to it.
     const GRANULE: usize = PIECE;

@@ -199,7 +199,7 @@ pub(super) struct BuddySystem(buddy_system_allocator::Heap<32>);
 impl Heap for BuddySystem {
     const NAME: &'static str = "buddy-system";
 
-    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Large, Feature::Pages];
+    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Large, Feature::Pages, Feature::Held];
 
     fn new() -> Self {
         Self(buddy_system_allocator::Heap::new())
@@ -250,8 +250,11 @@ impl Slabmalloc {
 impl Heap for Slabmalloc {
     const NAME: &'static str = "slabmalloc";
 
-    const FEATURES: &'static [Feature] =
-        if ZoneAllocator::MAX_ALLOC_SIZE > LARGE { &[Feature::Sizes, Feature::Large] } else { &[Feature::Sizes] };
+    const FEATURES: &'static [Feature] = if ZoneAllocator::MAX_ALLOC_SIZE > LARGE {
+        &[Feature::Sizes, Feature::Large, Feature::Held]
+    } else {
+        &[Feature::Sizes, Feature::Held]
+    };
 
     const GRANULE: usize = LARGE_PAGE;
 

@@ -134,7 +134,7 @@ impl Subject for PeerSubject {
     const NAME: &'static str = "peer";
 
     /// Of some of them.
-    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Large, Feature::Pages];
+    const FEATURES: &'static [Feature] = &[Feature::Sizes, Feature::Large, Feature::Pages, Feature::Held];
 
     fn features(&self) -> &'static [Feature] {
         self.features

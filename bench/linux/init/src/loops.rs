@@ -10,7 +10,7 @@ use quarry_suite::dimensions::{
 use quarry_suite::{Case, Extent, Variant, Workload, random};
 
 /// The workloads the module has loops for. The others need a trace, or are about how Quarry's memory service gives
-/// memory back.
+/// memory back and what it holds.
 pub(crate) const MEASURED: &[Workload] = &[
     Workload::Pair,
     Workload::PairInlined,
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_the_module_has_no_loop_for_is_none() {
-        for workload in [Workload::Replay, Workload::Pressure, Workload::Fragmentation] {
+        for workload in [Workload::Replay, Workload::Pressure, Workload::Fragmentation, Workload::Footprint] {
             assert_eq!(Loop::of(case(workload, Extent::Mixed, None, 1), LIMITS), None, "{workload}");
         }
     }

@@ -7,6 +7,7 @@
 //! through a call of `kmalloc`, and here an inlined pair might otherwise cancel out.
 
 mod cache;
+mod footprint;
 mod interrupt;
 mod llfree;
 mod one_sided;
@@ -97,6 +98,7 @@ pub(crate) fn sample<P: Platform, S: Subject>(run: Run<P>, subject: &S, trace: &
         | Workload::AllocTest => program::sample(run, subject),
         Workload::Replay => Some(replay::sample(run, subject, trace)),
         Workload::Pressure | Workload::Fragmentation => pressure::sample(run, subject),
+        Workload::Footprint => footprint::sample(run, subject),
     }
 }
 

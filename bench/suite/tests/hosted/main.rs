@@ -152,6 +152,73 @@ fn ageing_memory_is_watched() {
 }
 
 #[test]
+fn what_is_held_is_told_when_all_objects_were_replaced() {
+    let machine = Machine::new();
+    let settings = Settings {
+        workloads: vec![Workload::Footprint],
+        cpus: vec![1, 4],
+        samples: 5,
+        effort: Effort::Fixed,
+        ..Settings::default()
+    };
+    let mut rows = Vec::new();
+    run(machine, &machine, &settings, &mut |row| rows.push(row.clone()));
+    let cases: Vec<_> = rows.iter().map(|row| (row.case.variant, row.case.cpus)).collect();
+    let live = |mebibytes| Some(Variant::Live(mebibytes));
+    // The machine lets workloads have 64 MiB.
+    assert_eq!(cases, [(live(1), 1), (live(1), 4), (live(16), 1), (live(16), 4)]);
+    for row in &rows {
+        assert_eq!(row.errors, 0, "{}", row.case);
+        let Some(Variant::Live(mebibytes)) = row.case.variant else { unreachable!("as was just seen") };
+        let footprint = row.footprint.expect("all objects were replaced");
+        let (live, held) = (footprint.peak_live as f64, footprint.peak_held as f64);
+        let named = mebibytes as f64 * MIB as f64;
+        assert!((live / named - 1.0).abs() < 0.15, "{}: {footprint:?}", row.case);
+        // What CPUs and depots cache is more than all of a little.
+        let most = match (mebibytes, row.case.cpus) {
+            (16, 1) => 1.3,
+            (16, _) => 1.6,
+            _ => 9.0,
+        };
+        assert!((1.0..most).contains(&(held / live)), "{}: {footprint:?}", row.case);
+        // Of so little much is cached; lists that were given back themselves are not in it.
+        let kept = footprint.end_held as f64;
+        assert!(kept > 0.0 && kept < held * 1.1, "{}: {footprint:?}", row.case);
+        let watched: Vec<&str> = row.series.iter().map(|series| series.name).collect();
+        // Not what was seen of the few blocks that are checked.
+        assert_eq!(watched, ["memory held per live byte"], "{}", row.case);
+        let points = &row.series[0].points;
+        let per_sample = row.operations as f64 / 5.0;
+        let looks: Vec<f64> = points.iter().map(|point| point.0).collect();
+        let expected: Vec<f64> = (0..=5).map(|sample| f64::from(sample) * per_sample).collect();
+        assert_eq!(looks, expected, "{}", row.case);
+        assert!((points[5].1 - held / live).abs() < 1e-9, "{points:?}, {footprint:?}");
+        // Five times what there is.
+        assert!(row.operations as f64 >= 5.0 * live / 690.0, "{}: {}", row.case, row.operations);
+    }
+    machine.assert_all_returned();
+}
+
+#[test]
+fn what_is_held_is_not_told_when_there_was_no_time_to_replace_all_objects() {
+    let machine = Machine::new();
+    let settings = Settings {
+        workloads: vec![Workload::Footprint],
+        cpus: vec![1],
+        samples: 5,
+        patience: Some(0),
+        ..Settings::default()
+    };
+    let mut told = Vec::new();
+    run(machine, &machine, &settings, &mut |row| {
+        assert_eq!((row.errors, row.samples_wanted), (0, Some(5)), "{}", row.case);
+        told.push((row.case.variant, row.footprint.is_some()));
+    });
+    assert_eq!(told.last(), Some(&(Some(Variant::Live(16)), false)));
+    machine.assert_all_returned();
+}
+
+#[test]
 fn huge_pages_are_counted_while_blocks_are_replaced() {
     let machine = Machine::with_nodes_of(128 * MIB);
     let settings = Settings {

@@ -164,6 +164,13 @@ impl Arena {
             if start + size > NODE_BYTES {
                 return None;
             }
+            // What lies before it is for smaller blocks.
+            let mut gap = state.fresh[node];
+            while gap < start {
+                let piece = 1 << gap.trailing_zeros();
+                state.free.entry((node, piece)).or_default().push(node * NODE_BYTES + gap);
+                gap += piece;
+            }
             state.fresh[node] = start + size;
             node * NODE_BYTES + start
         };
