@@ -79,6 +79,8 @@ pub(crate) enum Metric {
     P99,
     /// Instructions an operation takes, of runs that count them. Any difference is one.
     Instructions,
+    /// Bytes of memory held for each live byte, when most live; of `footprint` when all objects were replaced.
+    Held,
 }
 
 impl Metric {
@@ -89,6 +91,7 @@ impl Metric {
             Self::Throughput => "million ops/s",
             Self::P99 => "p99 in ns",
             Self::Instructions => "instructions",
+            Self::Held => "bytes held a byte",
         }
     }
 
@@ -114,6 +117,10 @@ impl Metric {
             Self::P99 => result.latency.iter().map(|latency| latency.p99).collect(),
             Self::Instructions if result.instructions_per_op.is_some() => result.samples.clone(),
             Self::Instructions => Vec::new(),
+            Self::Held => {
+                let known = result.footprint.iter().filter(|footprint| footprint.peak_live > 0);
+                known.map(|footprint| footprint.peak_held as f64 / footprint.peak_live as f64).collect()
+            }
         };
         figures.into_iter().filter(|figure| figure.is_finite() && *figure > 0.0).collect()
     }
@@ -121,7 +128,7 @@ impl Metric {
 
 #[cfg(test)]
 mod tests {
-    use quarry_record::{Latency, Summary};
+    use quarry_record::{Footprint, Latency, Summary};
 
     use super::*;
 
@@ -162,5 +169,10 @@ mod tests {
         let counted =
             Measurement { instructions_per_op: Some(summary(100.0)), samples: vec![100.0], latency, ..result };
         assert_eq!([Metric::P99.figures(&counted), Metric::Instructions.figures(&counted)], [[7.0], [100.0]]);
+        assert!(Metric::Held.figures(&counted).is_empty());
+        let footprint = |peak_live| Some(Footprint { peak_live, peak_held: 150, end_held: 30 });
+        let held =
+            |peak_live| Metric::Held.figures(&Measurement { footprint: footprint(peak_live), ..counted.clone() });
+        assert_eq!((held(100), held(0)), (vec![1.5], vec![]));
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use assert_cmd::cargo::cargo_bin;
-use quarry_record::{End, EndStatus, Measurement, Record, Run, SCHEMA_VERSION, Summary};
+use quarry_record::{End, EndStatus, Footprint, Measurement, Record, Run, SCHEMA_VERSION, Summary};
 use tempfile::TempDir;
 
 fn folder() -> TempDir {
@@ -267,6 +267,30 @@ fn counted_instructions_are_compared_exactly() {
     let complaint = complaint(folder.path(), "compare old.jsonl new.jsonl --fail-on 0%");
     insta::assert_snapshot!(complaint, @"quarry: 1 case got worse by more than 0 %: quarry: pair 64 B on 1 CPU by 0.0 % (59.0031 to 59.0032 instructions)");
     printed(folder.path(), "compare old.jsonl old.jsonl --fail-on 0%");
+}
+
+#[test]
+fn memory_held_for_a_byte_is_compared_whatever_the_clock_counts() {
+    let folder = folder();
+    // Boots of pairs alone that were weighed.
+    let write = |name: &str, held: u64| {
+        let boots = (0..4).map(|at| {
+            let mut records = boot(100.0, 50.0);
+            if let Record::Result(result) = &mut records[1] {
+                result.footprint = Some(Footprint { peak_live: 1000, peak_held: held + at, end_held: 0 });
+            }
+            lines(&records).replace("\"icount\":false", "\"icount\":true")
+        });
+        fs::write(folder.path().join(name), boots.collect::<String>()).expect("there is room for files");
+    };
+    write("old.jsonl", 1100);
+    write("new.jsonl", 1200);
+    let compared = printed(folder.path(), "compare old.jsonl new.jsonl --metric held");
+    let row = compared.lines().find(|line| line.contains("64 B")).expect("pairs were weighed on both sides");
+    insta::assert_snapshot!(row, @"│ 64 B │    1 │                   1.10 │ 1.20 │ +9.1 % │ +8.8 % to +9.4 % │ 0.029 │ 4+4 │ more │");
+    let less = printed(folder.path(), "compare new.jsonl old.jsonl --metric held");
+    assert!(less.lines().any(|line| line.contains("64 B") && line.contains(" less ")), "{less}");
+    assert!(!compared.contains("order 0"), "pages were not weighed: {compared}");
 }
 
 #[test]

@@ -110,6 +110,8 @@ fn metric(old: &Side, new: &Side, asked: Option<Metric>) -> Result<Metric> {
         (Some(Metric::Instructions), _) => {
             bail!("instructions are counted by runs with --icount, and not all of these are")
         }
+        // Memory is no matter of the clock.
+        (Some(Metric::Held), _) => Ok(Metric::Held),
         (Some(_), counts) if counts.contains(&true) => {
             bail!("a run with --icount counts instructions and has no times to compare")
         }

@@ -102,8 +102,9 @@ const fn verdict(verdict: Verdict, metric: Metric) -> &'static str {
     match (verdict, metric) {
         (Verdict::Unchanged, Metric::Instructions) => "=",
         (Verdict::Unchanged, _) => "~",
-        (Verdict::Worse, Metric::Instructions) => "more",
+        (Verdict::Worse, Metric::Instructions | Metric::Held) => "more",
         (Verdict::Better, Metric::Instructions) => "fewer",
+        (Verdict::Better, Metric::Held) => "less",
         (Verdict::Worse, _) => "slower",
         (Verdict::Better, _) => "faster",
     }

@@ -248,7 +248,7 @@ fn github(figures: &Figures) -> Result<String> {
     let unit = match figures.metric {
         Metric::Ns => "ns/op",
         Metric::Instructions => "instructions/op",
-        Metric::P99 | Metric::Throughput => figures.metric.unit(),
+        Metric::P99 | Metric::Throughput | Metric::Held => figures.metric.unit(),
     };
     let entry = |figure: &Figure| Entry {
         name: figure.case.to_string(),
