@@ -3,6 +3,8 @@
 //! A figure is held against its target as it is shown: rounded to the decimals of its kind, for what surrounds a loop
 //! is a hundredth of an instruction in every count.
 
+use std::slice;
+
 use super::sources::{All, Measured, OURS};
 use super::targets::{Figure, Key, Latency, Row, Section, Targets};
 use crate::case::Metric;
@@ -56,6 +58,7 @@ impl Scale {
             Figure::Ratio(_) => (2, " of the best peer"),
             Figure::Growth(_) => (2, " of one CPU's"),
             Figure::Latency(_) => (0, " ns"),
+            Figure::Held(_) => (2, ""),
             Figure::Share(_) => (2, " %"),
             Figure::Boot(_) => (0, " ms"),
             Figure::Image(_) => (0, " KiB"),
@@ -112,6 +115,7 @@ fn ours(figure: Figure, scale: &Scale, source: &Measured) -> Option<(f64, String
             Some((many / one, format!("{} ({one:.1} to {many:.1})", scale.text(many / one))))
         }
         Figure::Latency(latency) => source.latency(OURS, latency).map(with_unit),
+        Figure::Held(key) => source.sum(OURS, slice::from_ref(key), Metric::Held).map(plain),
         Figure::Share(name) => {
             let statistics = source.statistics.as_ref()?;
             let bytes = |name: &str| statistics.rows.iter().find(|row| row.name == name).map(|row| row.bytes);
@@ -131,6 +135,7 @@ fn peers(figure: Figure, source: Option<&Measured>) -> Option<Vec<String>> {
     let (keys, metric, unit) = match figure {
         Figure::Count(keys) => (keys.to_vec(), Metric::Instructions, ""),
         Figure::Ratio(keys) => (keys.to_vec(), Metric::Ns, " ns"),
+        Figure::Held(key) => (vec![key.clone()], Metric::Held, ""),
         Figure::Latency(latency) => return Some(latencies(latency, source)),
         Figure::Growth(growth) => return Some(growths(&growth.on(1), &growth.on(growth.to), source)),
         Figure::Share(_) | Figure::Boot(_) | Figure::Image(_) | Figure::Unmeasured => return None,

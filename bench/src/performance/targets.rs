@@ -106,6 +106,8 @@ pub(super) struct Row {
     #[serde(default)]
     latency: Option<Latency>,
     #[serde(default)]
+    held: Option<Key>,
+    #[serde(default)]
     share: Option<String>,
     #[serde(default)]
     boot: Option<String>,
@@ -135,6 +137,8 @@ pub(super) enum Figure<'t> {
     Growth(&'t Growth),
     /// What few single calls exceed.
     Latency(&'t Latency),
+    /// Bytes of memory held for each live byte of a case.
+    Held(&'t Key),
     /// A row of the memory statistics, in percent of the memory that was ever touched.
     Share(&'t str),
     /// Milliseconds from QEMU's start to an image's `main`.
@@ -216,6 +220,7 @@ impl Row {
             self.ratio.as_deref().map(Figure::Ratio),
             self.growth.as_ref().map(Figure::Growth),
             self.latency.as_ref().map(Figure::Latency),
+            self.held.as_ref().map(Figure::Held),
             self.share.as_deref().map(Figure::Share),
             self.boot.as_deref().map(Figure::Boot),
             self.image.as_deref().map(Figure::Image),
@@ -249,7 +254,7 @@ impl Targets {
         for row in rows {
             let Some(figure) = row.figure() else {
                 bail!(
-                    "the row `{}` needs exactly one of count, ratio, growth, latency, share, boot, image, unmeasured",
+                    "the row `{}` needs exactly one of count, ratio, growth, latency, held, share, boot, image, unmeasured",
                     row.what
                 );
             };

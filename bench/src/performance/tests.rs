@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use quarry_record::{
-    End, EndStatus, Latency, Measurement, Record, Run, SCHEMA_VERSION, Statistics, StatisticsRow, Summary,
+    End, EndStatus, Footprint, Latency, Measurement, Record, Run, SCHEMA_VERSION, Statistics, StatisticsRow, Summary,
 };
 
 use super::page::{Page, page};
@@ -73,6 +73,11 @@ at_most = 0.4
 share = "metadata"
 
 [[section.row]]
+what = "held for a byte of pairs"
+at_most = 1.2
+held = { workload = "pair", size = 64 }
+
+[[section.row]]
 what = "the longest calls"
 latency = { case = { workload = "pair", size = 64 }, percentile = "p99.99" }
 
@@ -134,6 +139,11 @@ fn latency(p99_99: f64) -> Latency {
     Latency { p99_99, ..Latency::default() }
 }
 
+/// For 1,000 live bytes.
+fn held(bytes: u64) -> Footprint {
+    Footprint { peak_live: 1_000, peak_held: bytes, end_held: 0 }
+}
+
 /// A run's file.
 fn records(folder: &Path, targets: &Targets, source: &str, results: Vec<Measurement>, statistics: Option<Statistics>) {
     let run =
@@ -163,10 +173,14 @@ fn write(folder: &Path, targets: &Targets, source: &str, text: &str) {
 fn counts(folder: &Path, targets: &Targets) {
     let results = vec![
         // As the loop's surroundings leave it: a hundredth more than 48.
-        Measurement { latency: Some(latency(1200.0)), ..result("quarry", "pair", None, 1, 48.0036) },
+        Measurement {
+            latency: Some(latency(1200.0)),
+            footprint: Some(held(1_204)),
+            ..result("quarry", "pair", None, 1, 48.0036)
+        },
         result("quarry", "pair", None, 16, 60.0),
         Measurement { latency: Some(latency(90_000.0)), ..result("talc", "pair", None, 1, 240.0) },
-        result("rlsf", "pair", None, 1, 96.5),
+        Measurement { footprint: Some(held(1_304)), ..result("rlsf", "pair", None, 1, 96.5) },
         result("quarry", "batch", Some("allocate"), 1, 31.8),
         result("quarry", "batch", Some("free"), 1, 42.3),
         // Did half of it.
