@@ -278,7 +278,7 @@ impl<M: Machine> Service<M> {
                         frames.set_state(block, listed);
                         // Whoever has the block has a reference, and leaves it where the block goes back to a list.
                         frames.frame(block).word.store(1, Relaxed);
-                        slot.store(block.0, Relaxed);
+                        slot.set(block.0);
                         block = block.offset(order.frames());
                     }
                     taken += blocks;

@@ -66,7 +66,7 @@ mod tests {
         for list in pages {
             all.extend([&list.count, &list.limit].map(|word| u64::from(word.load(Relaxed))));
             all.extend([list.handed_out.get(), list.spare].map(u64::from));
-            all.extend(list.blocks.iter().map(|block| u64::from(block.load(Relaxed))));
+            all.extend(list.blocks.iter().map(|block| u64::from(block.get())));
         }
         for stack in remote {
             all.extend([&stack.tag, &stack.count].map(|word| u64::from(word.load(Relaxed))));

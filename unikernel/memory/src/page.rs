@@ -18,6 +18,7 @@
 //! ([`Service::compound_head`]). So `__GFP_COMP`, with which Linux asks for that, changes nothing.
 
 use core::fmt;
+use core::ptr;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use quarry_topology::NodeId;
@@ -411,7 +412,7 @@ impl<M: Machine> Service<M> {
             // What lies side by side, upwards or downwards, is given as one.
             let (mut start, mut end) = (Pfn(0), Pfn(0));
             for (index, slot) in list.blocks[..wanted].iter().enumerate() {
-                let block = Pfn(slot.load(Relaxed));
+                let block = Pfn(slot.get());
                 let behind = block.offset(order.frames());
                 if block == end {
                     end = behind;
@@ -471,7 +472,7 @@ impl PageList {
         let count = self.count.load(Relaxed);
         debug_assert!((count as usize) < LIST_BLOCKS, "whoever pushes has made room");
         // SAFETY: `count` is below the limit, which is at most the list's length.
-        unsafe { self.blocks.get_unchecked(count as usize) }.store(block.0, Relaxed);
+        unsafe { self.blocks.get_unchecked(count as usize) }.set(block.0);
         self.count.store(count + 1, Relaxed);
     }
 
@@ -483,23 +484,21 @@ impl PageList {
         }
         self.count.store(count - 1, Relaxed);
         // SAFETY: `count` is at most the list's length.
-        Some(Pfn(unsafe { self.blocks.get_unchecked(count as usize - 1) }.load(Relaxed)))
+        Some(Pfn(unsafe { self.blocks.get_unchecked(count as usize - 1) }.get()))
     }
 
     /// Takes the block put on first, the one most likely to have left the CPU's caches.
     pub(crate) fn pop_oldest(&self) -> Option<Pfn> {
-        let oldest = (self.count.load(Relaxed) > 0).then(|| Pfn(self.blocks[0].load(Relaxed)))?;
+        let oldest = (self.count.load(Relaxed) > 0).then(|| Pfn(self.blocks[0].get()))?;
         self.forget_oldest(1);
         Some(oldest)
     }
 
     /// Closes the list up after the blocks put on it first were taken.
     fn forget_oldest(&self, taken: usize) {
-        let blocks = &self.blocks[..self.count.load(Relaxed) as usize];
-        let left = &blocks[taken..];
-        for (block, later) in blocks.iter().zip(left) {
-            block.store(later.load(Relaxed), Relaxed);
-        }
+        let left = &self.blocks[..self.count.load(Relaxed) as usize][taken..];
+        // SAFETY: both are in the array, which is this CPU's; that they overlap is allowed.
+        unsafe { ptr::copy(left.as_ptr(), self.blocks.as_ptr().cast_mut(), left.len()) };
         self.count.store(left.len() as u32, Relaxed);
     }
 }

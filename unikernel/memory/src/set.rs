@@ -356,12 +356,13 @@ pub(crate) struct PageList {
     /// set's zone. In a set that is no CPU's, no state's.
     pub(crate) handed_out: Cell<u32>,
     pub(crate) spare: u32,
-    pub(crate) blocks: [AtomicU32; LIST_BLOCKS],
+    pub(crate) blocks: [Cell<u32>; LIST_BLOCKS],
 }
 
 const _: () = assert!(size_of::<PageList>() == 256);
 
-// SAFETY: `handed_out` is written before the set is anybody's.
+// SAFETY: `handed_out` is written before the set is anybody's; the blocks are read and written only by the CPU whose set it is,
+// and by whoever has that set to itself; the rest is atomic.
 unsafe impl Sync for PageList {}
 
 impl Set {
@@ -394,7 +395,7 @@ impl Set {
                     limit: AtomicU32::new(0),
                     handed_out: Cell::new(u32::MAX),
                     spare: 0,
-                    blocks: [const { AtomicU32::new(0) }; LIST_BLOCKS],
+                    blocks: [const { Cell::new(0) }; LIST_BLOCKS],
                 }
             }; LISTED_ORDERS],
             remote: [const { Remote::vacant() }; REMOTES],
