@@ -125,8 +125,8 @@ impl<M: Machine> Service<M> {
                 loop {
                     let missing = &mut objects[filled..];
                     let (wanted, mut places) = (missing.len() as u32, missing.iter_mut());
-                    let taken = self.take_objects(set, &cache.view, node, wanted, frames, |object| {
-                        *places.next().expect("no more objects are taken than wanted") = object;
+                    let taken = self.take_objects(set, &cache.view, node, wanted, frames, |objects| {
+                        objects.iter().zip(places.by_ref()).for_each(|(object, place)| *place = *object);
                     });
                     self.note_objects(set, &cache.view, taken);
                     filled += taken as usize;

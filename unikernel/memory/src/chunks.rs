@@ -43,14 +43,14 @@ impl<M: Machine> Service<M> {
     fn new_chunk(&self, node: NodeId) -> Option<*mut u8> {
         let (depot, view) = (&self.nodes().get(node)?.stack_chunks, self.chunk_view());
         let mut chunk = None;
-        depot.lock(self.machine()).take(view, 1, |taken| chunk = Some(taken));
+        depot.lock(self.machine()).take(view, 1, |taken| chunk = taken.first().copied());
         if chunk.is_none() {
             let page = self.spare_block(node, Order::ZERO)?;
             self.claim_frames(1);
             view.format(page);
             let mut depot = depot.lock(self.machine());
             depot.add_slab(view, page);
-            depot.take(view, 1, |taken| chunk = Some(taken));
+            depot.take(view, 1, |taken| chunk = taken.first().copied());
         }
         chunk
     }

@@ -222,11 +222,16 @@ impl DepotState {
 
     /// Takes up to `wanted` objects off the stack, then out of slabs.
     #[inline]
-    pub(crate) fn take(&mut self, view: SlabView, wanted: u32, mut take: impl FnMut(*mut u8)) -> u32 {
-        let mut taken = self.stack.take(wanted, &mut take);
+    pub(crate) fn take(&mut self, view: SlabView, wanted: u32, mut take: impl FnMut(&[*mut u8])) -> u32 {
+        let taken = self.stack.take(wanted, &mut take);
+        if taken == wanted { taken } else { taken + self.take_from_slabs(view, wanted - taken, take) }
+    }
+
+    fn take_from_slabs(&mut self, view: SlabView, wanted: u32, mut take: impl FnMut(&[*mut u8])) -> u32 {
+        let mut taken = 0;
         while taken < wanted {
             let Some(slab) = self.partial.first().or_else(|| self.reopen_empty(view)) else { break };
-            taken += self.take_from_slab(view, slab, wanted - taken, &mut take);
+            taken += self.take_from_slab(view, slab, wanted - taken, &mut |object| take(&[object]));
         }
         taken
     }

@@ -12,7 +12,7 @@
 //! It never allocates: its owner, who cannot under the lock either, asks [how much it wants](DepotStack::wanted_chunks) and
 //! brings chunks when it next comes by.
 
-use core::ptr;
+use core::{ptr, slice};
 
 /// Bytes of a chunk: there is room for a full magazine in it. Depots are many, and most need one or two.
 pub(crate) const CHUNK_BYTES: usize = 512;
@@ -131,10 +131,10 @@ impl DepotStack {
         fitting
     }
 
-    /// Takes off up to `wanted` objects, those put on last, and hands them to `take`: of each chunk the one put on last at
-    /// the end. Returns how many.
+    /// Takes off up to `wanted` objects, those put on last, and hands them to `take`, chunk by chunk: of each the one put
+    /// on last at the end. Returns how many.
     #[inline]
-    pub(crate) fn take(&mut self, wanted: u32, mut take: impl FnMut(*mut u8)) -> u32 {
+    pub(crate) fn take(&mut self, wanted: u32, mut take: impl FnMut(&[*mut u8])) -> u32 {
         let taken = wanted.min(self.count);
         self.count -= taken;
         let mut left = taken;
@@ -144,10 +144,11 @@ impl DepotStack {
             }
             let here = left.min(self.in_top);
             self.in_top -= here;
-            for index in self.in_top..self.in_top + here {
-                // SAFETY: the top chunk is the stack's, and this entry was valid until now.
-                take(unsafe { (*self.top).objects.as_ptr().add(index as usize).read() });
-            }
+            // SAFETY: the top chunk is the stack's, and so many of its entries were valid until now.
+            take(unsafe {
+                let objects = (&raw const (*self.top).objects).cast::<*mut u8>();
+                slice::from_raw_parts(objects.add(self.in_top as usize), here as usize)
+            });
             left -= here;
         }
         taken
@@ -271,7 +272,7 @@ mod tests {
                     }
                     Step::Take(wanted) => {
                         let mut taken = Vec::new();
-                        let count = stack.take(wanted, |object| taken.push(object)) as usize;
+                        let count = stack.take(wanted, |objects| taken.extend_from_slice(objects)) as usize;
                         prop_assert_eq!(count, (wanted as usize).min(model.len()));
                         let mut expected = model.split_off(model.len() - count);
                         expected.sort_unstable();

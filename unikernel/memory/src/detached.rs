@@ -59,7 +59,9 @@ mod tests {
         for magazine in magazines {
             all.extend(magazine.grid.contents().map(u64::from));
             all.push(magazine.generation.get().into());
-            all.extend([&magazine.capacity, &magazine.link].map(|cell| u64::from(cell.get())));
+            all.extend(
+                [magazine.link.get(), magazine.capacity.get().into(), magazine.filled.get().into()].map(u64::from),
+            );
             all.extend([&magazine.count, &magazine.limit].map(|word| u64::from(word.load(Relaxed))));
             all.extend(magazine.slots.iter().map(|slot| slot.load(Relaxed).addr() as u64));
         }

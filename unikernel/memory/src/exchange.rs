@@ -38,22 +38,27 @@ impl<M: Machine> Service<M> {
             return None;
         }
         let depot = self.depot(set.zone.node(), cache.id)?;
-        let mut count = 0;
+        let count;
         {
             let mut depot = depot.lock(self.machine());
-            let wanted = u32::from(magazine.capacity.get() / 2).max(1);
-            depot.take(self.slab_view(cache), wanted, |object| {
-                magazine.slots[count].store(object, Relaxed);
-                count += 1;
+            // Half leaves as much room for frees. But whoever comes again, and gave nothing meanwhile, allocates only.
+            let capacity = u32::from(magazine.capacity.get());
+            let wanted = if magazine.filled.get() { capacity } else { (capacity / 2).max(1) };
+            let mut slots = magazine.slots.iter();
+            count = depot.take(self.slab_view(cache), wanted, |objects| {
+                for (object, slot) in objects.iter().zip(&mut slots) {
+                    slot.store(*object, Relaxed);
+                }
             });
             // Under the lock; see `give_objects`.
-            magazine.count.store(count as u32, Relaxed);
+            magazine.count.store(count, Relaxed);
         }
         if count == 0 {
             return None;
         }
+        magazine.filled.set(true);
         bump(&set.counters.refills);
-        set.add_net(count * cache.geometry.size as usize);
+        set.add_net((count * cache.geometry.size) as usize);
         let object = magazine.pop()?;
         // SAFETY: the object left the magazine just now and is this caller's alone.
         unsafe { mark_at(object, cache.geometry.link).write(0) };
@@ -154,6 +159,7 @@ impl<M: Machine> Service<M> {
         // SAFETY: as for the read; the caller gives the object up.
         unsafe { place.write(set.mark) };
         magazine.push(object);
+        magazine.filled.set(false);
         bump(&set.counters.drains);
         set.add_net((count as usize * cache.geometry.size as usize).wrapping_neg());
         if stacked {

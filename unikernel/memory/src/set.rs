@@ -211,7 +211,9 @@ pub(crate) struct Magazine {
     /// The tag of the objects in it.
     pub(crate) tag: Cell<u32>,
     /// What `limit` is when nobody asked for anything.
-    pub(crate) capacity: Cell<u16>,
+    pub(crate) capacity: Cell<u8>,
+    /// Whether it was filled since it last gave what it has: then more is being allocated than freed.
+    pub(crate) filled: Cell<bool>,
     pub(crate) link: Cell<u16>,
     /// Which of the caches that had this id it was fitted out for.
     pub(crate) generation: Cell<u32>,
@@ -267,6 +269,7 @@ impl Magazine {
             grid: Grid::none(),
             tag: Cell::new(0),
             capacity: Cell::new(0),
+            filled: Cell::new(false),
             link: Cell::new(0),
             generation: Cell::new(0),
             slots: [const { AtomicPtr::new(ptr::null_mut()) }; SLOTS],
@@ -279,7 +282,7 @@ impl Magazine {
         self.tag.set(tag.into());
         self.link.set(geometry.link as u16);
         self.generation.set(generation);
-        self.capacity.set(capacity as u16);
+        self.capacity.set(capacity as u8);
     }
 }
 

@@ -199,7 +199,7 @@ impl<M: Machine> Service<M> {
         }
         if local || !set.attached || !cache.has_magazines() {
             let mut found = None;
-            let taken = self.take_objects(set, cache, node, 1, frames, |object| found = Some(object));
+            let taken = self.take_objects(set, cache, node, 1, frames, |objects| found = objects.first().copied());
             self.note_objects(set, cache, taken);
             return found;
         }
@@ -208,7 +208,7 @@ impl<M: Machine> Service<M> {
             bump(&set.counters.remote_refills);
             let capacity = remote.capacity.get();
             let wanted = if self.waiters().attention().is_raised() { 1 } else { capacity / 2 };
-            let taken = self.take_objects(set, cache, node, wanted, frames, |object| remote.push(object));
+            let taken = self.take_objects(set, cache, node, wanted, frames, |objects| remote.push_run(objects));
             self.note_objects(set, cache, taken);
         }
         remote.pop()
@@ -227,7 +227,7 @@ impl<M: Machine> Service<M> {
             // Whoever set the limit to 0 wanted the magazine emptied, and it is.
             let capacity = self.waiters().attention().settle(&magazine.limit, magazine.capacity.get().into());
             let wanted = (capacity / 2).max(1);
-            let taken = self.take_objects(set, cache, node, wanted, frames, |object| magazine.push(object));
+            let taken = self.take_objects(set, cache, node, wanted, frames, |objects| magazine.push_run(objects));
             self.note_objects(set, cache, taken);
         }
         magazine.pop()
@@ -241,7 +241,7 @@ impl<M: Machine> Service<M> {
         node: NodeId,
         wanted: u32,
         frames: &SlabFrames,
-        mut take: impl FnMut(*mut u8),
+        mut take: impl FnMut(&[*mut u8]),
     ) -> u32 {
         let Some(depot) = self.depot(node, cache.id) else { return 0 };
         let view = self.slab_view(cache);
