@@ -243,7 +243,7 @@ impl<M: Machine> Service<M> {
         let tag = self.machine().tag(object.addr());
         // SAFETY: as in `object`.
         let set = unsafe { &*self.machine().set() };
-        let key = tag ^ set.node_tag;
+        let key = if M::ONE_NODE { tag } else { tag ^ set.node_tag };
         if key & NOT_A_KEY != 0 {
             return self.kfree_remote(object, key);
         }

@@ -46,6 +46,9 @@ pub unsafe trait Machine: Sync + Sized + 'static {
     /// What [`Machine::disable_interrupts`] must remember.
     type InterruptState: Copy;
 
+    /// Whether it is known at compile time that all memory is node 0's: a free then need not ask which node is local.
+    const ONE_NODE: bool = false;
+
     /// The active set of this CPU: the thread's, or the interrupt handler's inside one. Never null; before a CPU has
     /// one it is [`Set::detached`]. On the fast path of every call.
     fn set(&self) -> *mut Set;

@@ -371,6 +371,9 @@ impl<const PROCESS: bool> HostedMachine<PROCESS> {
 unsafe impl<const PROCESS: bool> Machine for HostedMachine<PROCESS> {
     type InterruptState = ();
 
+    /// The [`ProcessHeap`]'s machine has the default topology.
+    const ONE_NODE: bool = PROCESS;
+
     #[inline(always)]
     fn set(&self) -> *mut Set {
         threads::set(self.slot())
