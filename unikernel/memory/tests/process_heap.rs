@@ -75,6 +75,35 @@ fn every_value_is_the_same_instance() {
     assert_books_balance(HEAP.service());
 }
 
+/// Whether huge pages are asked for behind the mapping that holds an address (`hg` in proc(5)'s `VmFlags`).
+fn prefers_huge_pages(address: usize) -> bool {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").expect("the kernel tells of mappings");
+    let start_and_end = |line: &str| -> Option<(usize, usize)> {
+        let (start, end) = line.split_once(' ')?.0.split_once('-')?;
+        Some((usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?))
+    };
+    let mut lines = smaps.lines();
+    let holds = |line: &str| start_and_end(line).is_some_and(|(start, end)| (start..end).contains(&address));
+    lines.find(|line| holds(line)).expect("the address is mapped");
+    lines.find(|line| line.starts_with("VmFlags:")).expect("each mapping has flags").contains(" hg")
+}
+
+#[test]
+fn huge_pages_are_behind_what_a_small_program_does_not_use() {
+    if !std::fs::exists("/sys/kernel/mm/transparent_hugepage").expect("there is a /sys") {
+        return;
+    }
+    let _turn = turn();
+    let object = object(HEAP.service(), 64, 1);
+    let machine = HEAP.service().machine();
+    let end = machine.direct_map()
+        + HEAP.topology().memory().iter().map(|memory| memory.range.end).max().expect("some") as usize;
+    assert!(!prefers_huge_pages(object.addr()), "the first section");
+    assert!(prefers_huge_pages(object.addr() + (256 << 20)), "beyond it");
+    assert!(!prefers_huge_pages(end - 1), "the last section");
+    assert!(free(HEAP.service(), object, 64, 1));
+}
+
 #[test]
 fn nobody_starts_its_service_a_second_time() {
     let _turn = turn();

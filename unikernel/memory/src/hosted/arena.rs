@@ -14,8 +14,10 @@ use quarry_topology::Topology;
 use super::mapping::Mapping;
 use super::{HostedMachine, threads};
 use crate::frame::{FRAME_BYTES, FRAME_SHIFT, Frame, Order};
+use crate::growth::SECTION_FRAMES;
 use crate::service::Service;
 use crate::set::Set;
+use crate::zone::ZoneKind;
 
 /// No simulated RAM spans more than two to the power of this many bytes: 4 TiB.
 pub(super) const SPAN_SHIFT: u32 = 42;
@@ -57,6 +59,19 @@ impl Arena {
             states: ptr::with_exposed_provenance_mut(reserve(frames * size_of::<AtomicU16>(), USABLE)?),
             frames: ptr::with_exposed_provenance_mut(reserve(frames * size_of::<Frame>(), USABLE)?),
         })
+    }
+}
+
+impl Arena {
+    /// Asks the kernel for huge pages behind zone NORMAL, which memory comes from as long as there is any in it. But not
+    /// for its first section, nor for its last, where the service's own tables are: a program that needs no more than
+    /// these would hold 4 MiB more.
+    pub(super) fn prefer_huge_pages(&self) {
+        let section = SECTION_FRAMES as usize * FRAME_BYTES;
+        let start = ZoneKind::Dma32.end().0 as usize * FRAME_BYTES + section;
+        let rest = ptr::with_exposed_provenance_mut(self.base + start);
+        // SAFETY: advice about a mapping of this arena's. A kernel without huge pages refuses it, and nothing is lost.
+        unsafe { libc::madvise(rest, self.bytes.saturating_sub(start + section), libc::MADV_HUGEPAGE) };
     }
 }
 

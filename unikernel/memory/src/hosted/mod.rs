@@ -119,7 +119,7 @@ pub const MAX_INSTANCES: usize = 62;
 /// Why an instance could not start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostedError {
-    /// The kernel refused the address range.
+    /// The kernel refused the address range, or it would be more than 4 TiB.
     NoAddressSpace,
     /// There are [`MAX_INSTANCES`] already.
     TooManyInstances,
@@ -133,7 +133,7 @@ impl fmt::Display for HostedError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoAddressSpace => f.write_str(
-                "the kernel refused the address space for the simulated RAM: raise `ulimit -v`, or simulate less",
+                "the kernel refused the address space for the simulated RAM: raise `ulimit -v`, or simulate less (4 TiB at most)",
             ),
             Self::TooManyInstances => write!(f, "{MAX_INSTANCES} hosted memory services live already: drop one first"),
             Self::Ended => f.write_str("this hosted memory service could not start before, or was retired"),
@@ -320,6 +320,9 @@ impl<const PROCESS: bool> HostedMachine<PROCESS> {
     fn start_once(&self, service: &'static Service<Self>) -> Result<(), HostedError> {
         let topology = &self.topology;
         let arena = Arena::reserve(topology).ok_or(HostedError::NoAddressSpace)?;
+        if PROCESS {
+            arena.prefer_huge_pages();
+        }
         let mapping = Mapping::reserve().ok_or(HostedError::NoAddressSpace)?;
         self.mapping_start.store(mapping.start, Relaxed);
         self.mapping_frames.store(mapping.frames, Relaxed);

@@ -13,7 +13,7 @@ use super::{DEFAULT_TOPOLOGY, Hosted, HostedMachine};
 /// process.
 ///
 /// What it can do is what [`Hosted`] can, on the machine of [`Hosted::new`]; each `kmalloc` and `kfree` needs two loads
-/// fewer to find the calling thread's set. All values of this type are the same instance, as those of
+/// fewer to find the calling thread's set, and where more than 128 MiB are in use, huge pages are asked for. All values of this type are the same instance, as those of
 /// [`std::alloc::System`] are. It starts with its first allocation, and there may be up to [`MAX_INSTANCES`] of
 /// [`Hosted`] beside it; what one allocated another must not free. A program that wants several instances, or a machine
 /// of another shape, makes a [`Hosted`].
