@@ -1,8 +1,8 @@
 //! Simulated RAM and its frame tables: address space reserved from the kernel; and what else the host asks of the
 //! process.
 //!
-//! The table of tags lies in front of the simulated RAM, and has entries for as much of it as there can be at most, most
-//! of which nobody ever touches: so a free finds a tag knowing one address alone, the base.
+//! The tables lie in front of the simulated RAM, and have entries for as much of it as there can be at most, most of which
+//! nobody ever touches: so whoever knows one address, the base, knows all.
 
 use core::fmt;
 use core::ops::Range;
@@ -15,6 +15,7 @@ use super::mapping::Mapping;
 use super::{HostedMachine, threads};
 use crate::frame::{FRAME_BYTES, FRAME_SHIFT, Frame, Order};
 use crate::growth::SECTION_FRAMES;
+use crate::machine::FrameTables;
 use crate::service::Service;
 use crate::set::Set;
 use crate::zone::ZoneKind;
@@ -25,21 +26,25 @@ pub(super) const SPAN_SHIFT: u32 = 42;
 /// The base of no arena: no address of a process, all of which are below it, is less than 4 TiB above it.
 pub(super) const NOWHERE: usize = 1 << 63;
 
-/// Bytes of the table of tags.
-const TAGS_BYTES: usize = size_of::<AtomicU16>() << (SPAN_SHIFT - FRAME_SHIFT);
+/// How far in front of the base the tables begin.
+const TAGS: usize = size_of::<AtomicU16>() << (SPAN_SHIFT - FRAME_SHIFT);
+const STATES: usize = TAGS + (size_of::<AtomicU16>() << (SPAN_SHIFT - FRAME_SHIFT));
+const FRAMES: usize = STATES + (size_of::<Frame>() << (SPAN_SHIFT - FRAME_SHIFT));
 
-/// The table of tags of the arena with that base.
+/// The tables of the arena with that base.
 #[inline(always)]
-pub(super) fn tags(base: usize) -> *mut AtomicU16 {
-    ptr::with_exposed_provenance_mut(base - TAGS_BYTES)
+pub(super) fn tables(base: usize) -> FrameTables {
+    FrameTables {
+        tags: ptr::with_exposed_provenance(base - TAGS),
+        states: ptr::with_exposed_provenance(base - STATES),
+        frames: ptr::with_exposed_provenance(base - FRAMES),
+    }
 }
 
 /// Address space of one instance. The sets in it are never unmapped: a thread may hold a pointer to one.
 pub(super) struct Arena {
     pub(super) base: usize,
     pub(super) bytes: usize,
-    pub(super) states: *mut AtomicU16,
-    pub(super) frames: *mut Frame,
 }
 
 impl Arena {
@@ -50,15 +55,9 @@ impl Arena {
         if bytes > 1 << SPAN_SHIFT {
             return None;
         }
-        let frames = bytes / FRAME_BYTES;
         // Natural alignment of blocks is by simulated physical address: the base must not spoil it.
-        let base = reserve_aligned(TAGS_BYTES + bytes, Order::MAX.bytes(), TAGS_BYTES)? + TAGS_BYTES;
-        Some(Self {
-            base,
-            bytes,
-            states: ptr::with_exposed_provenance_mut(reserve(frames * size_of::<AtomicU16>(), USABLE)?),
-            frames: ptr::with_exposed_provenance_mut(reserve(frames * size_of::<Frame>(), USABLE)?),
-        })
+        let base = reserve_aligned(FRAMES + bytes, Order::MAX.bytes(), FRAMES)? + FRAMES;
+        Some(Self { base, bytes })
     }
 }
 
@@ -124,16 +123,12 @@ pub(super) fn discard<const PROCESS: bool>(service: &Service<HostedMachine<PROCE
     let sets = || service.sets().map(|set| ptr::from_ref(set).addr());
     service.sets().for_each(threads::detach);
     let base = machine.base.load(Relaxed);
-    let (mut next, end) = (base - TAGS_BYTES, base + machine.bytes.load(Relaxed));
+    let (mut next, end) = (base - FRAMES, base + machine.bytes.load(Relaxed));
     while let Some(set) = sets().filter(|&set| set >= next).min() {
         unreserve(next..set);
         next = set + size_of::<Set>().next_multiple_of(FRAME_BYTES);
     }
     unreserve(next..end);
-    let frames = machine.bytes.load(Relaxed) / FRAME_BYTES;
-    let table = |start: usize, entry: usize| unreserve(start..start + frames * entry);
-    table(machine.states.load(Relaxed).addr(), size_of::<AtomicU16>());
-    table(machine.frames.load(Relaxed).addr(), size_of::<Frame>());
     machine.mapping().into_iter().for_each(Mapping::discard);
 }
 

@@ -51,13 +51,13 @@ mod threads;
 use core::fmt;
 use core::ops::Range;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering, Ordering::Relaxed};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, Ordering::Relaxed};
 use core::time::Duration;
 use std::sync::OnceLock;
 
 use quarry_topology::{CpuId, NodeId, PhysicalRange, Topology};
 
-use crate::frame::{FRAME_SHIFT, Frame, Order, Pfn};
+use crate::frame::{FRAME_SHIFT, Order, Pfn};
 use crate::gfp::Gfp;
 use crate::machine::{FrameTables, Machine, OutOfFrames};
 use crate::service::{FreeRange, Service};
@@ -86,8 +86,6 @@ pub struct HostedMachine<const PROCESS: bool = false> {
     base: AtomicUsize,
     /// Bytes of simulated physical addresses; 0 while there are none, so that no frame exists.
     bytes: AtomicUsize,
-    states: AtomicPtr<AtomicU16>,
-    frames: AtomicPtr<Frame>,
     mapping_start: AtomicUsize,
     mapping_frames: AtomicPtr<AtomicU32>,
     cpus_given: AtomicU32,
@@ -178,8 +176,6 @@ impl<const PROCESS: bool> Hosted<PROCESS> {
                 state: AtomicU8::new(UNSTARTED),
                 base: AtomicUsize::new(arena::NOWHERE),
                 bytes: AtomicUsize::new(0),
-                states: AtomicPtr::new(ptr::null_mut()),
-                frames: AtomicPtr::new(ptr::null_mut()),
                 mapping_start: AtomicUsize::new(0),
                 mapping_frames: AtomicPtr::new(ptr::null_mut()),
                 cpus_given: AtomicU32::new(0),
@@ -326,8 +322,6 @@ impl<const PROCESS: bool> HostedMachine<PROCESS> {
         let mapping = Mapping::reserve().ok_or(HostedError::NoAddressSpace)?;
         self.mapping_start.store(mapping.start, Relaxed);
         self.mapping_frames.store(mapping.frames, Relaxed);
-        self.states.store(arena.states, Relaxed);
-        self.frames.store(arena.frames, Relaxed);
         self.base.store(arena.base, Relaxed);
         let slot = instances::register(service).ok_or(HostedError::TooManyInstances)?;
         self.bytes.store(arena.bytes, Relaxed);
@@ -398,16 +392,12 @@ unsafe impl<const PROCESS: bool> Machine for HostedMachine<PROCESS> {
         }
         // SAFETY: the table has an entry for each frame there can be in an arena, in front of its base, and the address
         // was found to lie where those are. (While there is no arena, no address of a process does.)
-        u32::from(unsafe { &*arena::tags(base).add(offset >> FRAME_SHIFT) }.load(Relaxed))
+        u32::from(unsafe { &*arena::tables(base).tags.add(offset >> FRAME_SHIFT) }.load(Relaxed))
     }
 
     #[inline(always)]
     fn tables(&self) -> FrameTables {
-        FrameTables {
-            tags: arena::tags(self.base.load(Relaxed)),
-            states: self.states.load(Relaxed),
-            frames: self.frames.load(Relaxed),
-        }
+        arena::tables(self.base.load(Relaxed))
     }
 
     #[inline(always)]
