@@ -55,7 +55,7 @@ impl Scale {
     fn of(figure: Figure) -> Self {
         let (decimals, unit) = match figure {
             Figure::Count(_) | Figure::Unmeasured => (1, ""),
-            Figure::Ratio(_) => (2, " of the best peer"),
+            Figure::Ratio(..) => (2, " of the best peer"),
             Figure::Growth(_) => (2, " of one CPU's"),
             Figure::Latency(_) => (0, " ns"),
             Figure::Held(_) => (2, ""),
@@ -80,7 +80,11 @@ pub(super) fn outcome(targets: &Targets, section: &Section, row: &Row, all: &All
     // A file without a figure in each row is not read.
     let figure = row.figure().unwrap_or(Figure::Unmeasured);
     let scale = Scale::of(figure);
-    let target = row.at_most.map_or_else(|| "-".into(), |most| format!("{most}{}", scale.unit));
+    let target = match (row.at_most, figure) {
+        (None, _) => "-".into(),
+        (Some(most), Figure::Ratio(_, Some(names))) => format!("{most} of {}", names.join(" or ")),
+        (Some(most), _) => format!("{most}{}", scale.unit),
+    };
     let source = all.get(&section.from);
     let ours = source.and_then(|source| ours(figure, &scale, source));
     let verdict = match (&ours, row.at_most) {
@@ -104,9 +108,10 @@ fn ours(figure: Figure, scale: &Scale, source: &Measured) -> Option<(f64, String
     let with_unit = |number: f64| (number, format!("{}{}", scale.text(number), scale.unit));
     match figure {
         Figure::Count(keys) => source.sum(OURS, keys, Metric::Instructions).map(plain),
-        Figure::Ratio(keys) => {
+        Figure::Ratio(keys, beside) => {
             let ours = source.sum(OURS, keys, Metric::Ns)?;
-            let (_, best) = source.others(keys, Metric::Ns).into_iter().next()?;
+            let meant = |name: &String| beside.is_none_or(|names| names.contains(name));
+            let (_, best) = source.others(keys, Metric::Ns).into_iter().find(|(name, _)| meant(name))?;
             Some((ours / best, format!("{} ({} ns)", scale.text(ours / best), tables::figure(ours))))
         }
         Figure::Growth(growth) => {
@@ -134,7 +139,7 @@ fn ours(figure: Figure, scale: &Scale, source: &Measured) -> Option<(f64, String
 fn peers(figure: Figure, source: Option<&Measured>) -> Option<Vec<String>> {
     let (keys, metric, unit) = match figure {
         Figure::Count(keys) => (keys.to_vec(), Metric::Instructions, ""),
-        Figure::Ratio(keys) => (keys.to_vec(), Metric::Ns, " ns"),
+        Figure::Ratio(keys, _) => (keys.to_vec(), Metric::Ns, " ns"),
         Figure::Held(key) => (vec![key.clone()], Metric::Held, ""),
         Figure::Latency(latency) => return Some(latencies(latency, source)),
         Figure::Growth(growth) => return Some(growths(&growth.on(1), &growth.on(growth.to), source)),

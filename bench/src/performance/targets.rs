@@ -101,6 +101,9 @@ pub(super) struct Row {
     count: Option<Vec<Key>>,
     #[serde(default)]
     ratio: Option<Vec<Key>>,
+    /// Whom a ratio is to, where that is not whoever is the best of all.
+    #[serde(default)]
+    beside: Option<Vec<String>>,
     #[serde(default)]
     growth: Option<Growth>,
     #[serde(default)]
@@ -131,8 +134,8 @@ pub(super) struct Row {
 pub(super) enum Figure<'t> {
     /// Instructions an operation takes: the sum over these cases.
     Count(&'t [Key]),
-    /// The time of these cases over that of whoever is the best of the others.
-    Ratio(&'t [Key]),
+    /// The time of these cases over that of whoever is the best of the others, or of those named.
+    Ratio(&'t [Key], Option<&'t [String]>),
     /// Instructions on many CPUs over those on one.
     Growth(&'t Growth),
     /// What few single calls exceed.
@@ -217,7 +220,7 @@ impl Row {
     pub(super) fn figure(&self) -> Option<Figure<'_>> {
         let figures = [
             self.count.as_deref().map(Figure::Count),
-            self.ratio.as_deref().map(Figure::Ratio),
+            self.ratio.as_deref().map(|keys| Figure::Ratio(keys, self.beside.as_deref())),
             self.growth.as_ref().map(Figure::Growth),
             self.latency.as_ref().map(Figure::Latency),
             self.held.as_ref().map(Figure::Held),
@@ -258,6 +261,9 @@ impl Targets {
                     row.what
                 );
             };
+            if row.beside.is_some() && !matches!(figure, Figure::Ratio(..)) {
+                bail!("the row `{}` has no ratio, so nothing to name in `beside`", row.what);
+            }
             if row.at_most.is_none() && !matches!(figure, Figure::Latency(_)) {
                 bail!("the row `{}` needs a target: say `at_most`; only a latency is told without", row.what);
             }

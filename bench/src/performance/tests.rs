@@ -96,6 +96,12 @@ what = "pair"
 at_most = 0.8
 ratio = [{ workload = "pair", size = 64 }]
 
+[[section.row]]
+what = "pair, beside the system's"
+at_most = 0.8
+ratio = [{ workload = "pair", size = 64 }]
+beside = ["system"]
+
 [[section]]
 title = "Start"
 text = "Of QEMU."
@@ -249,6 +255,7 @@ fn targets_that_cannot_be_are_told() {
         refusal("image = \"hello\"", "image = \"hello\"\nboot = \"default\""),
         refusal("at_most = 400", "at_least = 400"),
         refusal("at_most = 400\n", ""),
+        refusal("image = \"hello\"", "image = \"hello\"\nbeside = [\"system\"]"),
     ];
     insta::assert_snapshot!(refusals.join("\n"));
     let unknown = targets().sources_named(&["counts".into(), "guesses".into()]).expect_err("there is none").to_string();

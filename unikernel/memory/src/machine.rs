@@ -69,6 +69,14 @@ pub unsafe trait Machine: Sync + Sized + 'static {
     /// How many frames the tables have room for.
     fn frame_limit(&self) -> u32;
 
+    /// How many frames, counted from the start of the direct map, have a state that can be read: those beyond
+    /// [`Self::frame_limit`] have none but `Absent`. On the fast path of `free_pages`; a host that reserved more
+    /// addresses than it needs says so with a constant.
+    #[inline(always)]
+    fn readable_states(&self) -> usize {
+        self.frame_limit() as usize
+    }
+
     /// Makes this CPU see the page of a frame table that holds the address `entry`, should it have been
     /// [backed](Machine::back) since this CPU last looked. Called before the service believes a tag or state of 0.
     fn refresh(&self, _entry: usize) {}

@@ -98,7 +98,8 @@ impl<M: Machine> Service<M> {
     }
 
     /// Puts a block on the CPU's list of that order, if it is one that was handed out from such a list, its last
-    /// reference is given up, and there is room; says whether it did. `block` may be any frame below the limit.
+    /// reference is given up, and there is room; says whether it did. `block` may be any frame whose
+    /// state can be read.
     #[inline]
     fn free_listed(&self, block: Pfn, order: Order) -> bool {
         // SAFETY: as in `alloc_pages`.
@@ -242,7 +243,7 @@ impl<M: Machine> Service<M> {
     pub fn free_pages(&self, address: *mut u8, order: Order) {
         // Rotated, so that what is no multiple of a page is beyond all frames.
         let frame = address.addr().wrapping_sub(self.machine().direct_map()).rotate_right(FRAME_SHIFT);
-        let is_frame = frame < self.machine().frame_limit() as usize;
+        let is_frame = frame < self.machine().readable_states();
         if !is_frame || !self.free_listed(Pfn(frame as u32), order) {
             self.free_pages_at(address, order);
         }

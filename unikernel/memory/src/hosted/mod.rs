@@ -405,6 +405,11 @@ unsafe impl<const PROCESS: bool> Machine for HostedMachine<PROCESS> {
         (self.bytes.load(Relaxed) >> FRAME_SHIFT) as u32
     }
 
+    #[inline(always)]
+    fn readable_states(&self) -> usize {
+        1 << (arena::SPAN_SHIFT - FRAME_SHIFT)
+    }
+
     fn back(&self, _page: usize, _frames: &mut dyn FnMut() -> Option<Pfn>) -> Result<(), OutOfFrames> {
         Ok(())
     }
