@@ -1,7 +1,7 @@
 //! Misuse is caught at the call, in every build, and the panic says what was wrong.
 
 use quarry_memory::hosted::{Hosted, HostedMachine};
-use quarry_memory::{CpuId, Gfp, NodeId, Order, Service, Topology};
+use quarry_memory::{CpuId, Gfp, Machine, NodeId, Order, Service, Topology};
 
 fn service() -> &'static Service<HostedMachine> {
     let topology = Topology::builder().node(64 << 20, 2).node(64 << 20, 2).build().expect("a machine");
@@ -189,6 +189,26 @@ fn a_reference_too_many_given_up_panics() {
 fn a_free_of_pages_at_no_frame_panics() {
     let service = service();
     service.free_pages(service.get_free_pages(Gfp::KERNEL, Order::ZERO).wrapping_add(1), Order::ZERO);
+}
+
+#[test]
+fn nothing_before_or_behind_the_machines_memory_is_freed_nor_before_its_start() {
+    static UNSTARTED: Hosted = Hosted::new();
+    let refused = |free: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(free)).is_err();
+    let service = service();
+    let page = service.get_free_pages(Gfp::KERNEL, Order::ZERO);
+    let base = service.machine().direct_map();
+    // Around the tables, which lie in front of the memory, the memory's 128 MiB, and what there could be of it.
+    for distance in [-(17i64 << 30), -(16 << 30), -(3 << 30), -4096, 128 << 20, 1 << 40, (4 << 40) - 4096, 4 << 40] {
+        let address = std::ptr::with_exposed_provenance_mut::<u8>(base.wrapping_add_signed(distance as isize));
+        assert!(refused(&|| service.free_pages(address, Order::ZERO)), "free_pages of {distance:#x}");
+        // SAFETY: nothing is freed: that is what is tested.
+        assert!(unsafe { service.try_kfree(address) }.is_err(), "kfree of {distance:#x}");
+        assert!(refused(&|| UNSTARTED.service().free_pages(address, Order::ZERO)), "{distance:#x}, not started");
+        // SAFETY: as above.
+        assert!(unsafe { UNSTARTED.service().try_kfree(address) }.is_err(), "{distance:#x}, not started");
+    }
+    service.free_pages(page, Order::ZERO);
 }
 
 #[test]
