@@ -21,8 +21,8 @@ use crate::service::Service;
 use crate::set::{Stack, bump};
 
 impl<M: Machine> Service<M> {
-    /// One object for an empty magazine, and the magazine filled by half: with what the local depot has at hand, the
-    /// usual case, and nothing else looked at. `None` where it has nothing, where the flags obey a policy, and while
+    /// One object for an empty magazine, and the magazine filled by half, or whole where it gave nothing since it was last:
+    /// with what the local depot has at hand, the usual case, and nothing else looked at. `None` where it has nothing, where the flags obey a policy, and while
     /// anybody waits or faults are injected.
     #[inline]
     pub(crate) fn object_from_depot(&self, cache: &CacheShape, gfp: Gfp) -> Option<*mut u8> {
@@ -159,7 +159,6 @@ impl<M: Machine> Service<M> {
         // SAFETY: as for the read; the caller gives the object up.
         unsafe { place.write(set.mark) };
         magazine.push(object);
-        magazine.filled.set(false);
         bump(&set.counters.drains);
         set.add_net((count as usize * cache.geometry.size as usize).wrapping_neg());
         if stacked {

@@ -18,7 +18,7 @@
 //! A magazine holds objects of the CPU's *local* node only (the nearest that has memory). Objects of other nodes pass
 //! through `remote`, a small direct-mapped table of magazines named by their tag, and are taken and sent home in
 //! batches, one lock acquisition a batch: a full magazine gives all it has, and an empty one takes half of what it can
-//! hold. (Giving only the coldest half keeps more at hand, but closing up over the gap costs for each object that stays
+//! hold, or all where it gave nothing since the last time. (Giving only the coldest half keeps more at hand, but closing up over the gap costs for each object that stays
 //! what giving costs for each that goes: four instructions more a free in batches. What was put on the depot's stack
 //! last is taken from it first, so a CPU by itself gets its warmest objects back.)
 //!
@@ -525,6 +525,12 @@ impl Stack for Magazine {
     #[inline]
     fn count(&self) -> &AtomicU32 {
         &self.count
+    }
+
+    #[inline]
+    fn clear(&self) {
+        self.count.store(0, Relaxed);
+        self.filled.set(false);
     }
 
     #[inline]

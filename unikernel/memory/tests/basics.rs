@@ -27,6 +27,37 @@ fn assert_books_balance(hosted: &'static Hosted) {
 }
 
 #[test]
+fn a_magazine_is_filled_by_half_and_whole_where_nothing_was_given_back_since() {
+    let topology = Topology::builder().node(2048 * MIB, 1).build().expect("a machine");
+    let service = Hosted::leak(topology).expect("there is address space").service();
+    let allocate = || service.kmalloc(64, Gfp::KERNEL);
+    // SAFETY: the test frees what it allocated, once.
+    let free = |object| unsafe { service.kfree(object) };
+    let cached = || service.statistics().per_cpu_magazines / 64;
+    // Puts objects on the depot's stack, and the last that was freed into the magazine.
+    let fill_stack = || {
+        let objects: Vec<_> = (0..1000).map(|_| allocate()).collect();
+        objects.into_iter().for_each(free);
+    };
+    let empty_magazine = || (0..cached()).map(|_| allocate()).collect::<Vec<_>>();
+    fill_stack();
+    fill_stack();
+    let mut taken = empty_magazine();
+    taken.push(allocate());
+    assert_eq!(cached(), 29, "half of 60, and one handed out");
+    taken.extend(empty_magazine());
+    taken.push(allocate());
+    assert_eq!(cached(), 59, "whole");
+    // Two frees make it overflow, and give all.
+    (0..2).for_each(|_| free(taken.pop().expect("there are more")));
+    assert_eq!(cached(), 1);
+    taken.extend(empty_magazine());
+    taken.push(allocate());
+    assert_eq!(cached(), 29, "half again");
+    taken.into_iter().for_each(free);
+}
+
+#[test]
 fn every_size_is_served_aligned_and_given_back() {
     let hosted = two_nodes();
     let service = hosted.service();

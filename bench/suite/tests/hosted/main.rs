@@ -73,8 +73,8 @@ fn at_the_edge_of_memory_nobody_is_refused_who_must_not_be() {
     machine.assert_all_returned();
 }
 
-/// Rows of that workload on one CPU and on all, over a machine with so little memory that reclaim is soon there.
-fn rows_under_pressure(machine: Machine, workload: Workload) -> Vec<Row> {
+/// Rows of that workload on one CPU and on all.
+fn rows_of(machine: Machine, workload: Workload) -> Vec<Row> {
     let settings = Settings {
         workloads: vec![workload],
         cpus: vec![1, 4],
@@ -84,6 +84,12 @@ fn rows_under_pressure(machine: Machine, workload: Workload) -> Vec<Row> {
     };
     let mut rows = Vec::new();
     run(machine, &machine, &settings, &mut |row| rows.push(row.clone()));
+    rows
+}
+
+/// The same, over a machine with so little memory that reclaim is soon there.
+fn rows_under_pressure(machine: Machine, workload: Workload) -> Vec<Row> {
+    let rows = rows_of(machine, workload);
     for row in &rows {
         assert_eq!(row.errors, 0, "{}", row.case);
     }
@@ -154,15 +160,7 @@ fn ageing_memory_is_watched() {
 #[test]
 fn what_is_held_is_told_when_all_objects_were_replaced() {
     let machine = Machine::new();
-    let settings = Settings {
-        workloads: vec![Workload::Footprint],
-        cpus: vec![1, 4],
-        samples: 5,
-        effort: Effort::Fixed,
-        ..Settings::default()
-    };
-    let mut rows = Vec::new();
-    run(machine, &machine, &settings, &mut |row| rows.push(row.clone()));
+    let rows = rows_of(machine, Workload::Footprint);
     let cases: Vec<_> = rows.iter().map(|row| (row.case.variant, row.case.cpus)).collect();
     let live = |mebibytes| Some(Variant::Live(mebibytes));
     // The machine lets workloads have 64 MiB.
