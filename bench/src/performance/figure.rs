@@ -57,6 +57,7 @@ impl Scale {
             Figure::Count(_) | Figure::Unmeasured => (1, ""),
             Figure::Ratio(..) => (2, " of the best peer"),
             Figure::Growth(_) => (2, " of one CPU's"),
+            Figure::Over(_) => (2, " of the other's"),
             Figure::Latency(_) => (0, " ns"),
             Figure::Held(_) => (2, ""),
             Figure::Share(_) => (2, " %"),
@@ -86,7 +87,7 @@ pub(super) fn outcome(targets: &Targets, section: &Section, row: &Row, all: &All
         (Some(most), _) => format!("{most}{}", scale.unit),
     };
     let source = all.get(&section.from);
-    let ours = source.and_then(|source| ours(figure, &scale, source));
+    let ours = source.and_then(|source| ours(figure, &scale, source, all));
     let verdict = match (&ours, row.at_most) {
         (None, _) => Verdict::NotMeasured,
         (Some(_), None) => Verdict::Told,
@@ -103,7 +104,7 @@ pub(super) fn outcome(targets: &Targets, section: &Section, row: &Row, all: &All
 }
 
 /// Our figure, and as a text.
-fn ours(figure: Figure, scale: &Scale, source: &Measured) -> Option<(f64, String)> {
+fn ours(figure: Figure, scale: &Scale, source: &Measured, all: &All) -> Option<(f64, String)> {
     let plain = |number: f64| (number, scale.text(number));
     let with_unit = |number: f64| (number, format!("{}{}", scale.text(number), scale.unit));
     match figure {
@@ -115,9 +116,16 @@ fn ours(figure: Figure, scale: &Scale, source: &Measured) -> Option<(f64, String
             Some((ours / best, format!("{} ({} ns)", scale.text(ours / best), tables::figure(ours))))
         }
         Figure::Growth(growth) => {
-            let [one, many] = [1, growth.to].map(|cpus| source.sum(OURS, &growth.on(cpus), Metric::Instructions));
-            let (one, many) = (one?, many?);
-            Some((many / one, format!("{} ({one:.1} to {many:.1})", scale.text(many / one))))
+            // Instructions where they were counted, else time.
+            let cost = |keys: &[Key]| {
+                let time = || source.sum(OURS, keys, Metric::Ns);
+                source.sum(OURS, keys, Metric::Instructions).or_else(time)
+            };
+            Some(compared(scale, cost(&growth.on(1))?, cost(&growth.on(growth.to))?))
+        }
+        Figure::Over(over) => {
+            let cost = |source: &Measured| source.sum(OURS, &over.cases, Metric::Instructions);
+            Some(compared(scale, cost(all.get(&over.source)?)?, cost(source)?))
         }
         Figure::Latency(latency) => source.latency(OURS, latency).map(with_unit),
         Figure::Held(key) => source.sum(OURS, slice::from_ref(key), Metric::Held).map(plain),
@@ -136,6 +144,11 @@ fn ours(figure: Figure, scale: &Scale, source: &Measured) -> Option<(f64, String
     }
 }
 
+/// What one figure is over another, with both.
+fn compared(scale: &Scale, from: f64, to: f64) -> (f64, String) {
+    (to / from, format!("{} ({} to {})", scale.text(to / from), tables::figure(from), tables::figure(to)))
+}
+
 fn peers(figure: Figure, source: Option<&Measured>) -> Option<Vec<String>> {
     let (keys, metric, unit) = match figure {
         Figure::Count(keys) => (keys.to_vec(), Metric::Instructions, ""),
@@ -143,7 +156,7 @@ fn peers(figure: Figure, source: Option<&Measured>) -> Option<Vec<String>> {
         Figure::Held(key) => (vec![key.clone()], Metric::Held, ""),
         Figure::Latency(latency) => return Some(latencies(latency, source)),
         Figure::Growth(growth) => return Some(growths(&growth.on(1), &growth.on(growth.to), source)),
-        Figure::Share(_) | Figure::Boot(_) | Figure::Image(_) | Figure::Unmeasured => return None,
+        Figure::Over(_) | Figure::Share(_) | Figure::Boot(_) | Figure::Image(_) | Figure::Unmeasured => return None,
     };
     let others = source.map(|source| source.others(&keys, metric)).unwrap_or_default();
     Some(others.into_iter().map(|(name, cost)| format!("{name} {}{unit}", tables::figure(cost))).collect())

@@ -107,6 +107,8 @@ pub(super) struct Row {
     #[serde(default)]
     growth: Option<Growth>,
     #[serde(default)]
+    over: Option<Over>,
+    #[serde(default)]
     latency: Option<Latency>,
     #[serde(default)]
     held: Option<Key>,
@@ -136,8 +138,10 @@ pub(super) enum Figure<'t> {
     Count(&'t [Key]),
     /// The time of these cases over that of whoever is the best of the others, or of those named.
     Ratio(&'t [Key], Option<&'t [String]>),
-    /// Instructions on many CPUs over those on one.
+    /// What an operation takes on many CPUs over what it takes on one.
     Growth(&'t Growth),
+    /// Instructions over those that another source has.
+    Over(&'t Over),
     /// What few single calls exceed.
     Latency(&'t Latency),
     /// Bytes of memory held for each live byte of a case.
@@ -189,6 +193,15 @@ impl Growth {
     }
 }
 
+/// Beside another source.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Over {
+    /// Summed, as in a count.
+    pub(super) cases: Vec<Key>,
+    pub(super) source: String,
+}
+
 /// Nanoseconds of single calls of a case.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -222,6 +235,7 @@ impl Row {
             self.count.as_deref().map(Figure::Count),
             self.ratio.as_deref().map(|keys| Figure::Ratio(keys, self.beside.as_deref())),
             self.growth.as_ref().map(Figure::Growth),
+            self.over.as_ref().map(Figure::Over),
             self.latency.as_ref().map(Figure::Latency),
             self.held.as_ref().map(Figure::Held),
             self.share.as_deref().map(Figure::Share),
@@ -257,10 +271,19 @@ impl Targets {
         for row in rows {
             let Some(figure) = row.figure() else {
                 bail!(
-                    "the row `{}` needs exactly one of count, ratio, growth, latency, held, share, boot, image, unmeasured",
+                    "the row `{}` needs exactly one of count, ratio, growth, over, latency, held, share, boot, image, unmeasured",
                     row.what
                 );
             };
+            if let Figure::Over(over) = figure
+                && !known(&over.source)
+            {
+                bail!(
+                    "there is no source `{}` to hold `{}` against: name one of the [[source]] tables",
+                    over.source,
+                    row.what
+                );
+            }
             if row.beside.is_some() && !matches!(figure, Figure::Ratio(..)) {
                 bail!("the row `{}` has no ratio, so nothing to name in `beside`", row.what);
             }

@@ -68,6 +68,11 @@ at_most = 1.1
 growth = { cases = [{ workload = "pair", size = 64 }], to = 16 }
 
 [[section.row]]
+what = "pair, in a machine of its own"
+at_most = 1.1
+over = { cases = [{ workload = "pair", size = 64 }], source = "counts" }
+
+[[section.row]]
 what = "metadata"
 at_most = 0.4
 share = "metadata"
@@ -255,6 +260,7 @@ fn targets_that_cannot_be_are_told() {
         refusal("image = \"hello\"", "image = \"hello\"\nboot = \"default\""),
         refusal("at_most = 400", "at_least = 400"),
         refusal("at_most = 400\n", ""),
+        refusal("source = \"counts\"", "source = \"minix\""),
         refusal("image = \"hello\"", "image = \"hello\"\nbeside = [\"system\"]"),
     ];
     insta::assert_snapshot!(refusals.join("\n"));
