@@ -59,9 +59,7 @@ impl Arena {
         let base = reserve_aligned(FRAMES + bytes, Order::MAX.bytes(), FRAMES)? + FRAMES;
         Some(Self { base, bytes })
     }
-}
 
-impl Arena {
     /// Asks the kernel for huge pages behind zone NORMAL, which memory comes from as long as there is any in it. But not
     /// for its first section, nor for its last, where the service's own tables are: a program that needs no more than
     /// these would hold 4 MiB more.
@@ -116,13 +114,16 @@ pub(super) fn is_mapped(page: usize) -> bool {
     unsafe { libc::mincore(ptr::with_exposed_provenance_mut(page), FRAME_BYTES, &raw mut residency) == 0 }
 }
 
-/// Gives an instance's address space back, all but its sets: threads that outlive it still have pointers to theirs, and
-/// find detached ones.
+/// Gives an instance's address space back, if it has any, all but its sets: threads that outlive it still have pointers
+/// to theirs, and find detached ones.
 pub(super) fn discard<const PROCESS: bool>(service: &Service<HostedMachine<PROCESS>>) {
     let machine = service.machine();
     let sets = || service.sets().map(|set| ptr::from_ref(set).addr());
     service.sets().for_each(threads::detach);
     let base = machine.base.load(Relaxed);
+    if base == NOWHERE {
+        return;
+    }
     let (mut next, end) = (base - FRAMES, base + machine.bytes.load(Relaxed));
     while let Some(set) = sets().filter(|&set| set >= next).min() {
         unreserve(next..set);
