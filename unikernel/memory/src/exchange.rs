@@ -22,8 +22,8 @@ use crate::set::{Stack, bump};
 
 impl<M: Machine> Service<M> {
     /// One object for an empty magazine, and the magazine filled by half, or whole where it gave nothing since it was last:
-    /// with what the local depot has at hand, the usual case, and nothing else looked at. `None` where it has nothing, where the flags obey a policy, and while
-    /// anybody waits or faults are injected.
+    /// with what the local depot has at hand, the usual case, and nothing else looked at. `None` where it has nothing,
+    /// where the flags obey a policy, and while anybody waits or faults are injected.
     #[inline]
     pub(crate) fn object_from_depot(&self, cache: &CacheShape, gfp: Gfp) -> Option<*mut u8> {
         if gfp.contains(Gfp::HARDWALL) {

@@ -98,8 +98,8 @@ impl<M: Machine> Service<M> {
     }
 
     /// Puts a block on the CPU's list of that order, if it is one that was handed out from such a list, its last
-    /// reference is given up, and there is room; says whether it did. `block` may be any frame whose
-    /// state can be read.
+    /// reference is given up, and there is room; says whether it did. `block` may be any frame whose state can be
+    /// read.
     #[inline]
     fn free_listed(&self, block: Pfn, order: Order) -> bool {
         // SAFETY: as in `alloc_pages`.

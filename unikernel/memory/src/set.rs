@@ -18,9 +18,10 @@
 //! A magazine holds objects of the CPU's *local* node only (the nearest that has memory). Objects of other nodes pass
 //! through `remote`, a small direct-mapped table of magazines named by their tag, and are taken and sent home in
 //! batches, one lock acquisition a batch: a full magazine gives all it has, and an empty one takes half of what it can
-//! hold, or all where it gave nothing since the last time. (Giving only the coldest half keeps more at hand, but closing up over the gap costs for each object that stays
-//! what giving costs for each that goes: four instructions more a free in batches. What was put on the depot's stack
-//! last is taken from it first, so a CPU by itself gets its warmest objects back.)
+//! hold, or all where it gave nothing since the last time. (Giving only the coldest half keeps more at hand, but closing
+//! up over the gap costs for each object that stays what giving costs for each that goes: four instructions more a free
+//! in batches. What was put on the depot's stack last is taken from it first, so a CPU by itself gets its warmest objects
+//! back.)
 //!
 //! Magazines of caches made while the service runs are made when a CPU first needs them, and found through `dynamic`.
 //! They are never freed either; when a cache's id is given again, the CPU finds that the magazine's generation is
@@ -372,8 +373,8 @@ pub(crate) struct PageList {
 
 const _: () = assert!(size_of::<PageList>() == 256);
 
-// SAFETY: `handed_out` is written before the set is anybody's; the blocks are read and written only by the CPU whose set it is,
-// and by whoever has that set to itself; the rest is atomic.
+// SAFETY: `handed_out` is written before the set is anybody's; the blocks are read and written only by the CPU whose set
+// it is, and by whoever has that set to itself; the rest is atomic.
 unsafe impl Sync for PageList {}
 
 impl Set {

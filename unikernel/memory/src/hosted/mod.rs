@@ -131,7 +131,8 @@ impl fmt::Display for HostedError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoAddressSpace => f.write_str(
-                "the kernel refused the address space for the simulated RAM: raise `ulimit -v`, or simulate less (4 TiB at most)",
+                "the kernel refused the address space for the simulated RAM: raise `ulimit -v`, or simulate less (4 \
+                 TiB at most)",
             ),
             Self::TooManyInstances => write!(f, "{MAX_INSTANCES} hosted memory services live already: drop one first"),
             Self::Ended => f.write_str("this hosted memory service could not start before, or was retired"),
