@@ -32,6 +32,7 @@ impl<B> Places<B> {
     /// it, and is nobody's. Only for places that are empty.
     #[inline(always)]
     pub fn fill(&mut self, allocate: impl FnOnce(&mut [Option<B>]) -> bool) -> bool {
+        debug_assert!(!self.full, "blocks would be forgotten");
         self.full = allocate(&mut self.places);
         self.full
     }
