@@ -1,6 +1,6 @@
 //! Chunks: the pieces of pages that depots' stacks are made of.
 //!
-//! Used by the slab layer, when a [depot's stack](crate::depot_stack) is too small, and by [`drain`](crate::drain). There are
+//! Used by the slab layer, when a [depot's stack](crate::chunk_stack) is too small, and by [`drain`](crate::drain). There are
 //! some sixty depots a node, and most of them have few objects at hand: a page for each would be most of what the service
 //! takes for itself beside the tables of frames. So pages are cut up as slabs are, and a [`Depot`] without a stack of its
 //! own keeps account of the pieces: one a node. Its pages have no tag, for a chunk is no object that anybody could free.
@@ -13,7 +13,7 @@ use quarry_topology::NodeId;
 
 use crate::class::Geometry;
 use crate::depot::{Depot, SlabView};
-use crate::depot_stack::{CHUNK_BYTES, ChunkList};
+use crate::chunk_stack::{CHUNK_BYTES, ChunkList};
 use crate::frame::{FrameList, Frames, Order};
 use crate::machine::Machine;
 use crate::registry::CacheShape;

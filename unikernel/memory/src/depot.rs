@@ -7,7 +7,7 @@
 //!
 //! The stack holds objects that CPUs gave back in batches and will take again in batches: an exchange is one lock
 //! acquisition and a copy of pointers; objects are not touched. It grows for each batch that found too little room, by
-//! [chunks](crate::chunks) that are got with the lock released, so the next finds more ([`depot_stack`](crate::depot_stack)). Slabs stand
+//! [chunks](crate::chunks) that are got with the lock released, so the next finds more ([`chunk_stack`](crate::chunk_stack)). Slabs stand
 //! behind it. A slab with free objects is on `partial` (some in use) or `empty` (none); a full one is on no list. A few
 //! empty slabs are kept; the others are handed to the caller, who gives their frames back to the page layer after the lock
 //! is released.
@@ -20,7 +20,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use core::{mem, ptr};
 
 use crate::class::Geometry;
-use crate::depot_stack::{ChunkList, DepotStack};
+use crate::chunk_stack::{ChunkList, ChunkStack};
 use crate::frame::{FRAME_SHIFT, FrameList, Frames, Pfn};
 use crate::lock::{Guard, Lock};
 use crate::machine::Machine;
@@ -43,7 +43,7 @@ pub(crate) struct Depot {
 }
 
 pub(crate) struct DepotState {
-    stack: DepotStack,
+    stack: ChunkStack,
     partial: FrameList,
     empty: FrameList,
     empty_slabs: u32,
@@ -87,7 +87,7 @@ impl Depot {
     pub(crate) const fn new() -> Self {
         Self {
             state: Lock::new(DepotState {
-                stack: DepotStack::new(),
+                stack: ChunkStack::new(),
                 partial: FrameList::new(),
                 empty: FrameList::new(),
                 empty_slabs: 0,
@@ -335,7 +335,7 @@ impl DepotState {
     ///
     /// # Safety
     ///
-    /// As for [`DepotStack::add_chunk`].
+    /// As for [`ChunkStack::add_chunk`].
     pub(crate) unsafe fn add_stack_chunk(&mut self, chunk: *mut u8, capacity: u32) -> bool {
         let wanted = self.stack.wanted_chunks() > 0;
         if wanted {
@@ -347,7 +347,7 @@ impl DepotState {
 
     /// Gives up the stack, its objects and all empty slabs: these are put on `surplus`, the stack's memory on `chunks`.
     pub(crate) fn shrink(&mut self, view: SlabView, surplus: &mut FrameList, chunks: &mut ChunkList) {
-        let mut stack = mem::replace(&mut self.stack, DepotStack::new());
+        let mut stack = mem::replace(&mut self.stack, ChunkStack::new());
         stack.give_up(|objects| self.give_to_slabs(view, objects, false, surplus), chunks);
         while let Some(slab) = self.empty.pop(view.frames) {
             self.empty_slabs -= 1;

@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use crate::class::tag_cache;
 use crate::depot::{DepotState, SlabView};
-use crate::depot_stack::ChunkList;
+use crate::chunk_stack::ChunkList;
 use crate::frame::{FrameList, Frames, Pfn};
 use crate::machine::Machine;
 use crate::registry::CacheShape;

@@ -16,7 +16,7 @@
 //! | `percpu`                     | a piece of memory for each CPU                              |
 //! | `exchange`                   | the usual slow paths of objects                             |
 //! | `slab`, `drain`, `depot`     | slow paths; giving back; what is done under a depot's lock  |
-//! | `depot_stack`, `chunks`      | the free objects that a depot has at hand; what that is made of |
+//! | `chunk_stack`, `chunks`      | free objects at hand, as pointers; what that is made of |
 //! | `vmalloc`                    | memory contiguous in addresses only                         |
 //! | [`contig`]                   | `contigmalloc`: memory contiguous in frames, where asked for |
 //! | [`malloc_type`]              | whose memory it is, for those who name their kind           |
@@ -54,7 +54,7 @@ mod class;
 pub mod compaction;
 pub mod contig;
 mod depot;
-mod depot_stack;
+mod chunk_stack;
 mod detached;
 mod drain;
 mod elements;

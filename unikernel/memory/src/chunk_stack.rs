@@ -1,4 +1,4 @@
-//! [`DepotStack`]: the free objects that a depot has at hand, as pointers in chunks of memory.
+//! [`ChunkStack`]: the free objects that a depot has at hand, as pointers in chunks of memory.
 //!
 //! Used by [`depot`](crate::depot), whose lock guards all of it.
 //!
@@ -9,7 +9,7 @@
 //! until the depot gives everything up. So it takes memory for as many objects as there ever were at a time, an eighth of
 //! the smallest objects' own at the worst; no pointer is ever moved within it, and nothing takes longer with its size.
 //!
-//! It never allocates: its owner, who cannot under the lock either, asks [how much it wants](DepotStack::wanted_chunks) and
+//! It never allocates: its owner, who cannot under the lock either, asks [how much it wants](ChunkStack::wanted_chunks) and
 //! brings chunks when it next comes by.
 
 use core::{ptr, slice};
@@ -42,7 +42,7 @@ impl ChunkList {
 
     /// # Safety
     ///
-    /// The chunk is one that [`DepotStack::give_up`] gave, and the list's alone from here on.
+    /// The chunk is one that [`ChunkStack::give_up`] gave, and the list's alone from here on.
     unsafe fn push(&mut self, chunk: *mut Chunk) {
         // SAFETY: the caller's promise.
         unsafe { (&raw mut (*chunk).below).write(self.0) };
@@ -58,7 +58,7 @@ impl ChunkList {
 }
 
 /// A stack of free objects; see the module head.
-pub(crate) struct DepotStack {
+pub(crate) struct ChunkStack {
     /// Null where there is none yet.
     top: *mut Chunk,
     in_top: u32,
@@ -70,7 +70,7 @@ pub(crate) struct DepotStack {
     capacity: u32,
 }
 
-impl DepotStack {
+impl ChunkStack {
     pub(crate) const fn new() -> Self {
         Self { top: ptr::null_mut(), in_top: 0, spare: ptr::null_mut(), chunks: 0, count: 0, capacity: 0 }
     }
@@ -252,7 +252,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_holds_what_was_put_on_and_not_taken_off(steps in prop::collection::vec(step(), 1..60), capacity in 1u32..3000) {
-            let mut stack = DepotStack::new();
+            let mut stack = ChunkStack::new();
             let mut model: Vec<*mut u8> = Vec::new();
             let (mut next, mut chunks) = (0, 0);
             for step in steps.into_iter().chain([Step::GiveUp]) {
