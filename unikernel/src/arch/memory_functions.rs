@@ -117,19 +117,27 @@ unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, bytes: usize) -> i3
     unsafe { memcmp(left, right, bytes) }
 }
 
+/// Blocks that are copied at a time where there are so many: all are read before one is written.
+const BLOCKS: usize = 4;
+
+/// Bytes of a block.
+const BLOCK: usize = size_of::<__m128i>();
+
 /// # Safety
 ///
 /// Both ranges are valid, and `to` does not start inside `from..from + bytes` unless it is `from`.
 #[inline(always)]
 unsafe fn copy_forward(to: *mut u8, from: *const u8, bytes: usize) {
     let mut index = 0;
-    while index + 16 <= bytes {
-        // SAFETY: the caller's promise; unaligned accesses are allowed.
-        unsafe {
-            let block = _mm_loadu_si128(from.add(index).cast::<__m128i>());
-            _mm_storeu_si128(to.add(index).cast::<__m128i>(), block);
-        }
-        index += 16;
+    while index + BLOCKS * BLOCK <= bytes {
+        // SAFETY: the caller's promise.
+        unsafe { copy_blocks::<BLOCKS>(to.add(index), from.add(index)) };
+        index += BLOCKS * BLOCK;
+    }
+    while index + BLOCK <= bytes {
+        // SAFETY: the caller's promise.
+        unsafe { copy_blocks::<1>(to.add(index), from.add(index)) };
+        index += BLOCK;
     }
     while index < bytes {
         // SAFETY: the caller's promise. Volatile, or the compiler would see a memcpy here.
@@ -143,17 +151,35 @@ unsafe fn copy_forward(to: *mut u8, from: *const u8, bytes: usize) {
 /// Both ranges are valid, and `from` does not start inside `to..to + bytes` unless it is `to`.
 unsafe fn copy_backward(to: *mut u8, from: *const u8, bytes: usize) {
     let mut left = bytes;
-    while left >= 16 {
-        left -= 16;
-        // SAFETY: the caller's promise; a block is read whole before it is written.
-        unsafe {
-            let block = _mm_loadu_si128(from.add(left).cast::<__m128i>());
-            _mm_storeu_si128(to.add(left).cast::<__m128i>(), block);
-        }
+    while left >= BLOCKS * BLOCK {
+        left -= BLOCKS * BLOCK;
+        // SAFETY: the caller's promise.
+        unsafe { copy_blocks::<BLOCKS>(to.add(left), from.add(left)) };
+    }
+    while left >= BLOCK {
+        left -= BLOCK;
+        // SAFETY: the caller's promise.
+        unsafe { copy_blocks::<1>(to.add(left), from.add(left)) };
     }
     while left > 0 {
         left -= 1;
         // SAFETY: the caller's promise. Volatile, or the compiler would see a memmove here.
         unsafe { to.add(left).write_volatile(from.add(left).read_volatile()) };
+    }
+}
+
+/// Copies so many blocks, which may overlap in any way.
+///
+/// # Safety
+///
+/// Both ranges are valid.
+#[inline(always)]
+unsafe fn copy_blocks<const COUNT: usize>(to: *mut u8, from: *const u8) {
+    let (to, from) = (to.cast::<__m128i>(), from.cast::<__m128i>());
+    // SAFETY: the caller's promise; unaligned accesses are allowed.
+    let blocks: [__m128i; COUNT] = core::array::from_fn(|block| unsafe { _mm_loadu_si128(from.add(block)) });
+    for (block, value) in blocks.into_iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { _mm_storeu_si128(to.add(block), value) };
     }
 }
