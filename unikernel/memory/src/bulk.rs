@@ -7,7 +7,7 @@
 //! directly, under one lock acquisition for each slab's worth. All of it may be called in an interrupt handler.
 
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::Relaxed};
 use core::{ptr, slice};
 
 use crate::class::{LARGE, tag_cache};
@@ -16,7 +16,7 @@ use crate::gfp::Gfp;
 use crate::kmem_cache::KmemCache;
 use crate::machine::Machine;
 use crate::service::Service;
-use crate::set::{Set, Stack};
+use crate::set::{Places, Set, Stack};
 use crate::slab::{FreeError, is_local};
 
 /// Objects that go between a sheaf and its cache at a time.
@@ -119,26 +119,23 @@ impl<M: Machine> Service<M> {
     #[inline(never)]
     #[track_caller]
     fn alloc_bulk_slow(&self, set: &Set, cache: &KmemCache, gfp: Gfp, objects: &mut [*mut u8]) -> usize {
-        let mut filled = set.magazine_of(&cache.view).pop_run(objects);
-        if filled < objects.len() {
+        let filled = AtomicU32::new(set.magazine_of(&cache.view).pop_run(objects) as u32);
+        let wanted = objects.len() as u32;
+        let missing = || wanted - filled.load(Relaxed);
+        if missing() > 0 {
+            let places = Places::of(objects, &filled);
             let found = self.on_some_node(&cache.view, None, gfp, |set, node, frames| {
-                loop {
-                    let missing = &mut objects[filled..];
-                    let (wanted, mut places) = (missing.len() as u32, missing.iter_mut());
-                    let taken = self.take_objects(set, &cache.view, node, wanted, frames, |objects| {
-                        objects.iter().zip(places.by_ref()).for_each(|(object, place)| *place = *object);
-                    });
+                while missing() > 0 {
+                    let taken = self.take_objects(set, &cache.view, node, missing(), frames, places);
                     self.note_objects(set, &cache.view, taken);
-                    filled += taken as usize;
-                    if filled == objects.len() {
-                        return Some(());
-                    }
                     if taken == 0 {
                         return None;
                     }
                 }
+                Some(())
             });
             if found.is_none() {
+                let filled = filled.load(Relaxed) as usize;
                 self.hand_out_objects(cache, Gfp::empty(), &objects[..filled]);
                 // Nobody has seen them, so nobody is told.
                 self.free_bulk_slow(cache, &objects[..filled]);
@@ -146,7 +143,7 @@ impl<M: Machine> Service<M> {
             }
         }
         self.hand_out_objects(cache, gfp, objects);
-        filled
+        objects.len()
     }
 
     /// Makes free objects that are the caller's objects in use.
@@ -282,13 +279,13 @@ impl<M: Machine> Service<M> {
             }
             let room = magazine.limit.load(Relaxed).saturating_sub(magazine.count.load(Relaxed)) as usize;
             let (kept, given) = homeless.split_at(room.min(freed));
-            magazine.push_run(kept);
+            magazine.places().push_run(kept);
             homeless = given;
         }
         if !homeless.is_empty() {
             let bytes = homeless.len() * cache.geometry.size as usize;
             self.note_bytes(set, bytes.wrapping_neg());
-            self.give_objects(&cache, tag, homeless, || ());
+            self.give_objects(set, &cache, tag, homeless, &|| ());
         }
         outcome
     }

@@ -1,24 +1,31 @@
-//! [`Capacities`]: how much magazines, page lists and depots' stacks may hold, so that what is kept at hand stays a small
+//! [`Capacities`]: how much magazines, page lists and stacks may hold, so that what is kept at hand stays a small
 //! part of the machine's memory.
 //!
 //! Used by the page and slab layers where they fit a cache out or find it full. Set once, when the service starts.
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use crate::chunk_stack::CHUNK_BYTES;
 use crate::class::{CLASSES, DYNAMIC_MAGAZINES, Geometry};
 use crate::frame::Order;
 use crate::machine::Machine;
 use crate::service::Service;
-use crate::set::{LIST_BLOCKS, REMOTES, SLOTS};
+use crate::set::{LIST_BLOCKS, REMOTES, SLOTS, Set};
 
-/// Objects a depot's stack may hold for each CPU of its node.
+/// Objects the stack behind a magazine may hold.
 const STACK_OBJECTS: u32 = 4096;
 
-/// Bytes of objects it may hold at least for each CPU of its node, as far as that is more than two batches.
+/// Bytes of objects it may hold at least, as far as that is more than two batches.
 const STACK_BYTES: u64 = 256 << 10;
 
 /// The part of a CPU's share of all RAM that it may hold, where that is more.
 const STACK_PART: u64 = 1024;
+
+/// The part of a CPU's share of all RAM that the chunks of its stacks may be.
+const CHUNKS_PART: u64 = 40_000;
+
+/// Chunks that they may be at least.
+const LEAST_CHUNKS: u32 = 8;
 
 /// Bytes of objects a magazine may hold: two of the largest.
 const MAGAZINE_BYTES: u32 = 64 << 10;
@@ -27,18 +34,29 @@ const MAGAZINE_BYTES: u32 = 64 << 10;
 pub(crate) struct Capacities {
     /// How much of their full size magazines and page lists have; see [`cache_share`].
     share: AtomicU32,
-    /// What a depot's stack may hold for each CPU; see [`stack_bytes`].
+    /// What the stack behind a magazine may hold; see [`stack_bytes`].
     stack_bytes: AtomicU32,
+    /// Chunks that all stacks of a CPU may be made of; see [`chunk_limit`].
+    chunks: AtomicU32,
+    /// CPUs for each node with memory.
+    cpus_of_a_node: AtomicU32,
 }
 
 impl Capacities {
     pub(crate) const fn new() -> Self {
-        Self { share: AtomicU32::new(0), stack_bytes: AtomicU32::new(0) }
+        Self {
+            share: AtomicU32::new(0),
+            stack_bytes: AtomicU32::new(0),
+            chunks: AtomicU32::new(0),
+            cpus_of_a_node: AtomicU32::new(0),
+        }
     }
 
-    pub(crate) fn set(&self, ram_bytes: u64, cpus: usize) {
+    pub(crate) fn set(&self, ram_bytes: u64, cpus: usize, nodes: usize) {
         self.share.store(cache_share(ram_bytes, cpus), Relaxed);
         self.stack_bytes.store(stack_bytes(ram_bytes, cpus), Relaxed);
+        self.chunks.store(chunk_limit(ram_bytes, cpus), Relaxed);
+        self.cpus_of_a_node.store(cpus.div_ceil(nodes.max(1)) as u32, Relaxed);
     }
 
     /// Objects of that geometry that a magazine with so many slots may hold on this machine.
@@ -51,18 +69,28 @@ impl Capacities {
         scaled_capacity(list_capacity(order), self.share.load(Relaxed))
     }
 
-    /// Objects of that geometry that the stack of a depot may hold for each CPU of its node.
+    /// Objects of that geometry that the stack behind a magazine may hold.
     fn stack(&self, geometry: &Geometry) -> u32 {
         scaled_capacity(stack_capacity(geometry, self.stack_bytes.load(Relaxed)), self.share.load(Relaxed))
     }
 }
 
 impl<M: Machine> Service<M> {
-    /// Objects of that geometry that the stack of a depot may hold on this machine.
-    pub(crate) fn stack_capacity(&self, geometry: &Geometry) -> u32 {
-        let nodes = self.nodes().with_memory().count().max(1);
-        let of_a_node = self.cpu_count().div_ceil(nodes) as u32;
-        self.capacities().stack(geometry) * of_a_node
+    /// Objects of that geometry that the stack behind a magazine of this set may hold on this machine: of a handlers' set,
+    /// as of its magazines, fewer.
+    pub(crate) fn cpu_stack_capacity(&self, set: &Set, geometry: &Geometry) -> u32 {
+        (self.capacities().stack(geometry) as usize * set.used_slots / SLOTS) as u32
+    }
+
+    /// Chunks that the stacks of this set may be made of, all together.
+    pub(crate) fn cpu_chunk_limit(&self, set: &Set) -> u32 {
+        (self.capacities().chunks.load(Relaxed) as usize * set.used_slots / SLOTS) as u32
+    }
+
+    /// Objects of that geometry that the stack of a depot may hold on this machine: as many as the CPUs of a node may have
+    /// on their own.
+    pub(crate) fn depot_stack_capacity(&self, geometry: &Geometry) -> u32 {
+        self.capacities().stack(geometry) * self.capacities().cpus_of_a_node.load(Relaxed)
     }
 }
 
@@ -95,13 +123,19 @@ const FULL_SHARE: u32 = 256;
 /// handlers.
 const FULL_BYTES: u64 = 2 * (CLASSES + DYNAMIC_MAGAZINES + REMOTES) as u64 * MAGAZINE_BYTES as u64;
 
-/// Bytes of objects a depot's stack may hold for each CPU of its node: a thousandth of what RAM there is for each.
+/// Bytes of objects the stack behind a magazine may hold: a thousandth of what RAM there is for each CPU.
 fn stack_bytes(ram_bytes: u64, cpus: usize) -> u32 {
     let part = ram_bytes / cpus.max(1) as u64 / STACK_PART;
     u32::try_from(part.max(STACK_BYTES)).unwrap_or(u32::MAX)
 }
 
-/// Objects of this geometry that a depot's stack may hold for each CPU of its node, where it may hold so many bytes.
+/// Chunks that the stacks of a CPU may be made of, all together.
+fn chunk_limit(ram_bytes: u64, cpus: usize) -> u32 {
+    let part = ram_bytes / cpus.max(1) as u64 / CHUNKS_PART / CHUNK_BYTES as u64;
+    u32::try_from(part).unwrap_or(u32::MAX).max(LEAST_CHUNKS)
+}
+
+/// Objects of this geometry that the stack behind a magazine may hold, where it may hold so many bytes.
 fn stack_capacity(geometry: &Geometry, bytes: u32) -> u32 {
     (bytes / geometry.size).clamp(2 * magazine_capacity(geometry, SLOTS), STACK_OBJECTS)
 }

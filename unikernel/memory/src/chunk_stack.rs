@@ -1,70 +1,93 @@
-//! [`ChunkStack`]: the free objects that a depot has at hand, as pointers in chunks of memory.
+//! [`ChunkStack`]: free objects at hand, as pointers in chunks of memory.
 //!
-//! Used by [`depot`](crate::depot), whose lock guards all of it.
+//! Used by [`depot`](crate::depot) and [`cpu_stacks`](crate::cpu_stacks), which guard a stack, and the chunks that it is made
+//! of, by a lock of theirs.
 //!
 //! # Theory
 //!
 //! The stack is a chain of chunks, each of which holds [`CHUNK_OBJECTS`] pointers and leads to the chunk below. Chunks below
-//! the top are full. Those that ran empty are kept on a chain of spare ones, for what was put there once will come again,
-//! until the depot gives everything up. So it takes memory for as many objects as there ever were at a time, an eighth of
-//! the smallest objects' own at the worst; no pointer is ever moved within it, and nothing takes longer with its size.
+//! the top are full, and the top is not empty: a chunk is taken from the owner's list of spare ones when there is more
+//! than fits the top, and goes back there with its last object. So the stacks of one owner share what memory they need at
+//! a time, an eighth of the smallest objects' own at the worst; no pointer is ever moved within a stack, and nothing takes
+//! longer with its size.
 //!
-//! It never allocates: its owner, who cannot under the lock either, asks [how much it wants](ChunkStack::wanted_chunks) and
-//! brings chunks when it next comes by.
+//! It never allocates: its owner, who cannot under the lock either, asks [how many chunks are missing](ChunkStack::missing)
+//! and brings them when it next comes by.
 
 use core::{ptr, slice};
 
-/// Bytes of a chunk: there is room for a full magazine in it. Depots are many, and most need one or two.
+use crate::set::Places;
+
+/// Bytes of a chunk: there is room for a full magazine in it. Stacks are many, and most need one or two.
 pub(crate) const CHUNK_BYTES: usize = 512;
 
 /// Pointers in a chunk: an even number, as batches are, so that no copy has a pointer by itself at its end.
 pub(crate) const CHUNK_OBJECTS: u32 = (CHUNK_BYTES / size_of::<*mut u8>()) as u32 - 2;
 
-/// A stack grows by this part of itself, and at least a chunk.
-const GROWTH: u32 = 8;
-
 #[repr(C)]
 struct Chunk {
     below: *mut Chunk,
-    spare: usize,
+    used: usize,
     objects: [*mut u8; CHUNK_OBJECTS as usize],
 }
 
 const _: () = assert!(size_of::<Chunk>() == CHUNK_BYTES);
 
-/// Chunks that stacks gave up, chained through themselves.
-pub(crate) struct ChunkList(*mut Chunk);
+/// Chunks without objects, chained through themselves.
+pub(crate) struct ChunkList {
+    first: *mut Chunk,
+    count: u32,
+}
 
 impl ChunkList {
     pub(crate) const fn new() -> Self {
-        Self(ptr::null_mut())
+        Self { first: ptr::null_mut(), count: 0 }
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Puts a chunk on the list.
+    ///
     /// # Safety
     ///
-    /// The chunk is one that [`ChunkStack::give_up`] gave, and the list's alone from here on.
-    unsafe fn push(&mut self, chunk: *mut Chunk) {
+    /// The chunk has [`CHUNK_BYTES`], is aligned for pointers, and is the list's alone until [`Self::pop`] gives it.
+    pub(crate) unsafe fn push(&mut self, chunk: *mut u8) {
+        let chunk = chunk.cast::<Chunk>();
         // SAFETY: the caller's promise.
-        unsafe { (&raw mut (*chunk).below).write(self.0) };
-        self.0 = chunk;
+        unsafe { (&raw mut (*chunk).below).write(self.first) };
+        self.first = chunk;
+        self.count += 1;
     }
 
     pub(crate) fn pop(&mut self) -> Option<*mut u8> {
-        let chunk = self.0;
+        let chunk = self.first;
+        if chunk.is_null() {
+            return None;
+        }
         // SAFETY: the list's chunks are its alone.
-        self.0 = unsafe { chunk.as_ref() }?.below;
+        self.first = unsafe { (&raw const (*chunk).below).read() };
+        self.count -= 1;
         Some(chunk.cast())
+    }
+
+    /// Takes up to so many chunks of another list's; returns how many.
+    pub(crate) fn take(&mut self, wanted: u32, other: &mut Self) -> u32 {
+        for taken in 0..wanted {
+            let Some(chunk) = other.pop() else { return taken };
+            // SAFETY: it was the other list's alone.
+            unsafe { self.push(chunk) };
+        }
+        wanted
     }
 }
 
 /// A stack of free objects; see the module head.
 pub(crate) struct ChunkStack {
-    /// Null where there is none yet.
+    /// Null where there is no object.
     top: *mut Chunk,
-    in_top: u32,
-    spare: *mut Chunk,
-    /// Chunks of both chains.
-    chunks: u32,
     count: u32,
     /// Objects it may hold.
     capacity: u32,
@@ -72,7 +95,7 @@ pub(crate) struct ChunkStack {
 
 impl ChunkStack {
     pub(crate) const fn new() -> Self {
-        Self { top: ptr::null_mut(), in_top: 0, spare: ptr::null_mut(), chunks: 0, count: 0, capacity: 0 }
+        Self { top: ptr::null_mut(), count: 0, capacity: 0 }
     }
 
     /// How many objects are on it.
@@ -80,153 +103,197 @@ impl ChunkStack {
         self.count
     }
 
-    /// How many more objects there is room for.
-    #[inline]
-    pub(crate) fn room(&self) -> u32 {
-        self.capacity.min(self.chunks * CHUNK_OBJECTS) - self.count
+    /// How many chunks it has.
+    pub(crate) fn chunks(&self) -> u32 {
+        self.count.div_ceil(CHUNK_OBJECTS)
     }
 
-    /// How many more chunks it should have, where it is too small: a part of what it has, and no more than it may use.
-    pub(crate) fn wanted_chunks(&self) -> u32 {
-        if self.chunks == 0 {
-            return 1;
-        }
-        (self.chunks / GROWTH).max(1).min(self.capacity.div_ceil(CHUNK_OBJECTS).saturating_sub(self.chunks))
+    /// Says how many objects it may hold.
+    pub(crate) fn set_capacity(&mut self, capacity: u32) {
+        self.capacity = capacity;
     }
 
-    /// Gives it a chunk, and says how many objects it may hold in all.
-    ///
-    /// # Safety
-    ///
-    /// The chunk has [`CHUNK_BYTES`], is aligned for pointers, and is the stack's alone until [`Self::give_up`] hands it
-    /// back.
-    pub(crate) unsafe fn add_chunk(&mut self, chunk: *mut u8, capacity: u32) {
-        let chunk = chunk.cast::<Chunk>();
-        // SAFETY: the caller's promise.
-        unsafe { (&raw mut (*chunk).below).write(self.spare) };
-        self.spare = chunk;
-        self.chunks += 1;
-        self.capacity = capacity.max(self.count);
+    /// Whether it has, with these spare chunks, as much memory as it may have objects. Not before that was said.
+    pub(crate) fn is_as_large_as_it_may(&self, spare: &ChunkList) -> bool {
+        self.capacity > 0 && self.count + self.room(spare) >= self.capacity
+    }
+
+    /// How many chunks more than there are spare ones so many more objects need; `None` where it may not hold them.
+    pub(crate) fn missing(&self, objects: usize, spare: &ChunkList) -> Option<u32> {
+        let all = u32::try_from(objects).ok()?.checked_add(self.count)?;
+        let chunks = all.div_ceil(CHUNK_OBJECTS) - self.chunks();
+        (all <= self.capacity).then(|| chunks.saturating_sub(spare.count))
     }
 
     /// Puts on as many of the objects as there is room for, the first ones, and returns how many these are.
     #[inline]
-    pub(crate) fn put(&mut self, objects: &[*mut u8]) -> usize {
-        let fitting = objects.len().min(self.room() as usize);
+    pub(crate) fn put(&mut self, objects: &[*mut u8], spare: &mut ChunkList) -> usize {
+        let room = self.room(spare).min(self.capacity.saturating_sub(self.count));
+        let fitting = objects.len().min(room as usize);
         let mut rest = &objects[..fitting];
         while !rest.is_empty() {
-            if self.top.is_null() || self.in_top == CHUNK_OBJECTS {
-                self.raise();
+            let mut used = self.in_top();
+            if used == CHUNK_OBJECTS {
+                self.raise(spare);
+                used = 0;
             }
-            let here = rest.len().min((CHUNK_OBJECTS - self.in_top) as usize);
+            let here = rest.len().min((CHUNK_OBJECTS - used) as usize);
             // SAFETY: the top chunk is the stack's, has that much room, and is no part of what the caller has.
             unsafe {
-                let place = (&raw mut (*self.top).objects).cast::<*mut u8>().add(self.in_top as usize);
+                let place = (&raw mut (*self.top).objects).cast::<*mut u8>().add(used as usize);
                 ptr::copy_nonoverlapping(rest.as_ptr(), place, here);
+                (&raw mut (*self.top).used).write(used as usize + here);
             }
-            self.in_top += here as u32;
+            self.count += here as u32;
             rest = &rest[here..];
         }
-        self.count += fitting as u32;
         fitting
     }
 
-    /// Takes off up to `wanted` objects, those put on last, and hands them to `take`, chunk by chunk: of each the one put
-    /// on last at the end. Returns how many.
+    /// Puts on all of the objects, if there is room for them; says whether there was.
     #[inline]
-    pub(crate) fn take(&mut self, wanted: u32, mut take: impl FnMut(&[*mut u8])) -> u32 {
+    pub(crate) fn put_all(&mut self, objects: &[*mut u8], spare: &mut ChunkList) -> bool {
+        let fits = objects.len() as u32 <= self.capacity.saturating_sub(self.count)
+            && objects.len() as u32 <= self.room(spare);
+        if fits {
+            self.put(objects, spare);
+        }
+        fits
+    }
+
+    /// Takes off up to `wanted` objects, those put on last, chunk by chunk: of each the one put on last at the end. Returns
+    /// how many.
+    #[inline(never)]
+    pub(crate) fn take(&mut self, wanted: u32, spare: &mut ChunkList, places: Places) -> u32 {
         let taken = wanted.min(self.count);
-        self.count -= taken;
         let mut left = taken;
         while left > 0 {
-            if self.in_top == 0 {
-                self.lower();
-            }
-            let here = left.min(self.in_top);
-            self.in_top -= here;
-            // SAFETY: the top chunk is the stack's, and so many of its entries were valid until now.
-            take(unsafe {
-                let objects = (&raw const (*self.top).objects).cast::<*mut u8>();
-                slice::from_raw_parts(objects.add(self.in_top as usize), here as usize)
-            });
-            left -= here;
+            let run = self.take_run(left, spare);
+            places.push_run(run);
+            left -= run.len() as u32;
         }
         taken
     }
 
-    /// Gives up everything: the objects to `objects`, chunk by chunk, and its memory to `chunks`.
-    pub(crate) fn give_up(&mut self, mut objects: impl FnMut(&[*mut u8]), chunks: &mut ChunkList) {
-        let Self { top, in_top, spare, .. } = core::mem::replace(self, Self::new());
-        let mut used = in_top as usize;
-        for chain in [top, spare] {
-            let mut next = chain;
-            while !next.is_null() {
-                let this = next;
-                // SAFETY: a chunk of the stack's, which stays so until it is handed over below.
-                let held = unsafe { &*this };
-                if chain == top {
-                    objects(&held.objects[..used]);
-                    used = CHUNK_OBJECTS as usize;
-                }
-                next = held.below;
-                // SAFETY: the stack has forgotten the chunk.
-                unsafe { chunks.push(this) };
-            }
+    /// Takes off up to `wanted` objects that are in one chunk, the one put on last at the end; none where there are none.
+    #[inline]
+    fn take_run<'a>(&'a mut self, wanted: u32, spare: &'a mut ChunkList) -> &'a [*mut u8] {
+        if self.count == 0 {
+            return &[];
         }
+        let used = self.in_top();
+        let here = wanted.min(used);
+        let left = (used - here) as usize;
+        // SAFETY: the top chunk is the stack's, and so many of its entries were valid until now. They stay as they are until
+        // something is put on a stack that has the chunk, which the borrow of this one and of the spare chunks keeps out.
+        let run = unsafe {
+            (&raw mut (*self.top).used).write(left);
+            let objects = (&raw const (*self.top).objects).cast::<*mut u8>();
+            slice::from_raw_parts(objects.add(left), here as usize)
+        };
+        self.count -= here;
+        if left == 0 {
+            self.lower(spare);
+        }
+        run
+    }
+
+    /// Moves up to `chunks` full chunks, those right below the top, to another stack, as far as that may hold their objects;
+    /// returns how many.
+    pub(crate) fn hand_over(&mut self, chunks: u32, other: &mut Self) -> u32 {
+        for moved in 0..chunks {
+            // SAFETY: chunks of the stack's.
+            let Some(top) = (unsafe { self.top.as_mut() }) else { return moved };
+            // SAFETY: as above.
+            let Some(chunk) = (unsafe { top.below.as_mut() }) else { return moved };
+            if other.count + CHUNK_OBJECTS > other.capacity {
+                return moved;
+            }
+            top.below = chunk.below;
+            self.count -= CHUNK_OBJECTS;
+            // SAFETY: chunks of the other stack's. Only its top may be less than full.
+            let below = match unsafe { other.top.as_mut() } {
+                Some(top) => &mut top.below,
+                None => &mut other.top,
+            };
+            chunk.below = *below;
+            *below = chunk;
+            other.count += CHUNK_OBJECTS;
+        }
+        chunks
+    }
+
+    /// Gives up everything: the objects to `objects`, chunk by chunk, and its memory to the spare chunks.
+    pub(crate) fn give_up(&mut self, mut objects: impl FnMut(&[*mut u8]), spare: &mut ChunkList) {
+        while self.count > 0 {
+            objects(self.take_run(CHUNK_OBJECTS, spare));
+        }
+        self.capacity = 0;
     }
 
     /// Whether an object is on it.
     pub(crate) fn holds(&self, object: *mut u8) -> bool {
-        let mut used = self.in_top as usize;
         let mut next = self.top;
         // SAFETY: chunks of the stack's.
         while let Some(chunk) = unsafe { next.as_ref() } {
-            if chunk.objects[..used].contains(&object) {
+            if chunk.objects[..chunk.used].contains(&object) {
                 return true;
             }
-            used = CHUNK_OBJECTS as usize;
             next = chunk.below;
         }
         false
     }
 
-    /// Makes a spare chunk the top. There is one, for there is room and the top is full.
-    fn raise(&mut self) {
-        let chunk = self.spare;
-        debug_assert!(!chunk.is_null(), "there is room");
-        // SAFETY: a chunk of the stack's.
-        unsafe {
-            self.spare = (*chunk).below;
-            (&raw mut (*chunk).below).write(self.top);
-        }
-        self.top = chunk;
-        self.in_top = 0;
+    /// Everything in it.
+    #[cfg(test)]
+    pub(crate) fn contents(&self) -> [u64; 3] {
+        let Self { top, count, capacity } = self;
+        [top.addr() as u64, (*count).into(), (*capacity).into()]
     }
 
-    /// Makes the chunk below an empty top the top. There is one, for there are objects and none is in the top.
-    fn lower(&mut self) {
-        let chunk = self.top;
+    /// How many objects are in the top chunk; as many as fit it where there is none.
+    fn in_top(&self) -> u32 {
         // SAFETY: a chunk of the stack's.
+        unsafe { self.top.as_ref() }.map_or(CHUNK_OBJECTS, |top| top.used as u32)
+    }
+
+    /// How many objects more there is memory for.
+    fn room(&self, spare: &ChunkList) -> u32 {
+        CHUNK_OBJECTS - self.in_top() + spare.count * CHUNK_OBJECTS
+    }
+
+    /// Makes a spare chunk the top. There is one, for there is room and the top is full.
+    fn raise(&mut self, spare: &mut ChunkList) {
+        let chunk = spare.pop().expect("there is room").cast::<Chunk>();
+        // SAFETY: a chunk of the stack's.
+        unsafe { (&raw mut (*chunk).below).write(self.top) };
+        self.top = chunk;
+    }
+
+    /// Makes the chunk below a top that ran empty the top.
+    fn lower(&mut self, spare: &mut ChunkList) {
+        let chunk = self.top;
+        // SAFETY: a chunk of the stack's, which forgets it.
         unsafe {
             self.top = (*chunk).below;
-            (&raw mut (*chunk).below).write(self.spare);
+            spare.push(chunk.cast());
         }
-        debug_assert!(!self.top.is_null(), "there are objects");
-        self.spare = chunk;
-        self.in_top = CHUNK_OBJECTS;
     }
 }
 
 #[cfg(all(test, feature = "hosted"))]
 mod tests {
+    use core::sync::atomic::AtomicU32;
     use std::alloc::{Layout, alloc, dealloc};
+    use std::vec;
     use std::vec::Vec;
 
     use proptest::prelude::*;
 
     use super::*;
 
-    const CHUNK: Layout = Layout::new::<Chunk>();
+    const LAYOUT: Layout = Layout::new::<Chunk>();
+    const CHUNK: usize = CHUNK_OBJECTS as usize;
 
     fn object(number: usize) -> *mut u8 {
         ptr::without_provenance_mut(8 * (number + 1))
@@ -236,67 +303,116 @@ mod tests {
     enum Step {
         AddChunk,
         Put(usize),
+        PutAll(usize),
         Take(u32),
+        HandOver(u32),
         GiveUp,
     }
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            2 => Just(Step::AddChunk),
-            8 => (0usize..900).prop_map(Step::Put),
+            4 => Just(Step::AddChunk),
+            4 => (0usize..900).prop_map(Step::Put),
+            4 => (0usize..200).prop_map(Step::PutAll),
             8 => (0u32..900).prop_map(Step::Take),
+            2 => (0u32..6).prop_map(Step::HandOver),
             1 => Just(Step::GiveUp),
         ]
     }
 
     proptest! {
+        /// Two stacks that share their chunks, each beside a model of it.
         #[test]
-        fn it_holds_what_was_put_on_and_not_taken_off(steps in prop::collection::vec(step(), 1..60), capacity in 1u32..3000) {
-            let mut stack = ChunkStack::new();
-            let mut model: Vec<*mut u8> = Vec::new();
+        fn it_holds_what_was_put_on_and_not_taken_off(
+            steps in prop::collection::vec((0usize..2, step()), 1..80),
+            capacity in prop_oneof![1u32..300, 1u32..3000],
+        ) {
+            let mut stacks = [ChunkStack::new(), ChunkStack::new()];
+            let mut models: [Vec<*mut u8>; 2] = [Vec::new(), Vec::new()];
+            let mut spare = ChunkList::new();
             let (mut next, mut chunks) = (0, 0);
-            for step in steps.into_iter().chain([Step::GiveUp]) {
+            for (which, step) in steps.into_iter().chain([(0, Step::GiveUp), (1, Step::GiveUp)]) {
+                let (stack, model) = (&mut stacks[which], &mut models[which]);
+                stack.set_capacity(capacity);
+                let in_use = |objects: usize| (objects as u32).div_ceil(CHUNK_OBJECTS);
+                let room = (capacity as usize)
+                    .min(((in_use(model.len()) + spare.count()) * CHUNK_OBJECTS) as usize)
+                    - model.len();
                 match step {
-                    Step::AddChunk if stack.wanted_chunks() > 0 => {
-                        // SAFETY: a new chunk, which is freed when the stack gives it up.
-                        unsafe { stack.add_chunk(alloc(CHUNK), capacity) };
+                    Step::AddChunk => {
+                        // SAFETY: a new chunk, which is freed at the end.
+                        unsafe { spare.push(alloc(LAYOUT)) };
                         chunks += 1;
                     }
-                    Step::AddChunk => prop_assert!(chunks * CHUNK_OBJECTS >= capacity),
                     Step::Put(count) => {
                         let objects: Vec<_> = (next..next + count).map(object).collect();
                         next += count;
-                        let most = capacity.min(chunks * CHUNK_OBJECTS) as usize - model.len();
-                        prop_assert_eq!(stack.put(&objects), count.min(most));
-                        model.extend(&objects[..count.min(most)]);
+                        prop_assert_eq!(stack.put(&objects, &mut spare), count.min(room));
+                        model.extend(&objects[..count.min(room)]);
+                    }
+                    Step::PutAll(count) => {
+                        let objects: Vec<_> = (next..next + count).map(object).collect();
+                        next += count;
+                        let missing = stack.missing(count, &spare);
+                        prop_assert_eq!(missing.is_some(), model.len() + count <= capacity as usize);
+                        let wanted = in_use(model.len() + count) - in_use(model.len());
+                        prop_assert!(missing.is_none_or(|missing| missing == wanted.saturating_sub(spare.count())));
+                        prop_assert_eq!(stack.put_all(&objects, &mut spare), count <= room);
+                        if count <= room {
+                            model.extend(objects);
+                        }
                     }
                     Step::Take(wanted) => {
-                        let mut taken = Vec::new();
-                        let count = stack.take(wanted, |objects| taken.extend_from_slice(objects)) as usize;
+                        let (mut taken, count) = (vec![ptr::null_mut(); wanted as usize], AtomicU32::new(0));
+                        let places = Places::of(&mut taken, &count);
+                        let count = stack.take(wanted, &mut spare, places) as usize;
+                        taken.truncate(count);
                         prop_assert_eq!(count, (wanted as usize).min(model.len()));
                         let mut expected = model.split_off(model.len() - count);
                         expected.sort_unstable();
                         taken.sort_unstable();
                         prop_assert_eq!(taken, expected);
                     }
+                    Step::HandOver(count) => {
+                        let [first, second] = &mut stacks;
+                        let (from, to) = if which == 0 { (first, second) } else { (second, first) };
+                        to.set_capacity(capacity);
+                        let full = (from.count().saturating_sub(1)) / CHUNK_OBJECTS;
+                        let fitting = capacity.saturating_sub(to.count()) / CHUNK_OBJECTS;
+                        let moved = from.hand_over(count, to);
+                        prop_assert_eq!(moved, count.min(full).min(fitting));
+                        // Where the top chunk begins.
+                        let top = |model: &[*mut u8]| model.len().saturating_sub(1) / CHUNK * CHUNK;
+                        for _ in 0..moved {
+                            let end = top(&models[which]);
+                            let gone: Vec<_> = models[which].drain(end - CHUNK..end).collect();
+                            let place = top(&models[1 - which]);
+                            models[1 - which].splice(place..place, gone);
+                        }
+                    }
                     Step::GiveUp => {
                         let mut given = Vec::new();
-                        let mut list = ChunkList::new();
-                        stack.give_up(|objects| given.extend_from_slice(objects), &mut list);
-                        while let Some(chunk) = list.pop() {
-                            // SAFETY: allocated above, and handed back.
-                            unsafe { dealloc(chunk, CHUNK) };
-                            chunks -= 1;
-                        }
+                        stack.give_up(|objects| given.extend_from_slice(objects), &mut spare);
                         given.sort_unstable();
-                        prop_assert_eq!(given, core::mem::take(&mut model));
-                        prop_assert_eq!(chunks, 0);
+                        model.sort_unstable();
+                        prop_assert_eq!(given, core::mem::take(model));
                     }
                 }
-                prop_assert_eq!((stack.count() as usize, stack.chunks), (model.len(), chunks));
-                prop_assert!(model.iter().all(|object| stack.holds(*object)));
-                prop_assert!(!stack.holds(object(next)));
+                for (stack, model) in stacks.iter().zip(&models) {
+                    prop_assert_eq!(stack.count() as usize, model.len());
+                    prop_assert!(model.iter().all(|object| stack.holds(*object)));
+                    prop_assert!(!stack.holds(object(next)));
+                }
+                let used: u32 = models.iter().map(|model| in_use(model.len())).sum();
+                prop_assert_eq!(used + spare.count(), chunks, "no chunk is lost or kept without objects");
             }
+            let mut freed = 0;
+            while let Some(chunk) = spare.pop() {
+                // SAFETY: allocated above, and no stack's any more.
+                unsafe { dealloc(chunk, LAYOUT) };
+                freed += 1;
+            }
+            prop_assert_eq!(freed, chunks);
         }
     }
 }

@@ -5,10 +5,11 @@
 //!
 //! # Theory
 //!
-//! The stack holds objects that CPUs gave back in batches and will take again in batches: an exchange is one lock
-//! acquisition and a copy of pointers; objects are not touched. It grows for each batch that found too little room, by
-//! [chunks](crate::chunks) that are got with the lock released, so the next finds more ([`chunk_stack`](crate::chunk_stack)). Slabs stand
-//! behind it. A slab with free objects is on `partial` (some in use) or `empty` (none); a full one is on no list. A few
+//! The stack holds objects that came in batches and will go in batches: those for which a CPU's own
+//! [stack](crate::cpu_stacks) has no room, and those that CPUs of other nodes send home. An exchange is one lock acquisition
+//! and a copy of pointers, or with a CPU of the node no more than whole chunks of them that change hands; objects are not
+//! touched. The [stack](crate::chunk_stack) grows for each batch that found too little room, by [chunks](crate::chunks)
+//! that are got with the lock released, so the next finds more. Slabs stand behind it. A slab with free objects is on `partial` (some in use) or `empty` (none); a full one is on no list. A few
 //! empty slabs are kept; the others are handed to the caller, who gives their frames back to the page layer after the lock
 //! is released.
 //!
@@ -19,11 +20,12 @@
 use core::sync::atomic::Ordering::Relaxed;
 use core::{mem, ptr};
 
+use crate::chunk_stack::{CHUNK_OBJECTS, ChunkList, ChunkStack};
 use crate::class::Geometry;
-use crate::chunk_stack::{ChunkList, ChunkStack};
 use crate::frame::{FRAME_SHIFT, FrameList, Frames, Pfn};
 use crate::lock::{Guard, Lock};
 use crate::machine::Machine;
+use crate::set::Places;
 
 /// Bits of the link word of an object on a slab's free list that say which is next; the secret has the others.
 pub(crate) const LINK_MASK: u64 = 0xffff;
@@ -44,6 +46,7 @@ pub(crate) struct Depot {
 
 pub(crate) struct DepotState {
     stack: ChunkStack,
+    spare: ChunkList,
     partial: FrameList,
     empty: FrameList,
     empty_slabs: u32,
@@ -88,6 +91,7 @@ impl Depot {
         Self {
             state: Lock::new(DepotState {
                 stack: ChunkStack::new(),
+                spare: ChunkList::new(),
                 partial: FrameList::new(),
                 empty: FrameList::new(),
                 empty_slabs: 0,
@@ -210,6 +214,11 @@ impl SlabView {
             unsafe { self.mark(object) };
             take(object);
         }
+        self.take_whole(slab);
+    }
+
+    /// Makes a block a slab all of whose objects are somebody's.
+    pub(crate) fn take_whole(self, slab: Pfn) {
         self.set_word(slab, self.geometry.objects, NO_OBJECT);
     }
 }
@@ -221,17 +230,11 @@ impl DepotState {
     }
 
     /// Takes up to `wanted` objects off the stack, then out of slabs.
-    #[inline]
-    pub(crate) fn take(&mut self, view: SlabView, wanted: u32, mut take: impl FnMut(&[*mut u8])) -> u32 {
-        let taken = self.stack.take(wanted, &mut take);
-        if taken == wanted { taken } else { taken + self.take_from_slabs(view, wanted - taken, take) }
-    }
-
-    fn take_from_slabs(&mut self, view: SlabView, wanted: u32, mut take: impl FnMut(&[*mut u8])) -> u32 {
-        let mut taken = 0;
+    pub(crate) fn take(&mut self, view: SlabView, wanted: u32, places: Places) -> u32 {
+        let mut taken = self.stack.take(wanted, &mut self.spare, places);
         while taken < wanted {
             let Some(slab) = self.partial.first().or_else(|| self.reopen_empty(view)) else { break };
-            taken += self.take_from_slab(view, slab, wanted - taken, &mut |object| take(&[object]));
+            taken += self.take_from_slab(view, slab, wanted - taken, places);
         }
         taken
     }
@@ -243,7 +246,7 @@ impl DepotState {
         Some(slab)
     }
 
-    fn take_from_slab(&mut self, view: SlabView, slab: Pfn, wanted: u32, take: &mut impl FnMut(*mut u8)) -> u32 {
+    fn take_from_slab(&mut self, view: SlabView, slab: Pfn, wanted: u32, places: Places) -> u32 {
         let (out, mut first) = view.word(slab);
         let mut taken = 0;
         while taken < wanted && first != NO_OBJECT {
@@ -255,7 +258,7 @@ impl DepotState {
             if written || next != NO_OBJECT && next >= view.geometry.objects {
                 written_after_free(object);
             }
-            take(object);
+            places.push_run(&[object]);
             first = next;
             taken += 1;
         }
@@ -312,43 +315,71 @@ impl DepotState {
     /// Puts objects on the stack or, where there is no room or nothing is to be kept, back into their slabs; slabs not
     /// worth keeping are put on `surplus`. Says how many chunks more would have kept more of them on the stack.
     pub(crate) fn give(&mut self, view: SlabView, objects: &[*mut u8], keep: bool, surplus: &mut FrameList) -> u32 {
-        let stacked = if keep { self.stack.put(objects) } else { 0 };
+        let stacked = if keep { self.stack.put(objects, &mut self.spare) } else { 0 };
         let homeless = &objects[stacked..];
         if homeless.is_empty() {
             return 0;
         }
         self.give_to_slabs(view, homeless, keep, surplus);
-        if keep && objects.len() > 1 { self.stack.wanted_chunks() } else { 0 }
+        if keep && objects.len() > 1 { self.wanted_chunks() } else { 0 }
+    }
+
+    /// How many more chunks the stack should have, where it is too small: one, until it may not have the objects.
+    fn wanted_chunks(&self) -> u32 {
+        (!self.stack.is_as_large_as_it_may(&self.spare)).into()
     }
 
     /// Puts all of the objects on the stack, if there is room; says whether there was.
-    #[inline]
     pub(crate) fn stack(&mut self, objects: &[*mut u8]) -> bool {
-        let fits = objects.len() <= self.stack.room() as usize;
-        if fits {
-            self.stack.put(objects);
-        }
-        fits
+        self.stack.put_all(objects, &mut self.spare)
     }
 
-    /// Gives the stack a chunk, if it still wants one; says whether it took it. `capacity` is how many objects it may hold.
+    /// Takes full chunks of objects, up to so many and as far as the stack may have them, which are `capacity` objects;
+    /// gives a spare chunk for each that there is one for. Returns how many it took and gave.
+    pub(crate) fn take_chunks(
+        &mut self,
+        chunks: u32,
+        capacity: u32,
+        from: &mut ChunkStack,
+        spare: &mut ChunkList,
+    ) -> (u32, u32) {
+        self.stack.set_capacity(capacity);
+        let taken = from.hand_over(chunks, &mut self.stack);
+        (taken, spare.take(taken, &mut self.spare))
+    }
+
+    /// Whether there are full chunks on the stack beside its top.
+    pub(crate) fn has_chunks(&self) -> bool {
+        self.stack.count() > CHUNK_OBJECTS
+    }
+
+    /// Gives full chunks of objects, up to so many and as far as the other stack may have them, and takes spare ones in
+    /// return, as far as there are any. Returns how many it gave and took.
+    pub(crate) fn give_chunks(&mut self, chunks: u32, to: &mut ChunkStack, spare: &mut ChunkList) -> (u32, u32) {
+        let given = self.stack.hand_over(chunks, to);
+        (given, self.spare.take(given, spare))
+    }
+
+    /// Gives the stack, which may hold so many objects, a chunk more; says whether it has a use for it.
     ///
     /// # Safety
     ///
-    /// As for [`ChunkStack::add_chunk`].
-    pub(crate) unsafe fn add_stack_chunk(&mut self, chunk: *mut u8, capacity: u32) -> bool {
-        let wanted = self.stack.wanted_chunks() > 0;
-        if wanted {
+    /// As for [`ChunkList::push`].
+    pub(crate) unsafe fn accept(&mut self, chunk: *mut u8, capacity: u32) -> bool {
+        self.stack.set_capacity(capacity);
+        let useful = self.wanted_chunks() > 0;
+        if useful {
             // SAFETY: the caller's promise.
-            unsafe { self.stack.add_chunk(chunk, capacity) };
+            unsafe { self.spare.push(chunk) };
         }
-        wanted
+        useful
     }
 
     /// Gives up the stack, its objects and all empty slabs: these are put on `surplus`, the stack's memory on `chunks`.
     pub(crate) fn shrink(&mut self, view: SlabView, surplus: &mut FrameList, chunks: &mut ChunkList) {
         let mut stack = mem::replace(&mut self.stack, ChunkStack::new());
         stack.give_up(|objects| self.give_to_slabs(view, objects, false, surplus), chunks);
+        chunks.take(u32::MAX, &mut self.spare);
         while let Some(slab) = self.empty.pop(view.frames) {
             self.empty_slabs -= 1;
             self.slabs -= 1;

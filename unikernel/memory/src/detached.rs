@@ -48,6 +48,8 @@ mod tests {
             mark,
             net_bytes,
             net_frames,
+            stacks,
+            held_chunks,
             next,
             #[cfg(feature = "hosted")]
             pooled,
@@ -64,6 +66,8 @@ mod tests {
             );
             all.extend([&magazine.count, &magazine.limit].map(|word| u64::from(word.load(Relaxed))));
             all.extend(magazine.slots.iter().map(|slot| slot.load(Relaxed).addr() as u64));
+            // SAFETY: nobody else has the set.
+            all.extend(unsafe { &*magazine.stack.get() }.contents());
         }
         for list in pages {
             all.extend([&list.count, &list.limit].map(|word| u64::from(word.load(Relaxed))));
@@ -89,7 +93,10 @@ mod tests {
             &counters.page_drains,
         ];
         all.extend(counters.into_iter().chain([net_bytes, net_frames]).map(|word| word.load(Relaxed) as u64));
-        all.extend([spare_count.load(Relaxed), *node_tag, *mark].map(u64::from));
+        all.extend(
+            [spare_count.load(Relaxed), stacks.tickets().drawn(), held_chunks.load(Relaxed), *node_tag, *mark]
+                .map(u64::from),
+        );
         all.extend([*used_slots as u64, zone.0.into(), (*attached).into(), cpu.0.into(), node.0.into()]);
         all
     }

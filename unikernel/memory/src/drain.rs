@@ -1,20 +1,21 @@
-//! Giving back: what sets hold to the depots, what depots keep in reserve to the page layer.
+//! Giving back: what sets hold to the depots, what stacks and depots keep in reserve to the page layer.
 //!
-//! Used by reclaim, by hosts whose CPUs idle or go, and by `kmem_cache`. Depots give up slabs and stacks under their
-//! locks, and the page layer gets them after these are released; see the lock order in [`slab`](crate::slab).
+//! Used by reclaim, by hosts whose CPUs idle or go, and by `kmem_cache`. Depots and CPUs give up slabs and stacks under
+//! their locks, and the page layer gets them after these are released; see the lock order in [`slab`](crate::slab).
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use crate::class::tag_cache;
-use crate::depot::{DepotState, SlabView};
 use crate::chunk_stack::ChunkList;
+use crate::class::tag_cache;
+use crate::cpu_stacks::{Stacks, TURNS};
+use crate::depot::{DepotState, SlabView};
 use crate::frame::{FrameList, Frames, Pfn};
 use crate::machine::Machine;
 use crate::registry::CacheShape;
 use crate::service::Service;
 use crate::set::Set;
 
-/// What depots gave up under their locks.
+/// What depots and CPUs gave up under their locks.
 pub(crate) struct Released {
     slabs: FrameList,
     chunks: ChunkList,
@@ -40,6 +41,7 @@ impl<M: Machine> Service<M> {
         for (cache, magazine) in set.each_magazine() {
             self.drain_tag(set, magazine, set.local_tag(cache));
         }
+        self.empty_set(set, true);
         for remote in &set.remote {
             self.drain_tag(set, remote, remote.tag.load(Relaxed) as u16);
             remote.vacate();
@@ -51,6 +53,9 @@ impl<M: Machine> Service<M> {
     pub(crate) fn drain_cache(&self, set: &Set, cache: &CacheShape) {
         if set.attached {
             self.drain_tag(set, set.magazine_of(cache), set.local_tag(cache.id));
+            let mut released = Released::new();
+            self.empty_stack(set, cache, true, &mut released);
+            self.release(released);
             for remote in &set.remote {
                 let tag = remote.tag.load(Relaxed) as u16;
                 if tag_cache(tag) == cache.id {
@@ -60,20 +65,83 @@ impl<M: Machine> Service<M> {
         }
     }
 
-    /// Gives the stacks and empty slabs of every depot back to the page layer. Linux's `kmem_cache_shrink`, for all
+    /// Has the stacks of a set give up chunks until so many are spare or may be had, of which there may be `most` in all:
+    /// those of other caches than this, in turn. What was on them goes to the depots.
+    #[cold]
+    pub(crate) fn give_up_others_chunks(&self, set: &Set, cache: &CacheShape, chunks: u32, most: u32) {
+        let mut released = Released::new();
+        for _ in 0..TURNS {
+            let mut stacks = set.lock_stacks(self.machine());
+            if stacks.has_chunks(chunks, most) {
+                break;
+            }
+            let id = stacks.next_in_turn();
+            if id != cache.id
+                && let Some(other) = self.cache(id)
+            {
+                self.give_stack(set, &mut stacks, &other, true, &mut released);
+            }
+        }
+        self.release(released);
+    }
+
+    /// Gives what a set has on its stacks to the depots, to be kept there or not, and what these are made of to the page
+    /// layer.
+    fn empty_set(&self, set: &Set, keep: bool) {
+        let mut released = Released::new();
+        for (id, _) in set.each_magazine().take_while(|_| set.has_stacks()) {
+            self.with_cache(id, |cache, _| self.empty_stack(set, cache, keep, &mut released));
+        }
+        self.release(released);
+    }
+
+    /// Gives what a set has on its stack for a cache to the depot, to be kept there or not, and the chunks that are spare
+    /// then to the page layer.
+    fn empty_stack(&self, set: &Set, cache: &CacheShape, keep: bool, released: &mut Released) {
+        let mut stacks = set.lock_stacks(self.machine());
+        self.give_stack(set, &mut stacks, cache, keep, released);
+        stacks.release(&mut released.chunks);
+    }
+
+    fn give_stack(
+        &self,
+        set: &Set,
+        stacks: &mut Stacks<'_, M>,
+        cache: &CacheShape,
+        keep: bool,
+        released: &mut Released,
+    ) {
+        if stacks.count(cache) > 0 {
+            let depot = self.depot(set.zone.node(), cache.id).expect("a set's local node has memory");
+            let depot = &mut depot.lock(self.machine());
+            while keep && stacks.hand_over(cache, depot, self.depot_stack_capacity(&cache.geometry)) {}
+            stacks.give_up(cache, |objects| {
+                depot.give(self.slab_view(cache), objects, keep, &mut released.slabs);
+            });
+        }
+    }
+
+    /// Gives what all sets have on their stacks for a cache to its slabs.
+    pub(crate) fn empty_stacks(&self, cache: &CacheShape, released: &mut Released) {
+        self.sets().filter(|set| set.has_stacks()).for_each(|set| self.empty_stack(set, cache, false, released));
+    }
+
+    /// Gives all stacks and the empty slabs of every depot back to the page layer. Linux's `kmem_cache_shrink`, for all
     /// caches.
     pub(crate) fn drain_depots(&self) {
         self.reap_dying();
+        self.sets().for_each(|set| self.empty_set(set, false));
         for id in self.cache_ids() {
             self.shrink_cache(id);
         }
         self.shrink_chunks();
     }
 
-    /// Gives the stacks and empty slabs of a cache's depots back to the page layer.
+    /// Gives the stacks of a cache and the empty slabs of its depots back to the page layer.
     pub(crate) fn shrink_cache(&self, id: usize) {
         let mut released = Released::new();
         self.with_cache(id, |cache, _| {
+            self.empty_stacks(cache, &mut released);
             let view = self.slab_view(cache);
             self.depots(id).for_each(|(_, depot)| released.shrink(view, &mut depot.lock(self.machine())));
         });
@@ -81,6 +149,7 @@ impl<M: Machine> Service<M> {
     }
 
     /// Gives what depots gave up back to the page layer, with no lock held.
+    #[inline(never)]
     pub(crate) fn release(&self, mut released: Released) {
         let frames = Frames::of(self.machine());
         while let Some(slab) = released.slabs.pop(frames) {

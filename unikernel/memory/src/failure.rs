@@ -124,8 +124,7 @@ impl<M: Machine> Failure<'_, M> {
             geometry.objects,
             geometry.order.get()
         ));
-        for (node, depot) in self.service.depots(cache.id) {
-            let counts = depot.counts(self.service.machine());
+        for (node, counts) in self.service.depot_counts(cache) {
             line(format_args!(
                 "  node {}: slabs: {}, objs: {}, free: {}",
                 node.0,

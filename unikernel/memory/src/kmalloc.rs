@@ -95,7 +95,7 @@ impl<M: Machine> Service<M> {
         }
         let class = key_cache(key);
         let shape = CacheShape::kmalloc(class);
-        match self.object_from_depot(&shape, gfp).or_else(|| self.object_of_new_slabs(&shape, gfp)) {
+        match self.object_from_stack(&shape, gfp).or_else(|| self.object_of_new_slabs(&shape, gfp)) {
             Some(object) => object,
             None => self.object_slow(&CacheView::kmalloc(class), None, gfp),
         }
@@ -273,7 +273,7 @@ impl<M: Machine> Service<M> {
         // SAFETY: as in `cached_object`.
         let key = self.machine().tag(object.addr()) ^ unsafe { &*self.machine().set() }.node_tag;
         // Class 0, of what is no object, has no objects either.
-        if !self.free_through_depot(&CacheShape::kmalloc(key_cache(key)), object) {
+        if !self.free_through_stack(&CacheShape::kmalloc(key_cache(key)), object) {
             self.kfree_any(object);
         }
     }

@@ -380,6 +380,7 @@ impl<M: Machine> Service<M> {
         let mut locked = self.registry().lock(self.machine());
         locked.update(cache, |entry| complete = entry.dying);
         if complete {
+            self.empty_stacks(cache, &mut released);
             let view = self.slab_view(cache);
             for (_, depot) in self.depots(cache.id) {
                 let mut depot = depot.lock(self.machine());
@@ -404,9 +405,9 @@ impl<M: Machine> Service<M> {
         let cached: u64 = self.sets().map(|set| u64::from(set.cached(cache))).sum();
         let absent = |counts: DepotCounts| {
             let objects = u64::from(counts.slabs) * u64::from(cache.geometry.objects);
-            objects - u64::from(counts.stacked) - u64::from(counts.free_in_slabs)
+            objects.saturating_sub(u64::from(counts.stacked) + u64::from(counts.free_in_slabs))
         };
-        let absent: u64 = self.depots(cache.id).map(|(_, depot)| absent(depot.counts(self.machine()))).sum();
+        let absent: u64 = self.depot_counts(cache).map(|(_, counts)| absent(counts)).sum();
         absent.saturating_sub(cached)
     }
 
@@ -478,7 +479,7 @@ impl<M: Machine> Service<M> {
     #[inline(never)]
     #[track_caller]
     fn object_of_slow(&self, cache: &KmemCache, gfp: Gfp) -> *mut u8 {
-        match self.object_from_depot(&cache.view, gfp) {
+        match self.object_from_stack(&cache.view, gfp) {
             Some(object) => object,
             None => self.object_slow(&cache.view, None, gfp),
         }
@@ -552,7 +553,7 @@ impl<M: Machine> Service<M> {
     #[cold]
     #[inline(never)]
     fn kmem_cache_free_slow(&self, cache: &KmemCache, object: *mut u8) {
-        if self.free_through_depot(&cache.view, object) {
+        if self.free_through_stack(&cache.view, object) {
             return;
         }
         if let Err(error) = self.free_slow(object, Some(cache.view.id)) {

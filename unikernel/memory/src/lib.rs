@@ -16,7 +16,8 @@
 //! | `percpu`                     | a piece of memory for each CPU                              |
 //! | `exchange`                   | the usual slow paths of objects                             |
 //! | `slab`, `drain`, `depot`     | slow paths; giving back; what is done under a depot's lock  |
-//! | `chunk_stack`, `chunks`      | free objects at hand, as pointers; what that is made of |
+//! | `cpu_stacks`                 | what a CPU's magazines cannot hold                          |
+//! | `chunk_stack`, `chunks`      | free objects at hand, as pointers; what that is made of     |
 //! | `vmalloc`                    | memory contiguous in addresses only                         |
 //! | [`contig`]                   | `contigmalloc`: memory contiguous in frames, where asked for |
 //! | [`malloc_type`]              | whose memory it is, for those who name their kind           |
@@ -49,12 +50,13 @@ mod attention;
 pub mod bio;
 mod bulk;
 mod capacity;
+mod chunk_stack;
 mod chunks;
 mod class;
 pub mod compaction;
 pub mod contig;
+mod cpu_stacks;
 mod depot;
-mod chunk_stack;
 mod detached;
 mod drain;
 mod elements;

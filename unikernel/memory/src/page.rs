@@ -331,6 +331,7 @@ impl<M: Machine> Service<M> {
     }
 
     /// Notes that frames of the service are about to be given back.
+    #[inline(never)]
     pub(crate) fn return_frames(&self, frames: u32) {
         // SAFETY: as in `alloc_pages`.
         self.note_frames(unsafe { &*self.machine().set() }, frames as usize);

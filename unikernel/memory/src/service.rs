@@ -245,6 +245,8 @@ impl<M: Machine> Service<M> {
         // SAFETY: initialised above; never freed.
         let set = unsafe { &mut *pointer };
         self.equip(set, cpu, node, interrupt);
+        // Under the registry's lock, so that whoever holds it (a fork does) knows all sets, and so all their locks.
+        let registry = self.registry.lock(&self.machine);
         let mut head = self.sets.load(Relaxed);
         loop {
             set.next.store(head, Relaxed);
@@ -254,6 +256,7 @@ impl<M: Machine> Service<M> {
                 Err(current) => head = current,
             }
         }
+        drop(registry);
         // Whoever closed all caches meanwhile may not have found this one on the list.
         if self.waiters.attention().noticed() {
             set.close();
@@ -483,6 +486,7 @@ impl<M: Machine> Service<M> {
         each(self.registry.tickets());
         each(self.shrinkers.tickets());
         each(self.waiters.tickets());
+        self.sets().for_each(|set| each(set.stacks.tickets()));
         for id in self.cache_ids() {
             self.depots(id).for_each(|(_, depot)| each(depot.tickets()));
         }
@@ -571,7 +575,7 @@ impl<M: Machine> Service<M> {
             }
         }
         let bytes = total * FRAME_BYTES as u64;
-        self.capacities.set(bytes, topology.cpus().len());
+        self.capacities.set(bytes, topology.cpus().len(), self.nodes.with_memory().count());
         let reserve = reserve_frames(total);
         for (_, node) in self.nodes.with_memory() {
             for zone in &node.zones {

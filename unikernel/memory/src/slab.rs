@@ -10,37 +10,41 @@
 //! |------------|------------------------------------------------|----------------------------------------------|-------------------|
 //! | in use     | with its owner                                 | the owner's; 0 when handed out               | the owner         |
 //! | cached     | in a magazine or remote magazine of a set      | the mark in the upper 32 bits, lower 32 stale| that set's CPU    |
+//! | stacked    | on the stack behind a magazine of a set        | the same                                     | the set's lock    |
 //! | in a depot | on the depot's stack                           | the same                                     | the depot's lock  |
 //! | in a slab  | on the free list that starts in the slab's word| secret, lower 16 the next object of the list | the depot's lock  |
 //!
 //! The link word is an object's first, or, where a constructor owns the contents, the one behind them
-//! ([`Geometry::link`](crate::class::Geometry::link)). What a depot does under its lock is in [`depot`](crate::depot).
+//! ([`Geometry::link`](crate::class::Geometry::link)). What a depot does under its lock is in [`depot`](crate::depot), what
+//! sets' stacks are for in [`cpu_stacks`](crate::cpu_stacks).
 //!
 //! The *secret* has 48 bits, and the upper 32 of them are the *mark*. A free finds the mark in an object's link word when
-//! the object is free already, or, once in 2^32, by coincidence. Only then is it searched for (depot, slab, all sets):
+//! the object is free already, or, once in 2^32, by coincidence. Only then is it searched for (depot, slab, all sets and
+//! their stacks):
 //! that is exact as far as it finds, for an object seen in a free state during the call was not the caller's to free.
 //! What other CPUs move meanwhile is looked for twice.
 //!
-//! The usual cases of these paths, a batch that the depot has or has room for, are [`exchange`](crate::exchange)'s.
+//! The usual cases of these paths, a batch that the stack or depot has or has room for, are [`exchange`](crate::exchange)'s.
 //!
-//! Lock order: depot, growth, zone. No depot lock is held while the page layer is asked for frames.
+//! Lock order: stacks, depot, growth, zone. No depot lock is held while the page layer is asked for frames.
 
 use core::cell::Cell;
 use core::fmt;
 use core::ptr;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use quarry_topology::NodeId;
 
 use crate::allocate::{Floor, Request};
 use crate::class::{GEOMETRY, Geometry, LARGE, MAGAZINES, tag, tag_cache, tag_node};
+use crate::cpu_stacks::Stacks;
 use crate::depot::SlabView;
 use crate::frame::{FRAME_BYTES, FRAME_SHIFT, FrameList, Frames, Kind, Order, Pfn, State};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::registry::{CacheShape, CacheView};
 use crate::service::Service;
-use crate::set::{EMPTY, Magazine, REMOTE_SLOTS, Remote, Set, Stack, bump};
+use crate::set::{EMPTY, Magazine, Places, REMOTE_SLOTS, Remote, Set, Stack, bump};
 use crate::task::Task;
 
 /// Why a pointer could not be freed. The memory it points to is left alone.
@@ -110,7 +114,7 @@ impl<M: Machine> Service<M> {
     }
 
     /// One object of the cache, near the calling CPU or, with `node`, near that node: null when there is none. Where
-    /// the fast path goes when its magazine is empty and the [depot](Self::object_from_depot) has nothing at hand, and
+    /// the fast path goes when its magazine is empty and the [depot](Self::object_from_stack) has nothing at hand, and
     /// where caches without magazines and other nodes' begin.
     #[cold]
     #[inline(never)]
@@ -198,17 +202,17 @@ impl<M: Machine> Service<M> {
             return self.refill(set, magazine, cache, node, frames);
         }
         if local || !set.attached || !cache.has_magazines() {
-            let mut found = None;
-            let taken = self.take_objects(set, cache, node, 1, frames, |objects| found = objects.first().copied());
+            let (mut found, count) = ([ptr::null_mut()], AtomicU32::new(0));
+            let taken = self.take_objects(set, cache, node, 1, frames, Places::of(&mut found, &count));
             self.note_objects(set, cache, taken);
-            return found;
+            return (taken > 0).then_some(found[0]);
         }
         let remote = self.remote_magazine(set, cache, tag);
         if remote.count.load(Relaxed) == 0 {
             bump(&set.counters.remote_refills);
             let capacity = remote.capacity.get();
             let wanted = if self.waiters().attention().is_raised() { 1 } else { capacity / 2 };
-            let taken = self.take_objects(set, cache, node, wanted, frames, |objects| remote.push_run(objects));
+            let taken = self.take_objects(set, cache, node, wanted, frames, remote.places());
             self.note_objects(set, cache, taken);
         }
         remote.pop()
@@ -227,13 +231,14 @@ impl<M: Machine> Service<M> {
             // Whoever set the limit to 0 wanted the magazine emptied, and it is.
             let capacity = self.waiters().attention().settle(&magazine.limit, magazine.capacity.get().into());
             let wanted = (capacity / 2).max(1);
-            let taken = self.take_objects(set, cache, node, wanted, frames, |objects| magazine.push_run(objects));
+            let taken = self.take_objects(set, cache, node, wanted, frames, magazine.places());
             self.note_objects(set, cache, taken);
         }
         magazine.pop()
     }
 
-    /// Takes objects from a node's depot, with a new slab if it has none; returns how many there were.
+    /// Takes objects of a node from the CPU's own stack, else from the node's depot, else from a new slab, and where there
+    /// is no memory for that from another CPU's stack; returns how many there were.
     pub(crate) fn take_objects(
         &self,
         set: &Set,
@@ -241,19 +246,25 @@ impl<M: Machine> Service<M> {
         node: NodeId,
         wanted: u32,
         frames: &SlabFrames,
-        mut take: impl FnMut(&[*mut u8]),
+        places: Places,
     ) -> u32 {
         let Some(depot) = self.depot(node, cache.id) else { return 0 };
         let view = self.slab_view(cache);
-        let taken = depot.lock(self.machine()).take(view, wanted, &mut take);
+        let taken = if set.stacks_objects_of(node) {
+            self.take_local(&mut set.lock_stacks(self.machine()), cache, wanted, places)
+        } else {
+            depot.lock(self.machine()).take(view, wanted, places)
+        };
         if taken > 0 {
             return taken;
         }
-        let Some(slab) = self.new_slab(set, cache, node, frames) else { return 0 };
+        let Some(slab) = self.new_slab(set, cache, node, frames) else {
+            return self.take_anybodys(cache, node, wanted, places);
+        };
         // Under one lock, so that no other CPU is quicker to take the new slab's objects.
         let mut depot = depot.lock(self.machine());
         depot.add_slab(view, slab);
-        depot.take(view, wanted, &mut take)
+        depot.take(view, wanted, places)
     }
 
     fn new_slab(&self, set: &Set, cache: &CacheView, node: NodeId, frames: &SlabFrames) -> Option<Pfn> {
@@ -322,18 +333,18 @@ impl<M: Machine> Service<M> {
             magazine.push(object);
         } else if is_local || !set.attached || !cache.has_magazines() {
             self.note_bytes(set, size.wrapping_neg());
-            self.give_objects(&cache, tag, &[object], || ());
+            self.give_to_depot(&cache, tag, &[object], &|| ());
         } else {
             let remote = self.remote_magazine(set, &cache, tag);
             let capacity = remote.capacity.get();
             let raised = self.waiters().attention().is_raised();
             if raised || remote.count.load(Relaxed) >= capacity {
                 bump(&set.counters.remote_drains);
-                self.drain(set, remote, &cache, tag);
+                self.drain(set, &cache, tag, remote.objects(), &|| remote.clear());
             }
             if raised {
                 self.note_bytes(set, size.wrapping_neg());
-                self.give_objects(&cache, tag, &[object], || ());
+                self.give_to_depot(&cache, tag, &[object], &|| ());
             } else {
                 remote.push(object);
             }
@@ -406,7 +417,7 @@ impl<M: Machine> Service<M> {
         left -= 1;
         let magazine = set.spare_magazines.load(Relaxed).wrapping_add(left as usize);
         set.spare_count.store(left, Relaxed);
-        set.dynamic[cache.slot()].store(magazine, Relaxed);
+        set.install_magazine(self.machine(), cache.slot(), magazine);
         // SAFETY: a zeroed magazine of a page that is never freed.
         Some(unsafe { &*magazine })
     }
@@ -439,25 +450,29 @@ impl<M: Machine> Service<M> {
         self.try_free_pages(block, order).map_err(|_| FreeError::DoubleFree(object.addr()))
     }
 
-    /// Makes room in a local magazine that is full or that somebody closed, by emptying it. `false` while nothing is to be
-    /// cached.
+    /// Makes room in a local magazine, by emptying it: one that is full to where its CPU finds its objects again first, one
+    /// that somebody closed to the depot. `false` while nothing is to be cached.
     pub(crate) fn make_room(&self, set: &Set, magazine: &Magazine, cache: &CacheShape, tag: u16) -> bool {
         let capacity = magazine.capacity.get().into();
         let closed = magazine.limit.load(Relaxed) == 0;
         let open = self.waiters().attention().settle(&magazine.limit, capacity) > 0;
-        if closed || !open || magazine.count.load(Relaxed) >= capacity {
+        if closed || !open {
             bump(&set.counters.drains);
-            self.drain(set, magazine, cache, tag);
+            self.drain(set, cache, tag, magazine.objects(), &|| magazine.clear());
+        } else if magazine.count.load(Relaxed) >= capacity {
+            bump(&set.counters.drains);
+            let objects = magazine.objects();
+            self.note_bytes(set, (objects.len() * cache.geometry.size as usize).wrapping_neg());
+            self.give_objects(set, cache, tag, objects, &|| magazine.clear());
         }
         open
     }
 
-    /// Gives the objects of a magazine back to their depot.
-    fn drain(&self, set: &Set, magazine: &impl Stack, cache: &CacheShape, tag: u16) {
-        let objects = magazine.objects();
+    /// Gives objects that a set holds back to their depot. `given` as for [`Self::give_objects`].
+    fn drain(&self, set: &Set, cache: &CacheShape, tag: u16, objects: &[*mut u8], given: &dyn Fn()) {
         if !objects.is_empty() {
             self.note_bytes(set, (objects.len() * cache.geometry.size as usize).wrapping_neg());
-            self.give_objects(cache, tag, objects, || magazine.clear());
+            self.give_to_depot(cache, tag, objects, given);
         }
     }
 
@@ -465,7 +480,7 @@ impl<M: Machine> Service<M> {
     pub(crate) fn drain_tag(&self, set: &Set, magazine: &impl Stack, tag: u16) {
         if magazine.count().load(Relaxed) > 0 {
             let cache = self.cache(tag_cache(tag)).expect("a cache lives while a set has objects of it");
-            self.drain(set, magazine, &cache, tag);
+            self.drain(set, &cache, tag, magazine.objects(), &|| magazine.clear());
         }
     }
 
@@ -474,24 +489,59 @@ impl<M: Machine> Service<M> {
         self.note_bytes(set, count as usize * cache.geometry.size as usize);
     }
 
-    /// Gives free objects to their depot: its stack, then their slabs. `given` is called while the depot's lock is held
-    /// still: a host forks with all locks taken, and the child of a fork finds an object where it was or in the depot,
-    /// never in both.
-    pub(crate) fn give_objects(&self, cache: &CacheShape, tag: u16, objects: &[*mut u8], given: impl FnOnce()) {
+    /// Gives free objects to the CPU's own stack or, where that has no room or is not for them, to their depot. `given` is
+    /// called while the lock of whichever it is is held still: a host forks with all locks taken, and the child of a fork
+    /// finds an object where it was or where it went, never in both.
+    pub(crate) fn give_objects(&self, set: &Set, cache: &CacheShape, tag: u16, objects: &[*mut u8], given: &dyn Fn()) {
+        // While anybody waits nothing is kept: frames and objects go where they can be had.
+        if !set.stacks_objects_of(NodeId(tag_node(tag))) || self.waiters().attention().is_raised() {
+            return self.give_to_depot(cache, tag, objects, given);
+        }
+        let (mut stacks, fits) = self.with_stack_room(set, cache, objects.len());
+        if fits {
+            stacks.put_all(cache, objects);
+            given();
+            drop(stacks);
+            self.objects_freed(cache.id);
+        } else {
+            self.give_away(Some(stacks), cache, tag, objects, given);
+        }
+    }
+
+    /// Gives free objects to their depot: its stack, then their slabs. `given` as for [`Self::give_objects`].
+    pub(crate) fn give_to_depot(&self, cache: &CacheShape, tag: u16, objects: &[*mut u8], given: &dyn Fn()) {
+        self.give_away(None, cache, tag, objects, given);
+    }
+
+    /// As [`Self::give_to_depot`]; with the full stacks of a set, these hand over older ones in their place.
+    fn give_away(
+        &self,
+        mut full: Option<Stacks<'_, M>>,
+        cache: &CacheShape,
+        tag: u16,
+        objects: &[*mut u8],
+        given: &dyn Fn(),
+    ) {
         let node = NodeId(tag_node(tag));
         let depot = self.depot(node, cache.id).expect("an object's tag names a node with memory");
-        let view = self.slab_view(cache);
+        let (view, capacity) = (self.slab_view(cache), self.depot_stack_capacity(&cache.geometry));
         let mut surplus = FrameList::new();
-        // While anybody waits nothing is kept: frames and objects go where they can be had.
         let keep = !self.waiters().attention().is_raised();
         let wanted_chunks = {
             let mut depot = depot.lock(self.machine());
-            let wanted_chunks = depot.give(view, objects, keep, &mut surplus);
+            let kept = full
+                .as_mut()
+                .is_some_and(|stacks| stacks.hand_over(cache, &mut depot, capacity) && stacks.put_all(cache, objects));
+            let wanted_chunks = if kept { 0 } else { depot.give(view, objects, keep, &mut surplus) };
             given();
             wanted_chunks
         };
+        drop(full);
         if wanted_chunks > 0 {
-            self.grow_stack(depot, cache, node, wanted_chunks);
+            self.bring_chunks(node, wanted_chunks, &mut |chunk| {
+                // SAFETY: the chunk is new, and comes back after the stack has given it up.
+                unsafe { depot.lock(self.machine()).accept(chunk, capacity) }
+            });
         }
         while let Some(slab) = surplus.pop(view.frames) {
             self.release_slab(slab);
@@ -500,6 +550,7 @@ impl<M: Machine> Service<M> {
     }
 
     /// Memory for the service itself that it can do without.
+    #[inline(never)]
     pub(crate) fn spare_block(&self, node: NodeId, order: Order) -> Option<Pfn> {
         self.alloc_pages_node(node, Gfp::NOWAIT | Gfp::NOWARN | Gfp::THISNODE, order)
     }
@@ -516,13 +567,17 @@ impl<M: Machine> Service<M> {
         remote
     }
 
-    /// Whether a free object's place can be found: depot, slab, or any set. See the module head.
+    /// Whether a free object's place can be found: depot, slab, any stack, or any set. See the module head.
     fn is_free(&self, cache: &CacheShape, tag: u16, object: *mut u8) -> bool {
         let Some(depot) = self.depot(NodeId(tag_node(tag)), cache.id) else { return false };
         let view = self.slab_view(cache);
         let cached =
             |set: &Set| set.magazine_of(cache).holds(object) || set.remote.iter().any(|remote| remote.holds(object));
-        (0..2).any(|_| depot.lock(self.machine()).holds(view, object) || self.sets().any(cached))
+        let in_depot = || {
+            let depot = depot.lock(self.machine());
+            depot.holds(view, object)
+        };
+        (0..2).any(|_| in_depot() || self.is_stacked(cache, object) || self.sets().any(cached))
     }
 }
 

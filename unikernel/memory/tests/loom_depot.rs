@@ -1,8 +1,9 @@
 //! Every interleaving of an exchange with a depot: the very files that ship, compiled against loom's atomics.
 //!
-//! The model's depot is a stack behind the shipped lock, its magazines are plain memory of one thread each, as they are
-//! plain memory of one CPU in the service, and closing one is a store to its limit by another thread. Loom fails the
-//! model when two threads touch an object, or the depot, without an ordering between them.
+//! The model's depot is a stack behind the shipped lock, as a CPU's own stack is behind another; its magazines are plain
+//! memory of one thread each, as they are plain memory of one CPU in the service, and closing one is a store to its limit
+//! by another thread. Loom fails the model when two threads touch an object, a stack or the depot without an ordering
+//! between them.
 
 mod sync {
     pub(crate) use loom::sync::atomic::{AtomicU32, Ordering, fence};
@@ -24,14 +25,34 @@ use tickets::Tickets;
 /// An object: what its owner writes to it.
 type Object = Arc<UnsafeCell<u32>>;
 
-struct Depot {
+struct Stack {
     lock: Tickets,
-    stack: UnsafeCell<Vec<Object>>,
+    objects: UnsafeCell<Vec<Object>>,
+}
+
+impl Stack {
+    fn new(objects: Vec<Object>) -> Self {
+        Self { lock: Tickets::new(AtomicU32::new(0), AtomicU32::new(0)), objects: UnsafeCell::new(objects) }
+    }
+
+    fn locked<R>(&self, work: impl FnOnce(&mut Vec<Object>) -> R) -> R {
+        let ticket = self.lock.acquire(|_| loom::thread::yield_now());
+        // SAFETY: the lock is held; loom itself fails the model when two threads are inside at once.
+        let result = self.objects.with_mut(|objects| work(unsafe { &mut *objects }));
+        self.lock.release(ticket);
+        result
+    }
+}
+
+struct Depot {
+    stack: Stack,
+    /// Those behind the magazines of two CPUs.
+    own: [Stack; 2],
     attention: Attention,
     limit: AtomicU32,
 }
 
-// SAFETY: the stack is reached under the lock only, which loom watches over.
+// SAFETY: the stacks are reached under their locks only, which loom watches over.
 unsafe impl Sync for Depot {}
 // SAFETY: as above.
 unsafe impl Send for Depot {}
@@ -40,19 +61,35 @@ impl Depot {
     fn new(objects: usize) -> Arc<Self> {
         let objects = (0..objects).map(|_| Arc::new(UnsafeCell::new(0))).collect();
         Arc::new(Self {
-            lock: Tickets::new(AtomicU32::new(0), AtomicU32::new(0)),
-            stack: UnsafeCell::new(objects),
+            stack: Stack::new(objects),
+            own: [(); 2].map(|()| Stack::new(Vec::new())),
             attention: Attention::new(AtomicU32::new(0)),
             limit: AtomicU32::new(2),
         })
     }
 
     fn locked<R>(&self, work: impl FnOnce(&mut Vec<Object>) -> R) -> R {
-        let ticket = self.lock.acquire(|_| loom::thread::yield_now());
-        // SAFETY: the lock is held; loom itself fails the model when two threads are inside at once.
-        let result = self.stack.with_mut(|stack| work(unsafe { &mut *stack }));
-        self.lock.release(ticket);
-        result
+        self.stack.locked(work)
+    }
+
+    /// A refill of a CPU's: an object of its own stack, which takes all that the depot has where it is empty.
+    fn take_local(&self, cpu: usize) -> Option<Object> {
+        self.own[cpu].locked(|own| {
+            if own.is_empty() {
+                self.locked(|stack| own.append(stack));
+            }
+            own.pop()
+        })
+    }
+
+    /// A drain of a CPU's, onto its own stack.
+    fn give_local(&self, cpu: usize, object: Object) {
+        self.own[cpu].locked(|own| own.push(object));
+    }
+
+    /// What another CPU does when memory is short.
+    fn empty(&self, cpu: usize) {
+        self.own[cpu].locked(|own| self.locked(|stack| stack.append(own)));
     }
 
     /// A refill: up to `wanted` objects, under one lock acquisition.
@@ -97,6 +134,29 @@ fn what_one_cpu_drains_another_takes_whole_and_alone() {
         let held: Vec<_> =
             cpus.into_iter().flat_map(|cpu| cpu.join().expect("no thread of the model panics")).collect();
         assert_eq!(held.len() + depot.locked(|stack| stack.len()), 3, "no object is lost or there twice");
+    });
+}
+
+#[test]
+fn a_stack_that_another_cpu_empties_meanwhile_loses_nothing() {
+    explore(|| {
+        let depot = Depot::new(2);
+        let cpus = [0, 1].map(|cpu| {
+            let depot = Arc::clone(&depot);
+            loom::thread::spawn(move || {
+                let object = depot.take_local(cpu);
+                if let Some(object) = object {
+                    use_up(&object);
+                    depot.give_local(cpu, object);
+                }
+                depot.empty(1 - cpu);
+            })
+        });
+        for cpu in cpus {
+            cpu.join().expect("no thread of the model panics");
+        }
+        let left = depot.own.iter().map(|own| own.locked(|own| own.len())).sum::<usize>();
+        assert_eq!(left + depot.locked(|stack| stack.len()), 2, "no object is lost or there twice");
     });
 }
 

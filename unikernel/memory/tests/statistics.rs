@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use quarry_memory::hosted::{Hosted, HostedMachine};
 use quarry_memory::statistics::{
-    Buddyinfo, Hardware, Meminfo, NodeNumastat, Numastat, Pagetypeinfo, PoolBytes, Report, Rows, Slabinfo, Vmstat,
-    Zoneinfo,
+    Buddyinfo, Hardware, LockCounts, Meminfo, NodeNumastat, Numastat, Pagetypeinfo, PoolBytes, Report, Rows, Slabinfo,
+    Vmstat, Zoneinfo,
 };
 use quarry_memory::vm::VmPage;
 use quarry_memory::zone::ZoneKind;
@@ -399,13 +399,17 @@ fn locks_are_taken_once_a_batch_and_counted() {
         work();
         service.lock_counts().since(before)
     };
-    // So that the depot has a stack that is large enough.
+    // So that the stacks are large enough.
     (0..8).for_each(|_| batch(2000));
     let pairs = taken_by(&|| (0..1000).for_each(|_| batch(1)));
-    assert_eq!((pairs.zones, pairs.depots), (0, 0), "pairs stay on their CPU");
-    let batches = taken_by(&|| batch(2000));
-    assert_eq!(batches.zones, 0);
-    assert!((2000 / 60..=2000 / 15).contains(&batches.depots), "{batches:?}");
+    assert_eq!(pairs, LockCounts::default(), "pairs stay on their CPU, in its magazine");
+    // With 256 MiB a CPU, its stacks have a page of chunks, for 496 objects.
+    let own = taken_by(&|| batch(500));
+    assert_eq!((own.zones, own.depots), (0, 0), "what fits its stack stays there");
+    assert!((500 / 58..=500 / 15).contains(&own.stacks), "{own:?}");
+    let beyond = taken_by(&|| batch(2000));
+    assert_eq!(beyond.zones, 0);
+    assert!((2..=2000 / 100).contains(&beyond.depots), "objects go to the depot and back by many: {beyond:?}");
     let large = taken_by(&|| service.free_pages(service.get_free_pages(Gfp::KERNEL, Order::MAX), Order::MAX));
-    assert_eq!((large.zones, large.depots), (2, 0), "once to take it, once to give it back");
+    assert_eq!((large.zones, large.depots, large.stacks), (2, 0, 0), "once to take it, once to give it back");
 }

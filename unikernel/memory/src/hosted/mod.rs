@@ -101,8 +101,9 @@ pub struct HostedMachine<const PROCESS: bool = false> {
 /// What [`Hosted::on_warning`] takes: called with each line, by any thread.
 pub type WarningListener = dyn Fn(fmt::Arguments<'_>) + Send + Sync;
 
-/// The machine of [`Hosted::new`].
-const DEFAULT_TOPOLOGY: Topology = match Topology::builder().node(64 << 30, 64).build() {
+/// The machine of [`Hosted::new`]. Each thread keeps what a CPU may, which is a part of its share of the memory: with two
+/// gibibytes each some thousand objects.
+const DEFAULT_TOPOLOGY: Topology = match Topology::builder().node(64 << 30, 32).build() {
     Ok(topology) => topology,
     Err(_) => panic!("one node with memory and CPUs is a machine"),
 };

@@ -233,7 +233,7 @@ impl<M: Machine> Service<M> {
             let cached = object * self.sets().map(|set| u64::from(set.cached(cache))).sum::<u64>();
             rows.per_cpu_magazines += cached;
             bytes_out = bytes_out.wrapping_sub(cached as usize);
-            for counts in self.depots(cache.id).map(|(_, depot)| depot.counts(self.machine())) {
+            for (_, counts) in self.depot_counts(cache) {
                 rows.depots += u64::from(counts.stacked) * object;
                 rows.slab_free += u64::from(counts.free_in_slabs) * object;
                 rows.slab_waste += u64::from(counts.slabs) * u64::from(cache.geometry.waste());

@@ -84,9 +84,9 @@ impl<M: Machine> Service<M> {
     fn slab(&self, cache: &CacheShape, entry: Option<Registration>) -> Slab {
         let name = entry.map_or_else(|| CacheView::kmalloc(cache.id).name, |entry| CacheName::Given(entry.name));
         let limit = if cache.has_magazines() { self.capacities().magazine(&cache.geometry, SLOTS) } else { 0 };
-        let mut slab = Slab::new(name, cache, limit, self.stack_capacity(&cache.geometry));
+        let mut slab = Slab::new(name, cache, limit, self.depot_stack_capacity(&cache.geometry));
         slab.aliases = entry.map_or(0, |entry| entry.references.saturating_sub(1).into());
-        for counts in self.depots(cache.id).map(|(_, depot)| depot.counts(self.machine())) {
+        for (_, counts) in self.depot_counts(cache) {
             slab.slabs += u64::from(counts.slabs);
             slab.empty_slabs += u64::from(counts.empty_slabs);
             slab.free_in_slabs += u64::from(counts.free_in_slabs);
