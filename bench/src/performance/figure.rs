@@ -116,12 +116,9 @@ fn ours(figure: Figure, scale: &Scale, source: &Measured, all: &All) -> Option<(
             Some((ours / best, format!("{} ({} ns)", scale.text(ours / best), tables::figure(ours))))
         }
         Figure::Growth(growth) => {
-            // Instructions where they were counted, else time.
-            let cost = |keys: &[Key]| {
-                let time = || source.sum(OURS, keys, Metric::Ns);
-                source.sum(OURS, keys, Metric::Instructions).or_else(time)
-            };
-            Some(compared(scale, cost(&growth.on(1))?, cost(&growth.on(growth.to))?))
+            let (one, many) = (growth.on(1), growth.on(growth.to));
+            let metric = growth_metric(&one, source);
+            Some(compared(scale, source.sum(OURS, &one, metric)?, source.sum(OURS, &many, metric)?))
         }
         Figure::Over(over) => {
             let cost = |source: &Measured| source.sum(OURS, &over.cases, Metric::Instructions);
@@ -170,13 +167,18 @@ fn latencies(latency: &Latency, source: Option<&Measured>) -> Vec<String> {
     figures.into_iter().map(|(name, figure)| format!("{name} {figure:.0} ns")).collect()
 }
 
+/// What growth is told in: instructions where they were counted, else time.
+fn growth_metric(one: &[Key], source: &Measured) -> Metric {
+    if source.sum(OURS, one, Metric::Instructions).is_some() { Metric::Instructions } else { Metric::Ns }
+}
+
 fn growths(one: &[Key], many: &[Key], source: Option<&Measured>) -> Vec<String> {
     let Some(source) = source else { return Vec::new() };
-    let growth = |(name, cost): (String, f64)| {
-        let alone = source.sum(&name, one, Metric::Instructions)?;
-        Some(format!("{name} {:.2}", cost / alone))
-    };
-    source.others(many, Metric::Instructions).into_iter().filter_map(growth).collect()
+    let metric = growth_metric(one, source);
+    let growth = |(name, cost): (String, f64)| source.sum(&name, one, metric).map(|alone| (cost / alone, name));
+    let mut figures: Vec<_> = source.others(many, metric).into_iter().filter_map(growth).collect();
+    figures.sort_by(|one, other| one.0.total_cmp(&other.0));
+    figures.into_iter().map(|(growth, name)| format!("{name} {growth:.2}")).collect()
 }
 
 fn linux(targets: &Targets, row: &Row, figure: Figure, all: &All) -> Linux {
