@@ -76,8 +76,8 @@ impl Capacities {
 }
 
 impl<M: Machine> Service<M> {
-    /// Objects of that geometry that the stack behind a magazine of this set may hold on this machine: of a handlers' set,
-    /// as of its magazines, fewer.
+    /// Objects of that geometry that the stack behind a magazine of this set may hold on this machine: of a handlers'
+    /// set, as of its magazines, fewer.
     pub(crate) fn cpu_stack_capacity(&self, set: &Set, geometry: &Geometry) -> u32 {
         (self.capacities().stack(geometry) as usize * set.used_slots / SLOTS) as u32
     }
@@ -87,8 +87,8 @@ impl<M: Machine> Service<M> {
         (self.capacities().chunks.load(Relaxed) as usize * set.used_slots / SLOTS) as u32
     }
 
-    /// Objects of that geometry that the stack of a depot may hold on this machine: as many as the CPUs of a node may have
-    /// on their own.
+    /// Objects of that geometry that the stack of a depot may hold on this machine: as many as the CPUs of a node may
+    /// have on their own.
     pub(crate) fn depot_stack_capacity(&self, geometry: &Geometry) -> u32 {
         self.capacities().stack(geometry) * self.capacities().cpus_of_a_node.load(Relaxed)
     }

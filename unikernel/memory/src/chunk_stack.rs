@@ -1,18 +1,18 @@
 //! [`ChunkStack`]: free objects at hand, as pointers in chunks of memory.
 //!
-//! Used by [`depot`](crate::depot) and [`cpu_stacks`](crate::cpu_stacks), which guard a stack, and the chunks that it is made
-//! of, by a lock of theirs.
+//! Used by [`depot`](crate::depot) and [`cpu_stacks`](crate::cpu_stacks), which guard a stack, and the chunks that it
+//! is made of, by a lock of theirs.
 //!
 //! # Theory
 //!
-//! The stack is a chain of chunks, each of which holds [`CHUNK_OBJECTS`] pointers and leads to the chunk below. Chunks below
-//! the top are full, and the top is not empty: a chunk is taken from the owner's list of spare ones when there is more
-//! than fits the top, and goes back there with its last object. So the stacks of one owner share what memory they need at
-//! a time, an eighth of the smallest objects' own at the worst; no pointer is ever moved within a stack, and nothing takes
-//! longer with its size.
+//! The stack is a chain of chunks, each of which holds [`CHUNK_OBJECTS`] pointers and leads to the chunk below. Chunks
+//! below the top are full, and the top is not empty: a chunk is taken from the owner's list of spare ones when there is
+//! more than fits the top, and goes back there with its last object. So the stacks of one owner share what memory they
+//! need at a time, an eighth of the smallest objects' own at the worst; no pointer is ever moved within a stack, and
+//! nothing takes longer with its size.
 //!
-//! It never allocates: its owner, who cannot under the lock either, asks [how many chunks are missing](ChunkStack::missing)
-//! and brings them when it next comes by.
+//! It never allocates: its owner, who cannot under the lock either, asks [how many chunks are
+//! missing](ChunkStack::missing) and brings them when it next comes by.
 
 use core::{ptr, slice};
 
@@ -161,8 +161,8 @@ impl ChunkStack {
         fits
     }
 
-    /// Takes off up to `wanted` objects, those put on last, chunk by chunk: of each the one put on last at the end. Returns
-    /// how many.
+    /// Takes off up to `wanted` objects, those put on last, chunk by chunk: of each the one put on last at the end.
+    /// Returns how many.
     #[inline(never)]
     pub(crate) fn take(&mut self, wanted: u32, spare: &mut ChunkList, places: Places) -> u32 {
         let taken = wanted.min(self.count);
@@ -175,7 +175,8 @@ impl ChunkStack {
         taken
     }
 
-    /// Takes off up to `wanted` objects that are in one chunk, the one put on last at the end; none where there are none.
+    /// Takes off up to `wanted` objects that are in one chunk, the one put on last at the end; none where there are
+    /// none.
     #[inline]
     fn take_run<'a>(&'a mut self, wanted: u32, spare: &'a mut ChunkList) -> &'a [*mut u8] {
         if self.count == 0 {
@@ -184,8 +185,9 @@ impl ChunkStack {
         let used = self.in_top();
         let here = wanted.min(used);
         let left = (used - here) as usize;
-        // SAFETY: the top chunk is the stack's, and so many of its entries were valid until now. They stay as they are until
-        // something is put on a stack that has the chunk, which the borrow of this one and of the spare chunks keeps out.
+        // SAFETY: the top chunk is the stack's, and so many of its entries were valid until now. They stay as they are
+        // until something is put on a stack that has the chunk, which the borrow of this one and of the spare chunks
+        // keeps out.
         let run = unsafe {
             (&raw mut (*self.top).used).write(left);
             let objects = (&raw const (*self.top).objects).cast::<*mut u8>();
@@ -198,8 +200,8 @@ impl ChunkStack {
         run
     }
 
-    /// Moves up to `chunks` full chunks, those right below the top, to another stack, as far as that may hold their objects;
-    /// returns how many.
+    /// Moves up to `chunks` full chunks, those right below the top, to another stack, as far as that may hold their
+    /// objects; returns how many.
     pub(crate) fn hand_over(&mut self, chunks: u32, other: &mut Self) -> u32 {
         for moved in 0..chunks {
             // SAFETY: chunks of the stack's.

@@ -1,9 +1,10 @@
 //! Chunks: the pieces of pages that the stacks of depots and CPUs are made of.
 //!
-//! Used by the slab layer, when a [stack](crate::chunk_stack) is too small, and by [`drain`](crate::drain). There are some
-//! sixty stacks a node and a CPU, and most of them have few objects: a page for each would be most of what the service takes
-//! for itself beside the tables of frames. So pages are cut up as slabs are, and a [`Depot`] without a stack of its
-//! own keeps account of the pieces: one a node. Its pages have no tag, for a chunk is no object that anybody could free.
+//! Used by the slab layer, when a [stack](crate::chunk_stack) is too small, and by [`drain`](crate::drain). There are
+//! some sixty stacks a node and a CPU, and most of them have few objects: a page for each would be most of what the
+//! service takes for itself beside the tables of frames. So pages are cut up as slabs are, and a [`Depot`] without a
+//! stack of its own keeps account of the pieces: one a node. Its pages have no tag, for a chunk is no object that
+//! anybody could free.
 //!
 //! No lock is held while a chunk is got or given back but that of this depot.
 
@@ -29,8 +30,8 @@ const _: () = assert!(CHUNKS.order.get() == 0, "chunks are pieces of single page
 pub(crate) const CHUNKS_A_PAGE: usize = CHUNKS.objects as usize;
 
 impl<M: Machine> Service<M> {
-    /// A new page all of whose chunks are the caller's: for a CPU, so that no other one uses the lines next to its own, which
-    /// processors fetch ahead. Each can be [taken back](Self::return_chunk) by itself.
+    /// A new page all of whose chunks are the caller's: for a CPU, so that no other one uses the lines next to its own,
+    /// which processors fetch ahead. Each can be [taken back](Self::return_chunk) by itself.
     pub(crate) fn new_chunk_page(&self, node: NodeId) -> Option<impl Iterator<Item = *mut u8>> {
         let depot = &self.nodes().get(node)?.stack_chunks;
         let (page, view) = (self.spare_block(node, Order::ZERO)?, self.chunk_view());
@@ -40,8 +41,8 @@ impl<M: Machine> Service<M> {
         Some((0..CHUNKS_A_PAGE as u32).map(move |chunk| view.object(page, chunk)))
     }
 
-    /// Brings up to so many new chunks, as far as there is memory to spare and `accept` takes them. No lock is held when it
-    /// is called.
+    /// Brings up to so many new chunks, as far as there is memory to spare and `accept` takes them. No lock is held
+    /// when it is called.
     #[cold]
     pub(crate) fn bring_chunks(&self, node: NodeId, chunks: u32, accept: &mut dyn FnMut(*mut u8) -> bool) {
         for _ in 0..chunks {

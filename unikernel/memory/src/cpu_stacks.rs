@@ -7,19 +7,21 @@
 //! A CPU that allocates and frees more than a magazine at a time exchanges batches with its own stacks, not with the
 //! depot that it shares with the other CPUs of its node: it gets back what it freed itself, which is in its processor's
 //! caches, and the lock it takes is in them too. (With the depot alone in this place, two threads that worked for
-//! themselves handed each other their objects, and a pair of a batch of 64 bytes took 10.8 ns in two threads of a process
-//! where it took 4.9 in one.) The depot gets what has no room here, and what is of another node than the CPU's local one.
+//! themselves handed each other their objects, and a pair of a batch of 64 bytes took 10.8 ns in two threads of a
+//! process where it took 4.9 in one.) The depot gets what has no room here, and what is of another node than the CPU's
+//! local one.
 //!
-//! One lock guards all stacks of a set. Its CPU takes it for each exchange; others take it to empty the stacks when memory
-//! is short or a cache ends, to count, to look for a double free, and to take an object there rather than fail. What is
-//! on a stack is therefore a shared layer's, as what is in a depot is: marked as free, and counted with the depots.
+//! One lock guards all stacks of a set. Its CPU takes it for each exchange; others take it to empty the stacks when
+//! memory is short or a cache ends, to count, to look for a double free, and to take an object there rather than fail.
+//! What is on a stack is therefore a shared layer's, as what is in a depot is: marked as free, and counted with the
+//! depots.
 //!
 //! How many chunks a set holds is written under the lock and looked at without it: by those who would find nothing, so
 //! that they do not wait for a lock of each set and cache, all at the same time, when memory is short.
 //!
-//! All stacks of a set are made of the same chunks, of which there are so many at most. Where they are used up and one more
-//! is needed, the caches give what they have on their stacks to their depots, in turn, until there is one: what lay
-//! there longest is not known, but whoever goes on using a cache has its objects again soon.
+//! All stacks of a set are made of the same chunks, of which there are so many at most. Where they are used up and one
+//! more is needed, the caches give what they have on their stacks to their depots, in turn, until there is one: what
+//! lay there longest is not known, but whoever goes on using a cache has its objects again soon.
 //!
 //! Lock order: stacks, depot. No two sets' locks are held together.
 
@@ -148,8 +150,8 @@ impl<M: Machine> Stacks<'_, M> {
         self.note_chunks(1);
     }
 
-    /// Hands full chunks of a cache's objects to its depot, whose stack may hold so many objects; says whether there were
-    /// any. A part of them, so that the next few batches have room, too.
+    /// Hands full chunks of a cache's objects to its depot, whose stack may hold so many objects; says whether there
+    /// were any. A part of them, so that the next few batches have room, too.
     pub(crate) fn hand_over(&mut self, cache: &CacheShape, depot: &mut DepotState, capacity: u32) -> bool {
         let Some((stack, chunks)) = self.of(cache) else { return false };
         if stack.count() <= CHUNK_OBJECTS {
@@ -161,8 +163,8 @@ impl<M: Machine> Stacks<'_, M> {
         gone > 0
     }
 
-    /// Takes full chunks of a cache's objects from its depot, as far as the stack may hold `capacity` objects and all have
-    /// `most` chunks; says whether there were any.
+    /// Takes full chunks of a cache's objects from its depot, as far as the stack may hold `capacity` objects and all
+    /// have `most` chunks; says whether there were any.
     fn restock(&mut self, cache: &CacheShape, depot: &mut DepotState, capacity: u32, most: u32) -> bool {
         let held = self.set.held_chunks.load(Relaxed);
         let Some((stack, chunks)) = self.of(cache) else { return false };
@@ -173,8 +175,8 @@ impl<M: Machine> Stacks<'_, M> {
         come > 0
     }
 
-    /// Puts on the objects of a slab that is [handed out](SlabView::hand_out_whole), from a number on; the depot gets those
-    /// that there is no room for.
+    /// Puts on the objects of a slab that is [handed out](SlabView::hand_out_whole), from a number on; the depot gets
+    /// those that there is no room for.
     pub(crate) fn put_slab(
         &mut self,
         cache: &CacheShape,
@@ -250,7 +252,8 @@ impl Set {
 }
 
 impl<M: Machine> Service<M> {
-    /// Takes objects off a set's own stack, which is filled from the depot where it is empty, or else from the depot itself.
+    /// Takes objects off a set's own stack, which is filled from the depot where it is empty, or else from the depot
+    /// itself.
     #[inline]
     pub(crate) fn take_local(
         &self,
@@ -281,8 +284,8 @@ impl<M: Machine> Service<M> {
         }
     }
 
-    /// Takes objects of a node off the stacks of whichever CPU has any; returns how many there were. For those who would
-    /// have none otherwise.
+    /// Takes objects of a node off the stacks of whichever CPU has any; returns how many there were. For those who
+    /// would have none otherwise.
     #[cold]
     pub(crate) fn take_anybodys(&self, cache: &CacheShape, node: NodeId, wanted: u32, places: Places) -> u32 {
         let mut of_node = self.sets().filter(|set| set.has_stacks() && set.stacks_objects_of(node));
@@ -293,8 +296,8 @@ impl<M: Machine> Service<M> {
         taken.unwrap_or(0)
     }
 
-    /// The calling CPU's own stacks, and whether they have room for so many objects of a cache, which is made where they may
-    /// have more chunks.
+    /// The calling CPU's own stacks, and whether they have room for so many objects of a cache, which is made where
+    /// they may have more chunks.
     pub(crate) fn with_stack_room<'a>(
         &'a self,
         set: &'a Set,

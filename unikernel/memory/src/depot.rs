@@ -205,8 +205,8 @@ impl SlabView {
 }
 
 impl SlabView {
-    /// Makes a block a slab all of whose objects are handed out, but marked as free still: they are `take`'s, the lowest
-    /// address last.
+    /// Makes a block a slab all of whose objects are handed out, but marked as free still: they are `take`'s, the
+    /// lowest address last.
     pub(crate) fn hand_out_whole(self, slab: Pfn, mut take: impl FnMut(*mut u8)) {
         for index in 0..self.geometry.objects {
             let object = self.object(slab, index);

@@ -65,8 +65,8 @@ impl<M: Machine> Service<M> {
         }
     }
 
-    /// Has the stacks of a set give up chunks until so many are spare or may be had, of which there may be `most` in all:
-    /// those of other caches than this, in turn. What was on them goes to the depots.
+    /// Has the stacks of a set give up chunks until so many are spare or may be had, of which there may be `most` in
+    /// all: those of other caches than this, in turn. What was on them goes to the depots.
     #[cold]
     pub(crate) fn give_up_others_chunks(&self, set: &Set, cache: &CacheShape, chunks: u32, most: u32) {
         let mut released = Released::new();
@@ -85,8 +85,8 @@ impl<M: Machine> Service<M> {
         self.release(released);
     }
 
-    /// Gives what a set has on its stacks to the depots, to be kept there or not, and what these are made of to the page
-    /// layer.
+    /// Gives what a set has on its stacks to the depots, to be kept there or not, and what these are made of to the
+    /// page layer.
     fn empty_set(&self, set: &Set, keep: bool) {
         let mut released = Released::new();
         for (id, _) in set.each_magazine().take_while(|_| set.has_stacks()) {
@@ -95,8 +95,8 @@ impl<M: Machine> Service<M> {
         self.release(released);
     }
 
-    /// Gives what a set has on its stack for a cache to the depot, to be kept there or not, and the chunks that are spare
-    /// then to the page layer.
+    /// Gives what a set has on its stack for a cache to the depot, to be kept there or not, and the chunks that are
+    /// spare then to the page layer.
     fn empty_stack(&self, set: &Set, cache: &CacheShape, keep: bool, released: &mut Released) {
         let mut stacks = set.lock_stacks(self.machine());
         self.give_stack(set, &mut stacks, cache, keep, released);

@@ -1,10 +1,10 @@
-//! The usual slow paths of objects: a batch between a CPU's magazine and the stack behind it or its local depot, and objects
-//! of other nodes that are at hand.
+//! The usual slow paths of objects: a batch between a CPU's magazine and the stack behind it or its local depot, and
+//! objects of other nodes that are at hand.
 //!
 //! Used by kmalloc and `kmem_cache` before the paths of [`slab`](crate::slab), which decide every case; these know one
-//! each, look at nothing else, and say when it is another. What states objects have, and who guards them, is told there.
-//! The limit of a magazine, its generation and [`Attention`](crate::attention) together say that nobody waits, no fault
-//! is injected, and the magazine is this cache's.
+//! each, look at nothing else, and say when it is another. What states objects have, and who guards them, is told
+//! there. The limit of a magazine, its generation and [`Attention`](crate::attention) together say that nobody waits,
+//! no fault is injected, and the magazine is this cache's.
 
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -21,9 +21,9 @@ use crate::service::Service;
 use crate::set::{Stack, bump};
 
 impl<M: Machine> Service<M> {
-    /// One object for an empty magazine, and the magazine filled by half, or whole where it gave nothing since it was last:
-    /// with what the CPU's own stack or the local depot has at hand, the usual case, and nothing else looked at. `None` where they have nothing,
-    /// where the flags obey a policy, and while anybody waits or faults are injected.
+    /// One object for an empty magazine, and the magazine filled by half, or whole where it gave nothing since it was
+    /// last: with what the CPU's own stack or the local depot has at hand, the usual case, and nothing else looked at.
+    /// `None` where they have nothing, where the flags obey a policy, and while anybody waits or faults are injected.
     #[inline]
     pub(crate) fn object_from_stack(&self, cache: &CacheShape, gfp: Gfp) -> Option<*mut u8> {
         if gfp.contains(Gfp::HARDWALL) {
@@ -57,10 +57,10 @@ impl<M: Machine> Service<M> {
     }
 
     /// One object for an empty magazine where nothing is [at hand](Self::object_from_stack), and the magazine filled by
-    /// half, with slabs made of blocks of the CPU's page list: the usual case where more and more is allocated, and nothing
-    /// else looked at. What a slab has beyond the magazine goes on the CPU's stack, so that no other CPU uses the lines next
-    /// to those used here, which processors fetch ahead. `None` where the list stays empty, and in the cases above. For
-    /// classes of kmalloc alone: what else a new slab needs is not done.
+    /// half, with slabs made of blocks of the CPU's page list: the usual case where more and more is allocated, and
+    /// nothing else looked at. What a slab has beyond the magazine goes on the CPU's stack, so that no other CPU uses
+    /// the lines next to those used here, which processors fetch ahead. `None` where the list stays empty, and in the
+    /// cases above. For classes of kmalloc alone: what else a new slab needs is not done.
     #[inline(never)]
     pub(crate) fn object_of_new_slabs(&self, cache: &CacheShape, gfp: Gfp) -> Option<*mut u8> {
         // The list's cold end is another function's.
@@ -122,8 +122,8 @@ impl<M: Machine> Service<M> {
         Some(object)
     }
 
-    /// Frees an object into the full magazine of its cache, all of which goes on the CPU's own stack, if that has room: the
-    /// usual case, and nothing else looked at. Says whether it did; not while anybody waits, and for what is no
+    /// Frees an object into the full magazine of its cache, all of which goes on the CPU's own stack, if that has room:
+    /// the usual case, and nothing else looked at. Says whether it did; not while anybody waits, and for what is no
     /// object of the cache in use.
     #[inline]
     pub(crate) fn free_through_stack(&self, cache: &CacheShape, object: *mut u8) -> bool {
@@ -210,8 +210,8 @@ impl<M: Machine> Service<M> {
         true
     }
 
-    /// Gives all objects of the remote magazine for a tag to the stack of their depot, where the magazine is full and the
-    /// stack has room; says whether it did. `key` is the tag as the set has it.
+    /// Gives all objects of the remote magazine for a tag to the stack of their depot, where the magazine is full and
+    /// the stack has room; says whether it did. `key` is the tag as the set has it.
     pub(crate) fn send_home(&self, key: u32) -> bool {
         // SAFETY: as in `object_from_stack`.
         let set = unsafe { &*self.machine().set() };

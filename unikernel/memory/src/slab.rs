@@ -15,16 +15,16 @@
 //! | in a slab  | on the free list that starts in the slab's word| secret, lower 16 the next object of the list | the depot's lock  |
 //!
 //! The link word is an object's first, or, where a constructor owns the contents, the one behind them
-//! ([`Geometry::link`](crate::class::Geometry::link)). What a depot does under its lock is in [`depot`](crate::depot), what
-//! sets' stacks are for in [`cpu_stacks`](crate::cpu_stacks).
+//! ([`Geometry::link`](crate::class::Geometry::link)). What a depot does under its lock is in [`depot`](crate::depot),
+//! what sets' stacks are for in [`cpu_stacks`](crate::cpu_stacks).
 //!
-//! The *secret* has 48 bits, and the upper 32 of them are the *mark*. A free finds the mark in an object's link word when
-//! the object is free already, or, once in 2^32, by coincidence. Only then is it searched for (depot, slab, all sets and
-//! their stacks):
-//! that is exact as far as it finds, for an object seen in a free state during the call was not the caller's to free.
-//! What other CPUs move meanwhile is looked for twice.
+//! The *secret* has 48 bits, and the upper 32 of them are the *mark*. A free finds the mark in an object's link word
+//! when the object is free already, or, once in 2^32, by coincidence. Only then is it searched for (depot, slab, all
+//! sets and their stacks): that is exact as far as it finds, for an object seen in a free state during the call was not
+//! the caller's to free. What other CPUs move meanwhile is looked for twice.
 //!
-//! The usual cases of these paths, a batch that the stack or depot has or has room for, are [`exchange`](crate::exchange)'s.
+//! The usual cases of these paths, a batch that the stack or depot has or has room for, are
+//! [`exchange`](crate::exchange)'s.
 //!
 //! Lock order: stacks, depot, growth, zone. No depot lock is held while the page layer is asked for frames.
 
@@ -129,8 +129,8 @@ impl<M: Machine> Service<M> {
     }
 
     /// What `attempt` finds on the first node that it finds anything on: the wanted one (`node`, else as the thread's
-    /// policy says, else the CPU's own), then the others that may serve, nearest first. On each the depot is asked, then
-    /// frames for a slab; what no node has is made, and waited for, as the flags say. A failure is reported.
+    /// policy says, else the CPU's own), then the others that may serve, nearest first. On each the depot is asked,
+    /// then frames for a slab; what no node has is made, and waited for, as the flags say. A failure is reported.
     #[track_caller]
     pub(crate) fn on_some_node<R>(
         &self,
@@ -237,8 +237,8 @@ impl<M: Machine> Service<M> {
         magazine.pop()
     }
 
-    /// Takes objects of a node from the CPU's own stack, else from the node's depot, else from a new slab, and where there
-    /// is no memory for that from another CPU's stack; returns how many there were.
+    /// Takes objects of a node from the CPU's own stack, else from the node's depot, else from a new slab, and where
+    /// there is no memory for that from another CPU's stack; returns how many there were.
     pub(crate) fn take_objects(
         &self,
         set: &Set,
@@ -299,8 +299,8 @@ impl<M: Machine> Service<M> {
         Some(slab)
     }
 
-    /// Where the fast paths of frees go: no object, not local, no room, or suspect. `of`: which cache the object must be
-    /// of.
+    /// Where the fast paths of frees go: no object, not local, no room, or suspect. `of`: which cache the object must
+    /// be of.
     ///
     /// # Errors
     ///
@@ -450,8 +450,8 @@ impl<M: Machine> Service<M> {
         self.try_free_pages(block, order).map_err(|_| FreeError::DoubleFree(object.addr()))
     }
 
-    /// Makes room in a local magazine, by emptying it: one that is full to where its CPU finds its objects again first, one
-    /// that somebody closed to the depot. `false` while nothing is to be cached.
+    /// Makes room in a local magazine, by emptying it: one that is full to where its CPU finds its objects again first,
+    /// one that somebody closed to the depot. `false` while nothing is to be cached.
     pub(crate) fn make_room(&self, set: &Set, magazine: &Magazine, cache: &CacheShape, tag: u16) -> bool {
         let capacity = magazine.capacity.get().into();
         let closed = magazine.limit.load(Relaxed) == 0;
@@ -489,9 +489,9 @@ impl<M: Machine> Service<M> {
         self.note_bytes(set, count as usize * cache.geometry.size as usize);
     }
 
-    /// Gives free objects to the CPU's own stack or, where that has no room or is not for them, to their depot. `given` is
-    /// called while the lock of whichever it is is held still: a host forks with all locks taken, and the child of a fork
-    /// finds an object where it was or where it went, never in both.
+    /// Gives free objects to the CPU's own stack or, where that has no room or is not for them, to their depot. `given`
+    /// is called while the lock of whichever it is is held still: a host forks with all locks taken, and the child of a
+    /// fork finds an object where it was or where it went, never in both.
     pub(crate) fn give_objects(&self, set: &Set, cache: &CacheShape, tag: u16, objects: &[*mut u8], given: &dyn Fn()) {
         // While anybody waits nothing is kept: frames and objects go where they can be had.
         if !set.stacks_objects_of(NodeId(tag_node(tag))) || self.waiters().attention().is_raised() {

@@ -1,4 +1,5 @@
-//! The stacks behind the magazines of CPUs: what stays with a CPU, what another can have of it, and that nothing is lost.
+//! The stacks behind the magazines of CPUs: what stays with a CPU, what another can have of it, and that nothing is
+//! lost.
 
 use std::collections::BTreeSet;
 

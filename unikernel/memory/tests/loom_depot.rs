@@ -1,9 +1,9 @@
 //! Every interleaving of an exchange with a depot: the very files that ship, compiled against loom's atomics.
 //!
-//! The model's depot is a stack behind the shipped lock, as a CPU's own stack is behind another; its magazines are plain
-//! memory of one thread each, as they are plain memory of one CPU in the service, and closing one is a store to its limit
-//! by another thread. Loom fails the model when two threads touch an object, a stack or the depot without an ordering
-//! between them.
+//! The model's depot is a stack behind the shipped lock, as a CPU's own stack is behind another; its magazines are
+//! plain memory of one thread each, as they are plain memory of one CPU in the service, and closing one is a store to
+//! its limit by another thread. Loom fails the model when two threads touch an object, a stack or the depot without an
+//! ordering between them.
 
 mod sync {
     pub(crate) use loom::sync::atomic::{AtomicU32, Ordering, fence};
