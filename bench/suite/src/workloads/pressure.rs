@@ -103,6 +103,8 @@ const AGEING_LARGEST: usize = 4096 << 3;
 const SHORT_LIVED: usize = 8;
 
 fn fragmentation<P: Platform, S: Subject>(run: Run<P>, subject: &S) -> Option<Samples> {
+    // What caches give up while memory is short was not held for the blocks.
+    subject.trim();
     let leave = (subject.memory().unwrap_or(run.platform.memory()) / 8).min(MOST_AGEING);
     let ballast = subject.occupy(leave, 0)?;
     let cpus = run.case.cpus;
