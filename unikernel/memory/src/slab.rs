@@ -114,7 +114,7 @@ impl<M: Machine> Service<M> {
     }
 
     /// One object of the cache, near the calling CPU or, with `node`, near that node: null when there is none. Where
-    /// the fast path goes when its magazine is empty and the [depot](Self::object_from_stack) has nothing at hand, and
+    /// the fast path goes when its magazine is empty and [nothing](Self::object_from_stack) is at hand, and
     /// where caches without magazines and other nodes' begin.
     #[cold]
     #[inline(never)]
