@@ -82,7 +82,7 @@ impl<M: Machine> Service<M> {
     pub(crate) fn shrink_chunks(&self) {
         let (view, mut surplus) = (self.chunk_view(), FrameList::new());
         for (_, node) in self.nodes().with_memory() {
-            node.stack_chunks.lock(self.machine()).shrink(view, &mut surplus, &mut ChunkList::new());
+            node.stack_chunks.shrink(self.machine(), view, &mut surplus, &mut ChunkList::new());
         }
         self.release_chunk_pages(surplus);
     }

@@ -13,11 +13,16 @@
 //! empty slabs are kept; the others are handed to the caller, who gives their frames back to the page layer after the lock
 //! is released.
 //!
+//! A depot that was shrunk says so until it is used again: everybody short of memory shrinks all depots, at the same
+//! time, and would wait for the lock of each for nothing. (Where CPUs are virtual and more than the real ones, whose
+//! turn it is often does not run: the first test with a pager took 9 s on two processors, and had not ended after 100 s
+//! on one.)
+//!
 //! A slab's frame word holds the number of objects not on its free list (upper half) and the first free one (lower
 //! half). The list runs through the objects' link words ([`Geometry::link`]): lower 16 bits the next object's number,
 //! upper 48 the secret.
 
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use core::{mem, ptr};
 
 use crate::chunk_stack::{CHUNK_OBJECTS, ChunkList, ChunkStack};
@@ -42,6 +47,8 @@ const KEPT_EMPTY: u32 = 2;
 /// One cache on one node; see the module head.
 pub(crate) struct Depot {
     state: Lock<DepotState>,
+    /// Whether the lock was taken for anything else since it was last shrunk. Written under the lock.
+    used: AtomicBool,
 }
 
 pub(crate) struct DepotState {
@@ -98,12 +105,36 @@ impl Depot {
                 slabs: 0,
                 free_in_slabs: 0,
             }),
+            used: AtomicBool::new(false),
         }
     }
 
     /// Takes the depot's lock.
     pub(crate) fn lock<'a, M: Machine>(&'a self, machine: &'a M) -> Guard<'a, DepotState, M> {
-        self.state.lock(machine)
+        let state = self.state.lock(machine);
+        self.used.store(true, Relaxed);
+        state
+    }
+
+    /// Whether there may be something to [shrink](Self::shrink), as far as can be told without the lock: it was used
+    /// since that was done last. Whoever knows of a use finds it so.
+    pub(crate) fn is_used(&self) -> bool {
+        self.used.load(Relaxed)
+    }
+
+    /// [Shrinks](DepotState::shrink) it, if it was used since that was done last.
+    pub(crate) fn shrink<M: Machine>(
+        &self,
+        machine: &M,
+        view: SlabView,
+        surplus: &mut FrameList,
+        chunks: &mut ChunkList,
+    ) {
+        if self.is_used() {
+            let mut state = self.state.lock(machine);
+            state.shrink(view, surplus, chunks);
+            self.used.store(false, Relaxed);
+        }
     }
 
     pub(crate) fn counts<M: Machine>(&self, machine: &M) -> DepotCounts {

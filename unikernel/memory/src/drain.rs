@@ -30,6 +30,14 @@ impl Released {
     pub(crate) fn shrink(&mut self, view: SlabView, depot: &mut DepotState) {
         depot.shrink(view, &mut self.slabs, &mut self.chunks);
     }
+
+    /// The same of all depots of a cache that were used since that was done last.
+    fn shrink_all<M: Machine>(&mut self, service: &Service<M>, cache: &CacheShape) {
+        let view = service.slab_view(cache);
+        for (_, depot) in service.depots(cache.id) {
+            depot.shrink(service.machine(), view, &mut self.slabs, &mut self.chunks);
+        }
+    }
 }
 
 impl<M: Machine> Service<M> {
@@ -131,8 +139,10 @@ impl<M: Machine> Service<M> {
     pub(crate) fn drain_depots(&self) {
         self.reap_dying();
         self.sets().for_each(|set| self.empty_set(set, false));
-        for id in self.cache_ids() {
-            self.shrink_cache(id);
+        for id in self.cache_ids().filter(|&id| self.depots(id).any(|(_, depot)| depot.is_used())) {
+            let mut released = Released::new();
+            self.with_cache(id, |cache, _| released.shrink_all(self, cache));
+            self.release(released);
         }
         self.shrink_chunks();
     }
@@ -142,8 +152,7 @@ impl<M: Machine> Service<M> {
         let mut released = Released::new();
         self.with_cache(id, |cache, _| {
             self.empty_stacks(cache, &mut released);
-            let view = self.slab_view(cache);
-            self.depots(id).for_each(|(_, depot)| released.shrink(view, &mut depot.lock(self.machine())));
+            released.shrink_all(self, cache);
         });
         self.release(released);
     }

@@ -365,6 +365,9 @@ impl<M: Machine> Service<M> {
 
     /// Ends the caches that nobody has any more, as far as all their objects have come home.
     pub(crate) fn reap_dying(&self) {
+        if !self.registry().has_dying() {
+            return;
+        }
         for id in self.cache_ids() {
             let dying = self.with_cache(id, |shape, entry| entry.filter(|entry| entry.dying).map(|_| *shape));
             if let Some(shape) = dying.flatten() {

@@ -34,7 +34,7 @@
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::ops::Deref;
-use core::ptr;
+use core::{mem, ptr};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, Ordering::Relaxed};
 
 use quarry_topology::NodeId;
@@ -184,6 +184,8 @@ pub(crate) struct Registry {
     pages: [AtomicPtr<Descriptor>; DYNAMIC_CACHES.div_ceil(DESCRIPTORS_A_PAGE)],
     /// Frames that hold descriptors, depots, and magazines that are not in their set.
     frames: AtomicU64,
+    /// How many caches are dying; written under the lock.
+    dying: AtomicU32,
 }
 
 impl Registry {
@@ -192,6 +194,7 @@ impl Registry {
             lock: Lock::new(()),
             pages: [const { AtomicPtr::new(ptr::null_mut()) }; DYNAMIC_CACHES.div_ceil(DESCRIPTORS_A_PAGE)],
             frames: AtomicU64::new(0),
+            dying: AtomicU32::new(0),
         }
     }
 
@@ -209,6 +212,11 @@ impl Registry {
 
     pub(crate) fn note_frame(&self) {
         self.frames.fetch_add(1, Relaxed);
+    }
+
+    /// Whether any cache is dying, as far as can be told without the lock.
+    pub(crate) fn has_dying(&self) -> bool {
+        self.dying.load(Relaxed) > 0
     }
 
     #[cfg(feature = "hosted")]
@@ -238,7 +246,9 @@ impl<M: Machine> Locked<'_, M> {
     fn set(&mut self, id: usize, registration: Registration) {
         let descriptor = self.registry.descriptor(id).expect("only ids with a descriptor are registered");
         // SAFETY: the registry's lock is held, and `get` gives out copies alone.
-        unsafe { *descriptor.registration.get() = registration };
+        let before = unsafe { mem::replace(&mut *descriptor.registration.get(), registration) };
+        let dying = self.registry.dying.load(Relaxed) + u32::from(registration.dying) - u32::from(before.dying);
+        self.registry.dying.store(dying, Relaxed);
     }
 
     /// Changes what is registered of a cache, unless the id is another's by now.

@@ -384,6 +384,34 @@ fn numactl_says_how_much_of_each_node_is_free() {
 }
 
 #[test]
+fn who_shrinks_depots_waits_for_none_that_was_not_used_since_it_was_shrunk() {
+    let topology = Topology::builder().node(256 * MIB, 1).node(256 * MIB, 1).build().expect("a machine");
+    let hosted = Hosted::leak(topology).expect("there is address space");
+    assert!(hosted.run_on(CpuId(0)));
+    let service = hosted.service();
+    let cache = service.kmem_cache_create("shrunk", 200, 0, SlabFlags::NO_MERGE, None).expect("there is memory");
+    let use_and_return = || {
+        let objects: Vec<_> = (0..500).map(|_| service.kmem_cache_alloc(&cache, Gfp::KERNEL)).collect();
+        // SAFETY: the objects are freed once, here.
+        objects.into_iter().for_each(|object| unsafe { service.kmem_cache_free(&cache, object) });
+        service.drain_local();
+    };
+    let locks_taken_to_shrink = || {
+        let before = service.lock_counts();
+        service.shrink_depots();
+        service.lock_counts().since(before).depots
+    };
+    for _ in 0..2 {
+        use_and_return();
+        let used = locks_taken_to_shrink();
+        assert!((1..=2).contains(&used), "the cache's depot on one node, and nobody else's: {used}");
+        assert_eq!(locks_taken_to_shrink(), 0, "it has nothing since");
+        assert_eq!(service.statistics().depots + service.statistics().slab_free, 0);
+    }
+    service.kmem_cache_destroy(cache).expect("no object is in use");
+}
+
+#[test]
 fn locks_are_taken_once_a_batch_and_counted() {
     let topology = Topology::builder().node(512 * MIB, 2).build().expect("a machine");
     let hosted = Hosted::leak(topology).expect("there is address space");
