@@ -14,9 +14,7 @@
 //! is released.
 //!
 //! A depot that was shrunk says so until it is used again: everybody short of memory shrinks all depots, at the same
-//! time, and would wait for the lock of each for nothing. (Where CPUs are virtual and more than the real ones, whose
-//! turn it is often does not run: the first test with a pager took 9 s on two processors, and had not ended after 100 s
-//! on one.)
+//! time, and would wait for the lock of each for nothing.
 //!
 //! A slab's frame word holds the number of objects not on its free list (upper half) and the first free one (lower
 //! half). The list runs through the objects' link words ([`Geometry::link`]): lower 16 bits the next object's number,
@@ -147,8 +145,8 @@ impl Depot {
         }
     }
 
-    pub(crate) fn tickets(&self) -> &crate::tickets::Tickets {
-        self.state.tickets()
+    pub(crate) fn raw(&self) -> &crate::raw_lock::RawLock {
+        self.state.raw()
     }
 }
 
@@ -407,6 +405,7 @@ impl DepotState {
     }
 
     /// Gives up the stack, its objects and all empty slabs: these are put on `surplus`, the stack's memory on `chunks`.
+    #[inline(never)]
     pub(crate) fn shrink(&mut self, view: SlabView, surplus: &mut FrameList, chunks: &mut ChunkList) {
         let mut stack = mem::replace(&mut self.stack, ChunkStack::new());
         stack.give_up(|objects| self.give_to_slabs(view, objects, false, surplus), chunks);

@@ -94,7 +94,7 @@ mod tests {
         ];
         all.extend(counters.into_iter().chain([net_bytes, net_frames]).map(|word| word.load(Relaxed) as u64));
         all.extend(
-            [spare_count.load(Relaxed), stacks.tickets().drawn(), held_chunks.load(Relaxed), *node_tag, *mark]
+            [spare_count.load(Relaxed), stacks.raw().times_taken(), held_chunks.load(Relaxed), *node_tag, *mark]
                 .map(u64::from),
         );
         all.extend([*used_slots as u64, zone.0.into(), (*attached).into(), cpu.0.into(), node.0.into()]);

@@ -32,6 +32,7 @@ impl Released {
     }
 
     /// The same of all depots of a cache that were used since that was done last.
+    #[inline(never)]
     fn shrink_all<M: Machine>(&mut self, service: &Service<M>, cache: &CacheShape) {
         let view = service.slab_view(cache);
         for (_, depot) in service.depots(cache.id) {

@@ -389,9 +389,9 @@ impl Injectors {
     }
 
     #[cfg(feature = "hosted")]
-    pub(crate) fn for_each_lock(&self, mut each: impl FnMut(&crate::tickets::Tickets)) {
-        each(self.slab.state.tickets());
-        each(self.pages.state.tickets());
+    pub(crate) fn for_each_lock(&self, mut each: impl FnMut(&crate::raw_lock::RawLock)) {
+        each(self.slab.state.raw());
+        each(self.pages.state.raw());
     }
 }
 

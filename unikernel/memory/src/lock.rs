@@ -1,47 +1,51 @@
-//! [`Lock`]: a FIFO (ticket) spin lock taken with interrupts off, around the data it guards.
+//! [`Lock`]: a spin lock taken with interrupts off, around the data it guards.
 //!
-//! Used by zones, depots and growth. An interrupt handler may allocate, so every holder keeps handlers of its own CPU
-//! out; FIFO, so that no CPU starves however unfair the cache is (a test-and-set lock was seen to starve).
+//! Used by all that CPUs share here, and by hosts for what theirs do. An interrupt handler may allocate, so every
+//! holder keeps handlers of its own CPU out.
 //!
-//! The protocol is in [`Tickets`], which a model checker runs on its own.
+//! The protocol, and what is done so that nobody starves, is in [`RawLock`], which a model checker runs on its own.
 
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 
 use crate::machine::Machine;
+use crate::raw_lock::RawLock;
 use crate::sync::AtomicU32;
-use crate::tickets::Tickets;
 
-/// Data behind a FIFO spin lock.
-pub(crate) struct Lock<T> {
-    tickets: Tickets,
+/// Data behind a spin lock, for what is short: a holder neither sleeps nor yields.
+pub struct Lock<T> {
+    raw: RawLock,
     data: UnsafeCell<T>,
 }
 
-// SAFETY: the data is reached only through a guard, and the tickets give out one guard at a time.
+// SAFETY: the data is reached only through a guard, and the raw lock lets one guard in at a time.
 unsafe impl<T: Send> Sync for Lock<T> {}
 
 impl<T> Lock<T> {
-    pub(crate) const fn new(data: T) -> Self {
-        Self { tickets: Tickets::new(AtomicU32::new(0), AtomicU32::new(0)), data: UnsafeCell::new(data) }
+    /// Data that nobody holds.
+    pub const fn new(data: T) -> Self {
+        Self { raw: RawLock::new(AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0)), data: UnsafeCell::new(data) }
     }
 
     /// Takes the lock with interrupts off. Never sleeps; may be called in an interrupt handler.
     #[inline]
-    pub(crate) fn lock<'a, M: Machine>(&'a self, machine: &'a M) -> Guard<'a, T, M> {
+    pub fn lock<'a, M: Machine>(&'a self, machine: &'a M) -> Guard<'a, T, M> {
         let interrupts = machine.disable_interrupts();
-        let ticket = self.tickets.acquire(|rounds| machine.relax(rounds));
-        Guard { lock: self, machine, interrupts, ticket }
+        if !self.raw.try_acquire() {
+            wait(&self.raw, machine);
+        }
+        Guard { lock: self, machine, interrupts }
     }
 
-    /// Takes the lock with interrupts off if it is free. May be called in an interrupt handler.
-    pub(crate) fn try_lock<'a, M: Machine>(&'a self, machine: &'a M) -> Option<Guard<'a, T, M>> {
+    /// Takes the lock with interrupts off if it is free; `None` also where somebody has waited for it for long. May be
+    /// called in an interrupt handler.
+    pub fn try_lock<'a, M: Machine>(&'a self, machine: &'a M) -> Option<Guard<'a, T, M>> {
         let interrupts = machine.disable_interrupts();
-        let Some(ticket) = self.tickets.try_acquire() else {
+        if !self.raw.try_acquire() {
             machine.restore_interrupts(interrupts);
             return None;
-        };
-        Some(Guard { lock: self, machine, interrupts, ticket })
+        }
+        Some(Guard { lock: self, machine, interrupts })
     }
 
     /// The data, without taking the lock.
@@ -55,18 +59,25 @@ impl<T> Lock<T> {
         unsafe { &*self.data.get() }
     }
 
-    /// The bare tickets: to count them, and for a host that must hold or reset locks across a fork.
-    pub(crate) fn tickets(&self) -> &Tickets {
-        &self.tickets
+    /// The bare lock: to count them, and for a host that must hold or reset locks across a fork.
+    pub(crate) fn raw(&self) -> &RawLock {
+        &self.raw
     }
 }
 
+/// One function for the locks of all kinds of data.
+#[cold]
+#[inline(never)]
+fn wait<M: Machine>(raw: &RawLock, machine: &M) {
+    raw.wait(&mut |rounds| machine.relax(rounds));
+}
+
 /// Exclusive access to what a [`Lock`] guards; releases it, then restores interrupts, when dropped.
-pub(crate) struct Guard<'a, T, M: Machine> {
+#[must_use = "the lock is given up when it is dropped"]
+pub struct Guard<'a, T, M: Machine> {
     lock: &'a Lock<T>,
     machine: &'a M,
     interrupts: M::InterruptState,
-    ticket: u32,
 }
 
 impl<T, M: Machine> Deref for Guard<'_, T, M> {
@@ -74,7 +85,7 @@ impl<T, M: Machine> Deref for Guard<'_, T, M> {
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: this guard's ticket owns the lock, so nobody else reaches the data.
+        // SAFETY: the lock is this guard's, so nobody else reaches the data.
         unsafe { &*self.lock.data.get() }
     }
 }
@@ -82,7 +93,7 @@ impl<T, M: Machine> Deref for Guard<'_, T, M> {
 impl<T, M: Machine> DerefMut for Guard<'_, T, M> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: this guard's ticket owns the lock, and `&mut self` makes it the only borrow through the guard.
+        // SAFETY: the lock is this guard's, and `&mut self` makes it the only borrow through the guard.
         unsafe { &mut *self.lock.data.get() }
     }
 }
@@ -90,7 +101,49 @@ impl<T, M: Machine> DerefMut for Guard<'_, T, M> {
 impl<T, M: Machine> Drop for Guard<'_, T, M> {
     #[inline]
     fn drop(&mut self) {
-        self.lock.tickets.release(self.ticket);
+        self.lock.raw.release();
         self.machine.restore_interrupts(self.interrupts);
+    }
+}
+
+#[cfg(all(test, feature = "hosted"))]
+mod tests {
+    use crate::raw_lock::RawLock;
+    use crate::sync::{AtomicU32, PATIENCE_ROUNDS};
+
+    fn free_lock() -> RawLock {
+        RawLock::new(AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0))
+    }
+
+    #[test]
+    fn a_newcomer_takes_a_free_lock_before_one_who_waits() {
+        let lock = free_lock();
+        assert!(lock.try_acquire());
+        lock.acquire(|rounds| match rounds {
+            0 => {
+                assert!(!lock.try_acquire(), "it is held");
+                lock.release();
+                assert!(lock.try_acquire(), "it is free, and nobody starves");
+            }
+            7 => lock.release(),
+            _ => assert!(rounds < 7, "it is free"),
+        });
+        lock.release();
+        assert_eq!(lock.times_taken(), 3);
+    }
+
+    #[test]
+    fn while_one_starves_newcomers_find_the_lock_taken() {
+        let lock = free_lock();
+        assert!(lock.try_acquire());
+        lock.acquire(|rounds| {
+            if rounds == PATIENCE_ROUNDS {
+                lock.release();
+                assert!(!lock.try_acquire(), "it is free, and somebody starves");
+            }
+        });
+        assert_eq!(lock.times_taken(), 2);
+        lock.release();
+        assert!(lock.try_acquire(), "nobody starves any more");
     }
 }

@@ -186,8 +186,8 @@ impl PoolQueues {
     }
 
     #[cfg(feature = "hosted")]
-    pub(crate) fn for_each_lock(&self, mut each: impl FnMut(&crate::tickets::Tickets)) {
-        self.queues.iter().for_each(|queue| each(queue.tickets()));
+    pub(crate) fn for_each_lock(&self, mut each: impl FnMut(&crate::raw_lock::RawLock)) {
+        self.queues.iter().for_each(|queue| each(queue.raw()));
     }
 }
 

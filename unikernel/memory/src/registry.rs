@@ -34,8 +34,8 @@
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::ops::Deref;
-use core::{mem, ptr};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, Ordering::Relaxed};
+use core::{mem, ptr};
 
 use quarry_topology::NodeId;
 
@@ -220,8 +220,8 @@ impl Registry {
     }
 
     #[cfg(feature = "hosted")]
-    pub(crate) fn tickets(&self) -> &crate::tickets::Tickets {
-        self.lock.tickets()
+    pub(crate) fn raw(&self) -> &crate::raw_lock::RawLock {
+        self.lock.raw()
     }
 
     /// Takes the registry's lock.

@@ -480,22 +480,22 @@ impl<M: Machine> Service<M> {
 
     /// Every lock of the service, in lock order.
     #[cfg(feature = "hosted")]
-    pub(crate) fn for_each_lock(&self, mut each: impl FnMut(&crate::tickets::Tickets)) {
+    pub(crate) fn for_each_lock(&self, mut each: impl FnMut(&crate::raw_lock::RawLock)) {
         let nodes = || self.nodes.with_memory().map(|(_, node)| node);
         self.vm.for_each_lock(&self.nodes, &mut each);
-        each(self.registry.tickets());
-        each(self.shrinkers.tickets());
-        each(self.waiters.tickets());
-        self.sets().for_each(|set| each(set.stacks.tickets()));
+        each(self.registry.raw());
+        each(self.shrinkers.raw());
+        each(self.waiters.raw());
+        self.sets().for_each(|set| each(set.stacks.raw()));
         for id in self.cache_ids() {
-            self.depots(id).for_each(|(_, depot)| each(depot.tickets()));
+            self.depots(id).for_each(|(_, depot)| each(depot.raw()));
         }
-        nodes().for_each(|node| each(node.stack_chunks.tickets()));
-        each(self.window.tickets());
-        each(self.owners.tickets());
-        each(self.growth.tickets());
-        nodes().for_each(|node| each(node.zeroed.tickets()));
-        nodes().flat_map(|node| &node.zones).for_each(|zone| each(zone.tickets()));
+        nodes().for_each(|node| each(node.stack_chunks.raw()));
+        each(self.window.raw());
+        each(self.owners.raw());
+        each(self.growth.raw());
+        nodes().for_each(|node| each(node.zeroed.raw()));
+        nodes().flat_map(|node| &node.zones).for_each(|zone| each(zone.raw()));
         self.pool_queues.for_each_lock(&mut each);
         self.injectors.for_each_lock(&mut each);
     }

@@ -112,8 +112,8 @@ impl Shrinkers {
     }
 
     #[cfg(feature = "hosted")]
-    pub(crate) fn tickets(&self) -> &crate::tickets::Tickets {
-        self.entries.tickets()
+    pub(crate) fn raw(&self) -> &crate::raw_lock::RawLock {
+        self.entries.raw()
     }
 
     fn enter<M: Machine>(&self, machine: &M, index: usize) -> Option<&'static dyn Shrinker> {

@@ -139,8 +139,8 @@ impl Waiters {
     }
 
     #[cfg(feature = "hosted")]
-    pub(crate) fn tickets(&self) -> &crate::tickets::Tickets {
-        self.fifo.tickets()
+    pub(crate) fn raw(&self) -> &crate::raw_lock::RawLock {
+        self.fifo.raw()
     }
 
     /// Queues a waiter and raises attention. It must [leave](Self::leave) before it goes.

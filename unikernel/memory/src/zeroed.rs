@@ -97,8 +97,8 @@ impl Stock {
     }
 
     #[cfg(feature = "hosted")]
-    pub(crate) fn tickets(&self) -> &crate::tickets::Tickets {
-        self.lists.tickets()
+    pub(crate) fn raw(&self) -> &crate::raw_lock::RawLock {
+        self.lists.raw()
     }
 
     /// Takes a page for memory of that mobility.

@@ -307,8 +307,8 @@ impl Zone {
         Ok(())
     }
 
-    pub(crate) fn tickets(&self) -> &crate::tickets::Tickets {
-        self.free.tickets()
+    pub(crate) fn raw(&self) -> &crate::raw_lock::RawLock {
+        self.free.raw()
     }
 }
 

@@ -7,39 +7,45 @@
 
 mod sync {
     pub(crate) use loom::sync::atomic::{AtomicU32, Ordering, fence};
+
+    /// So that who waits at all starves, too.
+    pub(crate) const PATIENCE_ROUNDS: u32 = 1;
 }
 
 #[path = "../src/attention.rs"]
 #[allow(dead_code, reason = "the model uses what an owner of a magazine does")]
 mod attention;
-#[path = "../src/tickets.rs"]
+#[path = "../src/raw_lock.rs"]
 #[allow(dead_code, reason = "the model runs the protocol, not what hosts do with it around a fork")]
-mod tickets;
+mod raw_lock;
 
 use attention::Attention;
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
+use raw_lock::RawLock;
 use sync::{AtomicU32, Ordering};
-use tickets::Tickets;
 
 /// An object: what its owner writes to it.
 type Object = Arc<UnsafeCell<u32>>;
 
 struct Stack {
-    lock: Tickets,
+    lock: RawLock,
     objects: UnsafeCell<Vec<Object>>,
 }
 
 impl Stack {
     fn new(objects: Vec<Object>) -> Self {
-        Self { lock: Tickets::new(AtomicU32::new(0), AtomicU32::new(0)), objects: UnsafeCell::new(objects) }
+        Self {
+            lock: RawLock::new(AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0)),
+            objects: UnsafeCell::new(objects),
+        }
     }
 
     fn locked<R>(&self, work: impl FnOnce(&mut Vec<Object>) -> R) -> R {
-        let ticket = self.lock.acquire(|_| loom::thread::yield_now());
+        self.lock.acquire(|_| loom::thread::yield_now());
         // SAFETY: the lock is held; loom itself fails the model when two threads are inside at once.
         let result = self.objects.with_mut(|objects| work(unsafe { &mut *objects }));
-        self.lock.release(ticket);
+        self.lock.release();
         result
     }
 }

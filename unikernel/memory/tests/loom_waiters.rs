@@ -6,15 +6,18 @@
 
 mod sync {
     pub(crate) use loom::sync::atomic::{AtomicU32, Ordering, fence};
+
+    /// So that who waits at all starves, too.
+    pub(crate) const PATIENCE_ROUNDS: u32 = 1;
 }
 
 #[path = "../src/attention.rs"]
 mod attention;
 #[path = "../src/handover.rs"]
 mod handover;
-#[path = "../src/tickets.rs"]
+#[path = "../src/raw_lock.rs"]
 #[allow(dead_code, reason = "the model runs the protocol, not what hosts do with it around a fork")]
-mod tickets;
+mod raw_lock;
 #[path = "../src/walks.rs"]
 mod walks;
 
@@ -22,8 +25,8 @@ use attention::Attention;
 use handover::Handover;
 use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Mutex, Notify};
+use raw_lock::RawLock;
 use sync::{AtomicU32, Ordering};
-use tickets::Tickets;
 use walks::Walks;
 
 /// A thread that waits.
@@ -35,7 +38,7 @@ struct Model {
     /// Frames in the zone.
     zone: Mutex<u32>,
     /// The lock of what follows.
-    tickets: Tickets,
+    raw: RawLock,
     /// The waiter, while it waits. Loom fails the model when two reach it at once.
     fifo: UnsafeCell<Option<Waiter>>,
     waiting: AtomicU32,
@@ -44,7 +47,7 @@ struct Model {
     depot: Mutex<u32>,
 }
 
-// SAFETY: the FIFO is reached only by the holder of the tickets' lock; that this is so is what loom checks.
+// SAFETY: the FIFO is reached only by the holder of the raw lock; that this is so is what loom checks.
 unsafe impl Sync for Model {}
 
 impl Model {
@@ -52,7 +55,7 @@ impl Model {
         Arc::new(Self {
             attention: Attention::new(AtomicU32::new(0)),
             zone: Mutex::new(0),
-            tickets: Tickets::new(AtomicU32::new(0), AtomicU32::new(0)),
+            raw: RawLock::new(AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0)),
             fifo: UnsafeCell::new(None),
             waiting: AtomicU32::new(0),
             walks: Walks::new(AtomicU32::new(0)),
@@ -66,19 +69,21 @@ impl Model {
 
     /// Under the FIFO's lock, waiting for it.
     fn locked<R>(&self, work: impl FnOnce(&mut Option<Waiter>) -> R) -> R {
-        let ticket = self.tickets.acquire(|_| loom::thread::yield_now());
+        self.raw.acquire(|_| loom::thread::yield_now());
         // SAFETY: the pointer is used while the lock is held alone.
         let result = self.fifo.with_mut(|fifo| work(unsafe { &mut *fifo }));
-        self.tickets.release(ticket);
+        self.raw.release();
         result
     }
 
     /// Under the FIFO's lock, if it is free.
     fn try_locked(&self, work: impl FnOnce(&mut Option<Waiter>)) -> bool {
-        let Some(ticket) = self.tickets.try_acquire() else { return false };
+        if !self.raw.try_acquire() {
+            return false;
+        }
         // SAFETY: as above.
         self.fifo.with_mut(|fifo| work(unsafe { &mut *fifo }));
-        self.tickets.release(ticket);
+        self.raw.release();
         true
     }
 

@@ -7,26 +7,27 @@ use std::sync::Once;
 
 use super::instances::{self, Instance};
 use super::threads;
+use crate::raw_lock::RawLock;
 use crate::sync::AtomicU32;
-use crate::tickets::Tickets;
 
 /// Held while an instance starts.
-static STARTS: Tickets = Tickets::new(AtomicU32::new(0), AtomicU32::new(0));
+static STARTS: RawLock = RawLock::new(AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
 
 /// Runs the start of an instance while no fork takes place.
 pub(super) fn between_forks<R>(start: impl FnOnce() -> R) -> R {
     // Before the lock: the C library may hold one of its own here, and while it calls `before`.
     install_handlers();
-    let _held = Held(STARTS.acquire(|_| threads::yield_thread()));
+    STARTS.acquire(|_| threads::yield_thread());
+    let _held = Held;
     start()
 }
 
-/// The ticket of a start under way: given back also when the start panics, or all later ones would wait for ever.
-struct Held(u32);
+/// The lock of a start under way: given back also when the start panics, or all later ones would wait for ever.
+struct Held;
 
 impl Drop for Held {
     fn drop(&mut self) {
-        STARTS.release(self.0);
+        STARTS.release();
     }
 }
 
@@ -48,7 +49,7 @@ extern "C" fn before() {
 
 extern "C" fn after_in_parent() {
     instances::all().for_each(Instance::unlock);
-    STARTS.release_held();
+    STARTS.release();
 }
 
 extern "C" fn after_in_child() {

@@ -11,8 +11,8 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use super::{HostedMachine, MAX_INSTANCES, threads};
+use crate::raw_lock::RawLock;
 use crate::service::Service;
-use crate::tickets::Tickets;
 
 /// How many slots there are. A power of two, so that no index of a table of them needs more than a mask.
 pub(super) const SLOTS: usize = (MAX_INSTANCES + 2).next_power_of_two();
@@ -46,20 +46,18 @@ impl<const PROCESS: bool> Instance for Service<HostedMachine<PROCESS>> {
     }
 
     fn lock(&self) {
-        let acquire = |lock: &Tickets| {
-            lock.acquire(|_| threads::yield_thread());
-        };
-        acquire(self.machine().pool.tickets());
+        let acquire = |lock: &RawLock| lock.acquire(|_| threads::yield_thread());
+        acquire(self.machine().pool.raw());
         self.for_each_lock(acquire);
     }
 
     fn unlock(&self) {
-        self.for_each_lock(Tickets::release_held);
-        self.machine().pool.tickets().release_held();
+        self.for_each_lock(RawLock::release);
+        self.machine().pool.raw().release();
     }
 
     fn renew(&self) {
-        self.for_each_lock(Tickets::reset);
+        self.for_each_lock(RawLock::reset);
         threads::forget_pool(self.machine());
         for set in self.sets().filter(|set| !threads::is_mine(set)) {
             threads::adopt(self.machine(), set);

@@ -18,9 +18,9 @@ use quarry_topology::{CpuId, NodeId};
 
 use super::HostedMachine;
 use super::instances::{self, SLOTS};
+use crate::raw_lock::RawLock;
 use crate::service::Service;
 use crate::set::Set;
-use crate::tickets::Tickets;
 
 static DETACHED: Set = Set::detached();
 
@@ -47,19 +47,22 @@ pub(super) fn new_set<const PROCESS: bool>(
 
 /// Sets of threads that ended, for threads to come.
 pub(super) struct Pool {
-    lock: Tickets,
+    lock: RawLock,
     head: AtomicPtr<Set>,
 }
 
 impl Pool {
     pub(super) const fn new() -> Self {
-        Self { lock: Tickets::new(AtomicU32::new(0), AtomicU32::new(0)), head: AtomicPtr::new(ptr::null_mut()) }
+        Self {
+            lock: RawLock::new(AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0)),
+            head: AtomicPtr::new(ptr::null_mut()),
+        }
     }
 
     fn locked<R>(&self, work: impl FnOnce() -> R) -> R {
-        let ticket = self.lock.acquire(|_| yield_thread());
+        self.lock.acquire(|_| yield_thread());
         let result = work();
-        self.lock.release(ticket);
+        self.lock.release();
         result
     }
 
@@ -101,7 +104,7 @@ impl Pool {
         });
     }
 
-    pub(super) fn tickets(&self) -> &Tickets {
+    pub(super) fn raw(&self) -> &RawLock {
         &self.lock
     }
 }

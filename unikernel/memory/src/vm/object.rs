@@ -212,12 +212,12 @@ impl<M: Machine> VmState<M> {
     ///
     /// The list does not change meanwhile: one of its locks is held.
     #[cfg(feature = "hosted")]
-    pub(super) unsafe fn for_each_object_lock(&self, each: &mut dyn FnMut(&crate::tickets::Tickets)) {
+    pub(super) unsafe fn for_each_object_lock(&self, each: &mut dyn FnMut(&crate::raw_lock::RawLock)) {
         // SAFETY: the caller's promise.
         let mut next = unsafe { self.first.peek() }.newest;
         // SAFETY: objects on the list live.
         while let Some(core) = unsafe { next.as_ref() } {
-            each(core.lock.tickets());
+            each(core.lock.raw());
             next = core.next.load(Relaxed);
         }
     }

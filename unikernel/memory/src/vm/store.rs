@@ -165,8 +165,8 @@ impl Store {
     }
 
     #[cfg(feature = "hosted")]
-    pub(crate) fn tickets(&self) -> &crate::tickets::Tickets {
-        self.lists.tickets()
+    pub(crate) fn raw(&self) -> &crate::raw_lock::RawLock {
+        self.lists.raw()
     }
 
     /// Items of a frame.
