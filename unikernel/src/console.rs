@@ -14,6 +14,7 @@ use core::time::Duration;
 
 use spin::mutex::TicketMutex;
 
+use crate::sync::InterruptLock;
 use crate::{arch, thread};
 
 const COM1: u16 = 0x3f8;
@@ -37,7 +38,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Held while bytes are taken from the port. Threads of the first CPU and of others may both read; handlers do not.
 static RECEIVER: TicketMutex<()> = TicketMutex::new(());
 
-static PORT: TicketMutex<SerialPort> = TicketMutex::new(SerialPort { room: 0 });
+static PORT: InterruptLock<SerialPort> = InterruptLock::new(SerialPort { room: 0 });
 
 struct SerialPort {
     /// Bytes the FIFO surely takes without another look at the status.
@@ -83,11 +84,9 @@ pub(crate) fn initialise() {
 
 /// Writes text whole: nothing of another CPU gets in between. May be called anywhere but in an NMI.
 pub fn write(text: fmt::Arguments<'_>) {
-    let interrupts = arch::save_and_disable_interrupts();
     // The port never fails; an error could only come from a Display of the caller's, and then the rest of the text is
     // lost.
     let _ = PORT.lock().write_fmt(text);
-    arch::restore_interrupts(interrupts);
 }
 
 /// Writes text without the lock, for when its holder was stopped.

@@ -4,10 +4,10 @@
 //!
 //! # Theory
 //!
-//! One set of tables, used by all CPUs. Entries are changed under [`LOCK`] (a FIFO spin lock, interrupts off; the last
-//! lock of any order: nothing is taken under it). So frames for new tables are asked for before it is taken, one at a
-//! time, until the change goes through; one that turned out not to be needed waits in [`SPARES`] for the next change.
-//! Tables are never freed, so a walk that found one may keep using it.
+//! One set of tables, used by all CPUs. Entries are changed under [`LOCK`] (interrupts off; the last lock of any order:
+//! nothing is taken under it). So frames for new tables are asked for before it is taken, one at a time, until the
+//! change goes through; one that turned out not to be needed waits in [`SPARES`] for the next change. Tables are never
+//! freed, so a walk that found one may keep using it.
 //!
 //! A *zero window* reads as zeroes everywhere though nothing is behind it: its tables are shared, all of them leading
 //! to one read-only page of zeroes. [`back`] gives a page of it memory of its own, splitting the shared tables on the
@@ -18,11 +18,11 @@
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use spin::mutex::TicketMutex;
 use x86_64::structures::paging::PageTableFlags;
 
 use crate::arch;
 use crate::layout::{PAGE_BYTES, direct};
+use crate::sync::InterruptLock;
 
 const PRESENT: u64 = PageTableFlags::PRESENT.bits();
 const WRITABLE: u64 = PageTableFlags::WRITABLE.bits();
@@ -59,7 +59,7 @@ pub(crate) struct OutOfFrames;
 /// Gives zeroed frames for page tables, by physical address.
 pub(crate) type FrameSource<'a> = &'a mut dyn FnMut() -> Option<u64>;
 
-static LOCK: TicketMutex<()> = TicketMutex::new(());
+static LOCK: InterruptLock<()> = InterruptLock::new(());
 
 /// The shared page of zeroes and the tables that lead to it, lowest level first; 0 before they are made.
 static SHARED: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
@@ -91,12 +91,8 @@ fn changed<R>(
 }
 
 fn locked<R>(work: impl FnOnce() -> R) -> R {
-    let interrupts = arch::save_and_disable_interrupts();
-    let guard = LOCK.lock();
-    let result = work();
-    drop(guard);
-    arch::restore_interrupts(interrupts);
-    result
+    let _guard = LOCK.lock();
+    work()
 }
 
 /// A page table, in the direct map.
