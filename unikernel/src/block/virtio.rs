@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use core::array;
 use core::iter;
 use core::slice;
+use core::sync::atomic::{Ordering, fence};
 
 use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::Transport;
@@ -128,6 +129,9 @@ impl Device {
         let Ok(head) = head else { return Err(SubmitError::Busy) };
         self.request_of[usize::from(head)] = place as u8;
         self.requests[place] = Some(request);
+        // Between the store of the request and the load of what the device wants to be told: else each could miss the
+        // other's, and the device sleep on (VIRTIO 1.2, 2.7.13.4.1). The queue does not do it.
+        fence(Ordering::SeqCst);
         if self.queue.should_notify() {
             self.transport.notify(QUEUE);
         }
