@@ -135,9 +135,9 @@ impl<M: Machine> Service<M> {
         self.sets().filter(|set| set.has_stacks()).for_each(|set| self.empty_stack(set, cache, false, released));
     }
 
-    /// Gives all stacks and the empty slabs of every depot back to the page layer. Linux's `kmem_cache_shrink`, for all
-    /// caches.
-    pub(crate) fn drain_depots(&self) {
+    /// Gives what stacks and depots keep in reserve (free objects at hand, empty slabs) back to the page layer, and zeroed
+    /// pages to the zones. Linux's `kmem_cache_shrink`, for all caches. May be called in any context.
+    pub fn shrink_depots(&self) {
         self.reap_dying();
         self.sets().for_each(|set| self.empty_set(set, false));
         for id in self.cache_ids().filter(|&id| self.depots(id).any(|(_, depot)| depot.is_used())) {
@@ -146,6 +146,7 @@ impl<M: Machine> Service<M> {
             self.release(released);
         }
         self.shrink_chunks();
+        self.return_all_zeroed();
     }
 
     /// Gives the stacks of a cache and the empty slabs of its depots back to the page layer.

@@ -6,6 +6,7 @@
 //! The protocol, and what is done so that nobody starves, is in [`RawLock`], which a model checker runs on its own.
 
 use core::cell::UnsafeCell;
+use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
 use crate::machine::Machine;
@@ -34,7 +35,7 @@ impl<T> Lock<T> {
         if !self.raw.try_acquire() {
             wait(&self.raw, machine);
         }
-        Guard { lock: self, machine, interrupts }
+        Guard { lock: self, machine, interrupts, on_this_cpu: PhantomData }
     }
 
     /// Takes the lock with interrupts off if it is free; `None` also where somebody has waited for it for long. May be
@@ -45,7 +46,7 @@ impl<T> Lock<T> {
             machine.restore_interrupts(interrupts);
             return None;
         }
-        Some(Guard { lock: self, machine, interrupts })
+        Some(Guard { lock: self, machine, interrupts, on_this_cpu: PhantomData })
     }
 
     /// The data, without taking the lock.
@@ -78,6 +79,9 @@ pub struct Guard<'a, T, M: Machine> {
     lock: &'a Lock<T>,
     machine: &'a M,
     interrupts: M::InterruptState,
+    /// It is given up on the CPU whose interrupts are off: it is not `Send`, and so that the data need not be `Sync`, nor
+    /// is it.
+    on_this_cpu: PhantomData<*const ()>,
 }
 
 impl<T, M: Machine> Deref for Guard<'_, T, M> {

@@ -276,13 +276,6 @@ impl<M: Machine> Service<M> {
         self.drain_set(unsafe { &*self.machine.set() });
     }
 
-    /// Gives what depots keep in reserve (stacked objects, empty slabs) back to the page layer, and zeroed pages to the
-    /// zones.
-    pub fn shrink_depots(&self) {
-        self.drain_depots();
-        self.return_all_zeroed();
-    }
-
     /// The host.
     #[inline(always)]
     pub fn machine(&self) -> &M {
