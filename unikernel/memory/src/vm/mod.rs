@@ -1,8 +1,8 @@
 //! VM objects: memory that a pager can write back, page by page. `vm_page_alloc(9)` and what belongs to it.
 //!
-//! Users: whoever keeps more data than there is memory, or data that outlives memory: a [`VmObject`] holds pages by
-//! index, gives them through [guards](BusyPage), and lets go of them when memory is short. Source: the manual of
-//! `vm_page_alloc(9)`, and FreeBSD's `vm/vm_page.c` of its time.
+//! Users: whoever keeps more data than there is memory, or data that outlives memory: a [`VmObject`] holds pages by index, gives
+//! them through [guards](BusyPage), and lets go of them when memory is short. Source: the manual of `vm_page_alloc(9)`, and
+//! FreeBSD's `vm/vm_page.c` of its time.
 //!
 //! | module      | what it is                                                                     |
 //! |-------------|--------------------------------------------------------------------------------|
@@ -19,8 +19,7 @@
 //!
 //! # Theory
 //!
-//! *A page* of an object is a frame (`Movable`, with the descriptor's address as its cookie) and a [`Descriptor`]. It
-//! is
+//! *A page* of an object is a frame (`Movable`, with the descriptor's address as its cookie) and a [`Descriptor`]. It is
 //!
 //! - *busy* while somebody works with it: nobody else does, and it neither moves nor goes. A guard's or a pager's busy page ends
 //!   by their hand alone. Others wait ([`LockedObject::wait`]).
@@ -37,37 +36,36 @@
 //!       +--------------------------+--------------------------------------------------------+ reactivated
 //! ```
 //!
-//! *Locks*, in this order; each is a spin lock taken with interrupts off, so all of this may be done in handlers but
-//! for what says that it may sleep:
+//! *Locks*, in this order; each is a spin lock taken with interrupts off, so all of this may be done in handlers but for
+//! what says that it may sleep:
 //!
-//! 1. The lists' `first` lock, `last` lock: which objects there are. Held together, and with no other. 2. An object's:
-//! its tree, the flags, wirings, frames and descriptors of its pages, and who waits for them. 3. A node's queues': the
-//! links and [`Queue`] of its pages; that a cached page is taken from its object; and that a page    loses its object.
+//! 1. The lists' `first` lock, `last` lock: which objects there are. Held together, and with no other.
+//! 2. An object's: its tree, the flags, wirings, frames and descriptors of its pages, and who waits for them.
+//! 3. A node's queues': the links and [`Queue`] of its pages; that a cached page is taken from its object; and that a page
+//!    loses its object.
 //! 4. A store's, the zones', and all others of the service.
 //!
 //! A page's queue changes under both 2 and 3, so either is enough to read it. The exception is a cached page: whoever
-//! holds the queues' lock takes it. Its object may be locked by anybody, by the very caller who needs the frame too, so
-//! it is only tried for; where that fails the descriptor becomes a *ghost*, which is on the object's own stack, still
-//! in its tree, and is forgotten by whoever locks the object next or meets it.
+//! holds the queues' lock takes it. Its object may be locked by anybody, by the very caller who needs the frame too, so it is
+//! only tried for; where that fails the descriptor becomes a *ghost*, which is on the object's own stack, still in its tree,
+//! and is forgotten by whoever locks the object next or meets it.
 //!
-//! Those who come from a queue or a frame (the daemon, compaction, the page layer) hold the queues' lock, see there
-//! that the page has an object, which thereby lives, and *try* its lock. So nobody waits against the order.
+//! Those who come from a queue or a frame (the daemon, compaction, the page layer) hold the queues' lock, see there that
+//! the page has an object, which thereby lives, and *try* its lock. So nobody waits against the order.
 //!
-//! *Who may wait.* [`VmObject::fault`], [`LockedObject::wait`], making and dropping an object; the daemon where it asks
-//! a pager. Everything else never sleeps. The daemon is the node's balancing thread, or whoever calls
-//! [`Service::balance`]: marked as one that makes memory free, so what a pager allocates on its behalf uses every
-//! reserve, never reclaims and never waits for memory. Direct reclaim frees clean pages only and never calls a pager:
-//! it may have been entered from one.
+//! *Who may wait.* [`VmObject::fault`], [`LockedObject::wait`], making and dropping an object; the daemon where it asks a pager.
+//! Everything else never sleeps. The daemon is the node's balancing thread, or whoever calls [`Service::balance`]: marked as
+//! one that makes memory free, so what a pager allocates on its behalf uses every reserve, never reclaims and never waits
+//! for memory. Direct reclaim frees clean pages only and never calls a pager: it may have been entered from one.
 //!
-//! *When a descriptor goes.* It is given back to its store when its page has gone, and its memory when all of its frame
-//! are free and more are left than a reserve: when an object goes, and when memory is short. Who has locked the object,
-//! or the queues a page is on, or has the page busy, knows a page that lives. Who moves pages has the descriptor's
-//! address from the frame and nothing else: so it says before that it is [`Looking`], and no memory of descriptors goes
-//! meanwhile. A frame names its descriptor until it is freed, which comes first, but for cached pages that the page
-//! layer takes: it is looking, too.
+//! *When a descriptor goes.* It is given back to its store when its page has gone, and its memory when all of its frame are free
+//! and more are left than a reserve: when an object goes, and when memory is short. Who has locked the object, or the queues
+//! a page is on, or has the page busy, knows a page that lives. Who moves pages has the descriptor's address from the frame and
+//! nothing else: so it says before that it is [`Looking`], and no memory of descriptors goes meanwhile. A frame names its
+//! descriptor until it is freed, which comes first, but for cached pages that the page layer takes: it is looking, too.
 //!
-//! In the child of a fork, pages that other threads had busy stay so; and where another thread was moving pages, stores
-//! keep what they have.
+//! In the child of a fork, pages that other threads had busy stay so; and where another thread was moving pages, stores keep
+//! what they have.
 
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Relaxed, Ordering::Release};
 use core::time::Duration;
@@ -202,8 +200,8 @@ pub(crate) struct VmState<M: Machine> {
     owner: AtomicU32,
     /// How many have, or may take, addresses of descriptors whose objects they have not locked.
     looking: AtomicU32,
-    /// The list of objects changes under both of these, the first and the last of the locks here that a fork takes: so
-    /// it stays as it is from when a fork takes the locks until it has given all of them back.
+    /// The list of objects changes under both of these, the first and the last of the locks here that a fork takes: so it
+    /// stays as it is from when a fork takes the locks until it has given all of them back.
     first: Lock<Objects<M>>,
     last: Lock<()>,
 }
@@ -221,8 +219,8 @@ impl<M: Machine> VmState<M> {
 
     /// Whether anybody may have the address of a descriptor that is free.
     fn is_looked_at(&self) -> bool {
-        // A read-modify-write: who begins to look after it sees what this caller saw, frames that name no such
-        // descriptor any more. AcqRel: pairs with itself and with those of `Looking`.
+        // A read-modify-write: who begins to look after it sees what this caller saw, frames that name no such descriptor
+        // any more. AcqRel: pairs with itself and with those of `Looking`.
         self.looking.fetch_add(0, AcqRel) > 0
     }
 
@@ -243,8 +241,8 @@ impl<M: Machine> VmState<M> {
     }
 }
 
-/// While there is one, every descriptor stays one. For who takes addresses of descriptors from frames, to move their
-/// pages; and for who gives descriptors back before the frames that name them.
+/// While there is one, every descriptor stays one. For who takes addresses of descriptors from frames, to move their pages;
+/// and for who gives descriptors back before the frames that name them.
 #[must_use = "descriptors go when it is dropped"]
 pub(crate) struct Looking<'s>(&'s AtomicU32);
 
@@ -290,8 +288,7 @@ impl<M: Machine> Service<M> {
         (all.saturating_sub(cached), cached)
     }
 
-    /// Where pagers have pages of a node to write: when they were given the first or wrote the last, as
-    /// [`Machine::now`].
+    /// Where pagers have pages of a node to write: when they were given the first or wrote the last, as [`Machine::now`].
     pub(crate) fn laundering_since(&self, node: NodeId) -> Option<Duration> {
         let vm = &self.nodes().get(node)?.vm;
         (vm.laundering.load(Relaxed) > 0).then(|| Duration::from_nanos(vm.pagers_seen.load(Relaxed)))
