@@ -140,7 +140,7 @@ impl Nodes {
             };
             let mut order = [NodeId(0); MAX_NODES];
             let mut reachable = 0;
-            // Each to its place. The standard library's sorting would be one percent of an image, for this alone.
+            // Each to its place. The standard library's sorting would be two percent of an image, for this alone.
             for other in topology.nodes().filter(|&other| has_memory(other)) {
                 let place = order[..reachable].partition_point(|&nearer| nearness(nearer) < nearness(other));
                 order.copy_within(place..reachable, place + 1);
