@@ -340,7 +340,7 @@ impl<M: Machine> Service<M> {
             let raised = self.waiters().attention().is_raised();
             if raised || remote.count.load(Relaxed) >= capacity {
                 bump(&set.counters.remote_drains);
-                self.drain(set, &cache, tag, remote.objects(), &|| remote.clear());
+                self.drain(set, &cache, tag, remote, false);
             }
             if raised {
                 self.note_bytes(set, size.wrapping_neg());
@@ -456,23 +456,25 @@ impl<M: Machine> Service<M> {
         let capacity = magazine.capacity.get().into();
         let closed = magazine.limit.load(Relaxed) == 0;
         let open = self.waiters().attention().settle(&magazine.limit, capacity) > 0;
-        if closed || !open {
+        let is_called_in = closed || !open;
+        if is_called_in || magazine.count.load(Relaxed) >= capacity {
             bump(&set.counters.drains);
-            self.drain(set, cache, tag, magazine.objects(), &|| magazine.clear());
-        } else if magazine.count.load(Relaxed) >= capacity {
-            bump(&set.counters.drains);
-            let objects = magazine.objects();
-            self.note_bytes(set, (objects.len() * cache.geometry.size as usize).wrapping_neg());
-            self.give_objects(set, cache, tag, objects, &|| magazine.clear());
+            self.drain(set, cache, tag, magazine, !is_called_in);
         }
         open
     }
 
-    /// Gives objects that a set holds back to their depot. `given` as for [`Self::give_objects`].
-    fn drain(&self, set: &Set, cache: &CacheShape, tag: u16, objects: &[*mut u8], given: &dyn Fn()) {
-        if !objects.is_empty() {
-            self.note_bytes(set, (objects.len() * cache.geometry.size as usize).wrapping_neg());
-            self.give_to_depot(cache, tag, objects, given);
+    /// Gives what a set's magazine holds back: to where its CPU finds it again first, or else to its depot.
+    fn drain(&self, set: &Set, cache: &CacheShape, tag: u16, magazine: &impl Stack, to_find_again: bool) {
+        let objects = magazine.objects();
+        if objects.is_empty() {
+            return;
+        }
+        self.note_bytes(set, (objects.len() * cache.geometry.size as usize).wrapping_neg());
+        if to_find_again {
+            self.give_objects(set, cache, tag, objects, &|| magazine.clear());
+        } else {
+            self.give_to_depot(cache, tag, objects, &|| magazine.clear());
         }
     }
 
@@ -480,7 +482,7 @@ impl<M: Machine> Service<M> {
     pub(crate) fn drain_tag(&self, set: &Set, magazine: &impl Stack, tag: u16) {
         if magazine.count().load(Relaxed) > 0 {
             let cache = self.cache(tag_cache(tag)).expect("a cache lives while a set has objects of it");
-            self.drain(set, &cache, tag, magazine.objects(), &|| magazine.clear());
+            self.drain(set, &cache, tag, magazine, false);
         }
     }
 
