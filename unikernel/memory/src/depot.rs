@@ -6,12 +6,12 @@
 //! # Theory
 //!
 //! The stack holds objects that came in batches and will go in batches: those for which a CPU's own
-//! [stack](crate::cpu_stacks) has no room, and those that CPUs of other nodes send home. An exchange is one lock acquisition
-//! and a copy of pointers, or with a CPU of the node no more than whole chunks of them that change hands; objects are not
-//! touched. The [stack](crate::chunk_stack) grows for each batch that found too little room, by [chunks](crate::chunks)
-//! that are got with the lock released, so the next finds more. Slabs stand behind it. A slab with free objects is on `partial` (some in use) or `empty` (none); a full one is on no list. A few
-//! empty slabs are kept; the others are handed to the caller, who gives their frames back to the page layer after the lock
-//! is released.
+//! [stack](crate::cpu_stacks) has no room, and those that CPUs of other nodes send home. An exchange is one lock
+//! acquisition and a copy of pointers, or with a CPU of the node no more than whole chunks of them that change hands;
+//! objects are not touched. The [stack](crate::chunk_stack) grows for each batch that found too little room, by
+//! [chunks](crate::chunks) that are got with the lock released, so the next finds more. Slabs stand behind it. A slab
+//! with free objects is on `partial` (some in use) or `empty` (none); a full one is on no list. A few empty slabs are
+//! kept; the others are handed to the caller, who gives their frames back to the page layer after the lock is released.
 //!
 //! A depot that was shrunk says so until it is used again: everybody short of memory shrinks all depots, at the same
 //! time, and would wait for the lock of each for nothing.
