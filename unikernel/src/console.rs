@@ -12,7 +12,7 @@
 use core::fmt::{self, Write};
 use core::time::Duration;
 
-use spin::mutex::TicketMutex;
+use spin::Mutex;
 
 use crate::sync::InterruptLock;
 use crate::{arch, thread};
@@ -36,7 +36,7 @@ const PATIENCE: u32 = 100_000;
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Held while bytes are taken from the port. Threads of the first CPU and of others may both read; handlers do not.
-static RECEIVER: TicketMutex<()> = TicketMutex::new(());
+static RECEIVER: Mutex<()> = Mutex::new(());
 
 static PORT: InterruptLock<SerialPort> = InterruptLock::new(SerialPort { room: 0 });
 

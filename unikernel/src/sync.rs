@@ -1,7 +1,7 @@
 //! [`InterruptLock`]: a spin lock that keeps this CPU's interrupt handlers out while it is held.
 //!
-//! Used for everything that handlers and threads share: run queues, wait queues, disks. A holder never waits, sleeps or
-//! yields. It is the memory service's own [`Lock`], where its theory is.
+//! Used for everything that handlers and threads share: run queues, wait queues, the console, page tables, disks. A
+//! holder never waits, sleeps or yields. It is the memory service's own [`Lock`], where its theory is.
 
 use quarry_memory::{Guard, Lock};
 

@@ -47,7 +47,7 @@ use core::time::Duration;
 
 use quarry_memory::Task;
 use quarry_topology::CpuId;
-use spin::mutex::TicketMutex;
+use spin::Mutex;
 
 use crate::stack::Stack;
 use crate::{cpu_local, cpus, time};
@@ -134,7 +134,7 @@ impl core::error::Error for SpawnError {}
 /// A thread whose result can be waited for. Dropping it lets the thread go on by itself.
 pub struct JoinHandle<T> {
     thread: Arc<Thread>,
-    result: Arc<TicketMutex<Option<T>>>,
+    result: Arc<Mutex<Option<T>>>,
 }
 
 impl<T> JoinHandle<T> {
@@ -188,7 +188,7 @@ where
     let area = cpus::area(cpu).ok_or(SpawnError::NoSuchCpu(cpu))?;
     let bytes = stack_bytes.max(1).checked_next_multiple_of(crate::layout::PAGE_BYTES).ok_or(SpawnError::NoMemory)?;
     let stack = Stack::new(bytes, cpu, area.node).ok_or(SpawnError::NoMemory)?;
-    let result = Arc::new(TicketMutex::new(None));
+    let result = Arc::new(Mutex::new(None));
     let place = Arc::clone(&result);
     let body = Box::new(move || {
         let value = body();
